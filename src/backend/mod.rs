@@ -1,0 +1,107 @@
+//! The two traits that every backend implements: [`Backend`] turns a plan into a [`Program`]; a program runs.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::plan::Plan;
+use crate::tensor::Tensor;
+
+pub mod cpu;
+#[cfg(feature = "gpu")]
+pub mod gpu;
+pub mod reference;
+
+/// A device that can run plans. It keeps what the programs of one session share: uploaded or packed weights, pipelines.
+pub trait Backend: Send + Sync {
+    /// `reference`, `cpu` or `gpu`.
+    fn name(&self) -> &'static str;
+
+    /// The device in words, for reports: the processor's features, the adapter and its driver.
+    fn description(&self) -> String;
+
+    /// Makes a plan ready to run: chooses kernels, packs and uploads weights, allocates every buffer.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) with the node that cannot run here,
+    /// [`Limit`](crate::ErrorKind::Limit) with the number that was passed, or
+    /// [`Device`](crate::ErrorKind::Device).
+    fn compile(&self, plan: &Arc<Plan>) -> Result<Box<dyn Program>>;
+}
+
+/// A plan made ready on one device. It may be run any number of times, one run at a time.
+pub trait Program: Send {
+    /// Runs once and waits for the result.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for values that cannot be computed with (an index out of range),
+    /// [`Device`](crate::ErrorKind::Device) when the device fails.
+    fn run(&mut self, io: Io<'_>) -> Result<()>;
+
+    /// As [`Program::run`], without blocking the thread where the device allows it.
+    fn run_async<'a>(&'a mut self, io: Io<'a>) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>> {
+        let result = self.run(io);
+        Box::pin(std::future::ready(result))
+    }
+
+    /// What the last run and the compilation cost.
+    fn counters(&self) -> Counters;
+
+    /// Notes for the user, a line each: which strategy was chosen for a node and why, what runs on the host.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// What goes in and out of a run. Shapes and types were checked against the plan.
+pub struct Io<'a> {
+    /// The graph's inputs, in its order.
+    pub inputs: &'a [Tensor],
+    /// The graph's states, in its order; on return, the states after the run.
+    pub states: &'a mut [Tensor],
+    /// The graph's outputs, in its order: written in place when the tensor that is there fits and is not shared, replaced otherwise.
+    pub outputs: &'a mut [Tensor],
+}
+
+/// Counts of the last run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Compute pipelines created during the last run.
+    pub pipelines_created: u64,
+    /// GPU buffers and bind groups created during the last run.
+    pub buffers_created: u64,
+    /// Command submissions of the last run.
+    pub submissions: u64,
+    /// Compute dispatches of the last run.
+    pub dispatches: u64,
+}
+
+/// What a caller may ask of a backend.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BackendOptions {
+    /// Threads of the cpu backend; `None`: chosen by the size of the work.
+    pub threads: Option<usize>,
+    /// How recurrent and dense weights are stored and multiplied.
+    pub precision: Precision,
+    /// GPU: force a recurrent strategy by name (`loop`, `step`, `wave`, `persistent`); an error when it does not apply.
+    pub strategy: Option<String>,
+    /// GPU: keep naga's bounds checks in the shaders.
+    pub checked_shaders: bool,
+    /// CPU: force an instruction set by name (`avx512`, `avx2`, `neon`, `portable`); an error when the processor lacks it.
+    pub instruction_set: Option<String>,
+}
+
+/// Storage and multiplication of the weights of float models. Sums are always f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// As the file has them: f32, f16, or int8 of hybrid and integer models dequantised.
+    #[default]
+    Full,
+    /// Rounded to IEEE half precision.
+    F16,
+    /// Rounded to bfloat16 (cpu only).
+    Bf16,
+    /// Int8 with a scale for each row.
+    Int8,
+}

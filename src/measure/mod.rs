@@ -1,0 +1,1 @@
+//! Comparison of results, statistics, reports.

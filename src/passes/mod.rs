@@ -1,0 +1,32 @@
+//! Rewrites of the graph, in order. Each says what it matched and made, and why it declined what looked like a match.
+
+use crate::error::Result;
+use crate::graph::Graph;
+
+/// What a pass did or would not do, for `inspect --passes`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Name of the pass.
+    pub pass: &'static str,
+    /// A line for each rewrite: what it matched and what it made.
+    pub made: Vec<String>,
+    /// What stayed as it is, and the reason.
+    pub declined: Vec<Declined>,
+}
+
+/// Something that stayed as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Declined {
+    /// The loop, cell or node.
+    pub what: String,
+    /// Why, in one line.
+    pub reason: String,
+}
+
+/// Runs every pass in order; the graph is checked after each.
+///
+/// # Errors
+/// Only when a pass broke the graph ([`Internal`](crate::ErrorKind::Internal)): declining is no error.
+pub fn run_all(graph: Graph) -> Result<(Graph, Vec<Report>)> {
+    Ok((graph, Vec::new()))
+}

@@ -1,0 +1,1 @@
+//! Model, Session, Stream: the stages tied together.

@@ -1,0 +1,154 @@
+//! Dense tensors in host memory: a shape and a shared vector of one element type.
+
+mod dtype;
+pub mod npz;
+mod quantization;
+mod shape;
+
+pub use dtype::{DType, Element};
+pub(crate) use dtype::{Storage, with_storage};
+pub use quantization::Quantization;
+pub use shape::element_count;
+
+use crate::error::{Error, Result};
+
+/// A dense, row-major tensor in host memory.
+///
+/// Cloning shares the elements; they are copied only when a shared tensor is written to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    shape: Vec<usize>,
+    storage: Storage,
+}
+
+impl Tensor {
+    /// A tensor of `shape` over `data`, which is taken as it is (row-major, no copy).
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when `data` does not have as many elements as `shape`.
+    ///
+    /// ```
+    /// let t = fuselstm::Tensor::from_vec(&[2, 3], vec![1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0])?;
+    /// assert_eq!(t.as_slice::<f32>()?[4], 5.0);
+    /// # Ok::<(), fuselstm::Error>(())
+    /// ```
+    pub fn from_vec<E: Element>(shape: &[usize], data: Vec<E>) -> Result<Self> {
+        let count = element_count(shape)?;
+        if count != data.len() {
+            return Err(Error::input(format!("shape {shape:?} has {count} elements, the data {}", data.len())));
+        }
+        Ok(Tensor { shape: shape.to_vec(), storage: E::store(data) })
+    }
+
+    /// A tensor of `shape` with a copy of `data`.
+    ///
+    /// # Errors
+    /// As [`Tensor::from_vec`].
+    pub fn from_slice<E: Element>(shape: &[usize], data: &[E]) -> Result<Self> {
+        Self::from_vec(shape, data.to_vec())
+    }
+
+    /// A tensor of shape `[]` that holds one value.
+    pub fn scalar<E: Element>(value: E) -> Self {
+        Tensor { shape: Vec::new(), storage: E::store(vec![value]) }
+    }
+
+    /// A tensor of zeros (`false` for booleans).
+    ///
+    /// # Errors
+    /// [`Limit`](crate::ErrorKind::Limit) when the number of elements overflows.
+    pub fn zeros(dtype: DType, shape: &[usize]) -> Result<Self> {
+        Ok(Tensor { shape: shape.to_vec(), storage: Storage::zeros(dtype, element_count(shape)?) })
+    }
+
+    /// The sizes of the axes, outermost first; empty for a scalar.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Type of the elements.
+    pub fn dtype(&self) -> DType {
+        self.storage.dtype()
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.storage.len()
+    }
+
+    /// Whether there is no element: some axis has size 0.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The elements, row-major, without a copy.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the tensor holds another type.
+    pub fn as_slice<E: Element>(&self) -> Result<&[E]> {
+        E::slice(&self.storage).ok_or_else(|| self.wrong_type(E::DTYPE))
+    }
+
+    /// The elements to write to, row-major; copies them first when they are shared.
+    ///
+    /// # Errors
+    /// As [`Tensor::as_slice`].
+    pub fn as_mut_slice<E: Element>(&mut self) -> Result<&mut [E]> {
+        let dtype = self.dtype();
+        E::slice_mut(&mut self.storage)
+            .ok_or_else(|| Error::input(format!("tensor holds {dtype}, {} was asked for", E::DTYPE)))
+    }
+
+    /// The elements as a vector; copies only when they are shared.
+    ///
+    /// # Errors
+    /// As [`Tensor::as_slice`].
+    pub fn into_vec<E: Element>(self) -> Result<Vec<E>> {
+        let error = self.wrong_type(E::DTYPE);
+        E::into_vec(self.storage).ok_or(error)
+    }
+
+    /// The same elements under another shape, without a copy.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the number of elements differs.
+    pub fn reshaped(&self, shape: &[usize]) -> Result<Self> {
+        let count = element_count(shape)?;
+        if count != self.len() {
+            return Err(Error::input(format!(
+                "cannot view {:?} as {shape:?}: {} and {count} elements",
+                self.shape,
+                self.len()
+            )));
+        }
+        Ok(Tensor { shape: shape.to_vec(), storage: self.storage.clone() })
+    }
+
+    /// The elements converted to f32 where they are not f32 already (integers exactly up to 2²⁴, booleans to 0 and 1).
+    pub fn to_f32(&self) -> std::borrow::Cow<'_, [f32]> {
+        self.storage.to_f32()
+    }
+
+    /// The elements as i64, for index and shape tensors.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the tensor is not of an integer type.
+    pub fn to_i64(&self) -> Result<Vec<i64>> {
+        self.storage
+            .to_i64()
+            .ok_or_else(|| Error::input(format!("an integer tensor was expected, this one holds {}", self.dtype())))
+    }
+
+    /// Size of the elements in bytes.
+    pub fn byte_len(&self) -> usize {
+        self.len() * self.dtype().size()
+    }
+
+    pub(crate) fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    fn wrong_type(&self, asked: DType) -> Error {
+        Error::input(format!("tensor holds {}, {asked} was asked for", self.dtype()))
+    }
+}
