@@ -26,9 +26,9 @@ macro_rules! dtypes {
             }
         }
 
-        /// The elements of a tensor; a clone shares them.
+        /// The elements of a tensor; a clone shares them. Public in a private module: no caller can name it.
         #[derive(Clone, Debug, PartialEq)]
-        pub(crate) enum Storage {
+        pub enum Storage {
             $($variant(Arc<Vec<$ty>>),)*
         }
 
@@ -82,13 +82,9 @@ mod sealed {
     use super::Storage;
     /// Access to the typed elements of a storage; only the types of [`super::DType`] have it.
     pub trait Sealed: Sized {
-        #[allow(private_interfaces)]
         fn store(data: Vec<Self>) -> Storage;
-        #[allow(private_interfaces)]
         fn slice(storage: &Storage) -> Option<&[Self]>;
-        #[allow(private_interfaces)]
         fn slice_mut(storage: &mut Storage) -> Option<&mut [Self]>;
-        #[allow(private_interfaces)]
         fn into_vec(storage: Storage) -> Option<Vec<Self>>;
     }
 }
