@@ -1,5 +1,7 @@
 //! Rewrites of the graph, in order. Each says what it matched and made, and why it declined what looked like a match.
 
+pub mod dequantise;
+
 use crate::error::Result;
 use crate::graph::Graph;
 
@@ -12,6 +14,13 @@ pub struct Report {
     pub made: Vec<String>,
     /// What stayed as it is, and the reason.
     pub declined: Vec<Declined>,
+}
+
+impl Report {
+    /// An empty report of a pass.
+    pub fn new(pass: &'static str) -> Self {
+        Report { pass, made: Vec::new(), declined: Vec::new() }
+    }
 }
 
 /// Something that stayed as it is.
