@@ -1,5 +1,6 @@
 //! File formats: bytes to a graph, a graph to bytes. A format is known by its magic bytes, never by the file's name alone.
 
+pub mod keras;
 pub mod tflite;
 
 use crate::error::Result;

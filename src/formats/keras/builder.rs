@@ -1,0 +1,178 @@
+//! Grows a graph op by op, inferring every type on the way.
+
+use super::config::Named;
+use super::weights::Weights;
+use crate::error::{Error, Result};
+use crate::graph::infer::{Operand, infer};
+use crate::graph::op::{Activation, Binary, BinaryFunction, Op, Softmax, StridedSlice};
+use crate::graph::{Dim, Graph, Port, ValueId, ValueType};
+use crate::tensor::{DType, Tensor};
+
+/// A value on its way between layers, with the mask that travels beside it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flow {
+    pub value: ValueId,
+    /// Bool, the leading axes of the value: false where a step is to be skipped.
+    pub mask: Option<ValueId>,
+}
+
+impl Flow {
+    pub fn plain(value: ValueId) -> Self {
+        Flow { value, mask: None }
+    }
+}
+
+/// The graph under construction.
+pub(super) struct Builder {
+    pub graph: Graph,
+    pub weights: Weights,
+    pub warnings: Vec<String>,
+    /// Keras 3, rather than 2.
+    pub keras3: bool,
+    /// Name of the layer that is being read: the name of the nodes it makes.
+    pub layer: String,
+    batch: Option<Dim>,
+    time: Option<Dim>,
+}
+
+impl Builder {
+    pub fn new(weights: Weights, keras3: bool) -> Self {
+        Builder {
+            graph: Graph::default(),
+            weights,
+            warnings: Vec::new(),
+            keras3,
+            layer: String::new(),
+            batch: None,
+            time: None,
+        }
+    }
+
+    pub fn finish(self) -> (Graph, Vec<String>) {
+        (self.graph, self.warnings)
+    }
+
+    /// A new input; open sizes are called `batch` (axis 0), `time` (axis 1) and are unknown elsewhere.
+    pub fn input(&mut self, name: &str, dtype: DType, shape: &[Option<usize>]) -> ValueId {
+        let mut dims = Vec::with_capacity(shape.len());
+        for (axis, size) in shape.iter().enumerate() {
+            dims.push(match (size, axis) {
+                (Some(size), _) => Dim::Known(*size),
+                (None, 0) => *self.batch.get_or_insert_with(|| self.graph.add_symbol("batch")),
+                (None, 1) => *self.time.get_or_insert_with(|| self.graph.add_symbol("time")),
+                (None, _) => Dim::Unknown,
+            });
+        }
+        let value = self.graph.add_value(name, ValueType::symbolic(dtype, dims));
+        self.graph.inputs.push(Port { name: name.to_owned(), value });
+        value
+    }
+
+    /// Adds a node; `wanted[k]` says whether result `k` is used. Returns the values by slot.
+    pub fn node(&mut self, op: Op, inputs: &[Option<ValueId>], wanted: &[bool]) -> Result<Vec<Option<ValueId>>> {
+        let mut operands = Vec::with_capacity(inputs.len());
+        for input in inputs {
+            operands.push(match input {
+                None => None,
+                Some(id) => {
+                    let value = self.graph.get(*id).ok_or_else(|| Error::internal("value of another graph"))?;
+                    Some(Operand { ty: &value.ty, known: value.constant.as_ref() })
+                }
+            });
+        }
+        let types = infer(&op, &operands, wanted.len())?;
+        let mut outputs = Vec::with_capacity(wanted.len());
+        for (ty, &wanted) in types.into_iter().zip(wanted) {
+            outputs.push(wanted.then(|| self.graph.add_value(self.layer.clone(), ty)));
+        }
+        self.graph.add_node(self.layer.clone(), op, inputs.to_vec(), outputs.clone());
+        Ok(outputs)
+    }
+
+    /// Adds a node with one result.
+    pub fn op(&mut self, op: Op, inputs: &[ValueId]) -> Result<ValueId> {
+        let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
+        let outputs = self.node(op, &inputs, &[true])?;
+        outputs.first().copied().flatten().ok_or_else(|| Error::internal("an op without a result"))
+    }
+
+    pub fn constant(&mut self, tensor: Tensor) -> ValueId {
+        self.graph.add_constant(self.layer.clone(), tensor)
+    }
+
+    pub fn integers(&mut self, numbers: &[i32]) -> Result<ValueId> {
+        let tensor = Tensor::from_slice(&[numbers.len()], numbers)?;
+        Ok(self.constant(tensor))
+    }
+
+    pub fn binary(&mut self, function: BinaryFunction, a: ValueId, b: ValueId) -> Result<ValueId> {
+        self.op(Op::Binary(Binary { function, activation: Activation::Linear }), &[a, b])
+    }
+
+    /// Applies a named activation; linear adds nothing.
+    pub fn activate(&mut self, named: Named, x: ValueId) -> Result<ValueId> {
+        match named {
+            Named::Elementwise(Activation::Linear) => Ok(x),
+            Named::Elementwise(activation) => self.op(Op::Activation(activation), &[x]),
+            Named::Softmax { log } => self.op(Op::Softmax(Softmax { beta: 1.0, log }), &[x]),
+        }
+    }
+
+    /// Entry `index` of `axis` (0 or 1), without the axis; −1 is the last.
+    pub fn pick(&mut self, x: ValueId, axis: usize, index: i32) -> Result<ValueId> {
+        let mut begin = vec![0; axis + 1];
+        if let Some(last) = begin.last_mut() {
+            *last = index;
+        }
+        // The end is not read where the axis shrinks; the axes before it run in full.
+        let begin = self.integers(&begin)?;
+        let end = self.integers(&vec![0; axis + 1])?;
+        let strides = self.integers(&vec![1; axis + 1])?;
+        let before = (1u32 << axis) - 1;
+        let options = StridedSlice {
+            begin_mask: before,
+            end_mask: before,
+            shrink_axis_mask: 1 << axis,
+            ..StridedSlice::default()
+        };
+        self.op(Op::StridedSlice(options), &[x, begin, end, strides])
+    }
+
+    /// `x` with one axis reversed.
+    pub fn reversed(&mut self, x: ValueId, axis: i32) -> Result<ValueId> {
+        let axes = self.integers(&[axis])?;
+        self.op(Op::Reverse, &[x, axes])
+    }
+
+    pub fn ty(&self, id: ValueId) -> Result<&ValueType> {
+        self.graph.get(id).map(|v| &v.ty).ok_or_else(|| Error::internal("value of another graph"))
+    }
+
+    pub fn rank(&self, id: ValueId) -> Result<usize> {
+        self.ty(id)?.rank().ok_or_else(|| Error::unsupported("a layer whose input has no known rank"))
+    }
+
+    /// The sizes of a value, which Keras layers need to be known at the end.
+    pub fn dims(&self, id: ValueId) -> Result<&[Dim]> {
+        self.ty(id)?.shape.as_deref().ok_or_else(|| Error::unsupported("a layer whose input has no known rank"))
+    }
+
+    /// Size of the last axis.
+    pub fn width(&self, id: ValueId) -> Result<usize> {
+        let last = self.dims(id)?.last().copied();
+        last.and_then(Dim::known).ok_or_else(|| Error::malformed("the input's last axis has no fixed size"))
+    }
+}
+
+/// `[rows, columns]` → `[columns, rows]`.
+pub(super) fn transposed(tensor: &Tensor) -> Result<Tensor> {
+    let &[rows, columns] = tensor.shape() else {
+        return Err(Error::malformed(format!("expected a matrix, found shape {:?}", tensor.shape())));
+    };
+    let data = tensor.as_slice::<f32>()?;
+    let mut out: Vec<f32> = Vec::with_capacity(data.len());
+    for column in 0..columns {
+        out.extend(data.iter().skip(column).step_by(columns));
+    }
+    Tensor::from_vec(&[columns, rows], out)
+}
