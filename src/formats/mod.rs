@@ -37,6 +37,14 @@ pub struct Loaded {
 /// # Errors
 /// [`UnknownFormat`](crate::ErrorKind::UnknownFormat), or the reader's own.
 pub fn read(bytes: &[u8]) -> Result<Loaded> {
+    if bytes.starts_with(keras::ZIP_MAGIC) {
+        let (graph, warnings) = keras::read_archive(bytes)?;
+        return Ok(Loaded { graph, format: Format::Keras, warnings });
+    }
+    if bytes.starts_with(keras::HDF5_MAGIC) {
+        let (graph, warnings) = keras::read_h5(bytes)?;
+        return Ok(Loaded { graph, format: Format::KerasH5, warnings });
+    }
     let graph = tflite::read(bytes)?;
     Ok(Loaded { graph, format: Format::Tflite, warnings: Vec::new() })
 }
