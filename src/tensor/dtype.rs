@@ -41,6 +41,19 @@ macro_rules! dtypes {
                 match self { $(Storage::$variant(v) => v.len(),)* }
             }
 
+            /// Copies the elements of `other`: in place when there are as many of the same type and they are not shared.
+            pub(crate) fn assign(&mut self, other: &Storage) {
+                match (&mut *self, other) {
+                    $((Storage::$variant(to), Storage::$variant(from)) if to.len() == from.len() => {
+                        match Arc::get_mut(to) {
+                            Some(to) => to.copy_from_slice(from),
+                            None => *to = Arc::new(from.to_vec()),
+                        }
+                    })*
+                    $((_, Storage::$variant(from)) => *self = Storage::$variant(Arc::new(from.to_vec())),)*
+                }
+            }
+
             pub(crate) fn zeros(dtype: DType, count: usize) -> Storage {
                 match dtype { $(DType::$variant => Storage::$variant(Arc::new(vec![$zero; count])),)* }
             }

@@ -144,6 +144,34 @@ impl Tensor {
         self.len() * self.dtype().size()
     }
 
+    /// A tensor whose every element is `value`, which wraps where the type cannot hold it.
+    pub(crate) fn filled(dtype: DType, shape: &[usize], value: i64) -> Result<Self> {
+        let n = element_count(shape)?;
+        match dtype {
+            DType::F32 => Tensor::from_vec(shape, vec![value as f32; n]),
+            DType::F64 => Tensor::from_vec(shape, vec![value as f64; n]),
+            DType::F16 => Tensor::from_vec(shape, vec![half::f16::from_f32(value as f32); n]),
+            DType::I8 => Tensor::from_vec(shape, vec![value as i8; n]),
+            DType::U8 => Tensor::from_vec(shape, vec![value as u8; n]),
+            DType::I16 => Tensor::from_vec(shape, vec![value as i16; n]),
+            DType::I32 => Tensor::from_vec(shape, vec![value as i32; n]),
+            DType::I64 => Tensor::from_vec(shape, vec![value; n]),
+            DType::Bool => Tensor::from_vec(shape, vec![value != 0; n]),
+        }
+    }
+
+    /// Makes this tensor share the elements of `other`, without an allocation where the ranks are alike.
+    pub(crate) fn share(&mut self, other: &Tensor) {
+        self.shape.clone_from(&other.shape);
+        self.storage = other.storage.clone();
+    }
+
+    /// Copies the elements of `other` into this tensor's own memory where they fit there, and makes a copy of them otherwise.
+    pub(crate) fn assign(&mut self, other: &Tensor) {
+        self.shape.clone_from(&other.shape);
+        self.storage.assign(&other.storage);
+    }
+
     pub(crate) fn storage(&self) -> &Storage {
         &self.storage
     }

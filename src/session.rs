@@ -1,1 +1,0 @@
-//! Model, Session, Stream: the stages tied together.

@@ -1,0 +1,278 @@
+//! Ties the stages together: [`Model`] (what a file says), [`Session`] (a model on a device), [`Stream`] (a session with state).
+
+mod device;
+mod model;
+mod open;
+mod pool;
+mod stream;
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use device::Device;
+pub use model::{Axis, Model, TensorSpec};
+pub use stream::{Outputs, Stream};
+
+use crate::backend::{Backend, BackendOptions, Io, Precision};
+use crate::error::{Error, Place as _, Result};
+use crate::graph::Graph;
+use crate::tensor::Tensor;
+use pool::Pool;
+
+/// A model made ready for a device. Cloning shares everything; any number of threads may run it at the same time.
+///
+/// ```no_run
+/// use fuselstm::{Device, Model, Session, Tensor};
+///
+/// let model = Model::open("model.tflite")?;
+/// let session = Session::new(&model, Device::auto())?;
+/// let x = Tensor::zeros(fuselstm::DType::F32, &[1, 28, 28])?;
+/// let outputs = session.run(&[("INPUT", &x)])?;
+/// println!("{:?}", outputs.get("OUTPUT_CLASS")?.as_slice::<f32>()?);
+/// # Ok::<(), fuselstm::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Session {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    model: Model,
+    backend: Arc<dyn Backend>,
+    /// What the backend is given: the model's graph, in float for `cpu` and `gpu`.
+    graph: Arc<Graph>,
+    pool: Pool,
+    chosen: Vec<String>,
+    /// Notes of the programs, in the order in which they were compiled.
+    programs: Mutex<Vec<String>>,
+}
+
+/// Options of a [`Session`], set before it is built.
+#[derive(Clone, Debug)]
+#[must_use = "nothing is built before `build`"]
+pub struct SessionBuilder {
+    model: Model,
+    device: Device,
+    options: BackendOptions,
+}
+
+impl SessionBuilder {
+    /// The device to run on; [`Device::auto`] when not set.
+    pub fn device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Threads of the `cpu` device; when not set, chosen by the size of the work.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.options.threads = Some(threads);
+        self
+    }
+
+    /// How the weights of float models are stored and multiplied.
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.options.precision = precision;
+        self
+    }
+
+    /// Forces a recurrent strategy of the `gpu` device by name.
+    pub fn strategy(mut self, name: impl Into<String>) -> Self {
+        self.options.strategy = Some(name.into());
+        self
+    }
+
+    /// All options of the backend at once.
+    pub fn options(mut self, options: BackendOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// [`Device`](crate::ErrorKind::Device) when there is no such device, [`InvalidInput`](crate::ErrorKind::InvalidInput) for an
+    /// option that the device does not have, [`Unsupported`](crate::ErrorKind::Unsupported) for a model that cannot run on it.
+    pub fn build(self) -> Result<Session> {
+        let opened = open::open(&self.device, &self.options, self.model.graph())?;
+        Ok(Session {
+            inner: Arc::new(Inner {
+                model: self.model,
+                backend: opened.backend,
+                graph: opened.graph,
+                pool: Pool::default(),
+                chosen: opened.notes,
+                programs: Mutex::default(),
+            }),
+        })
+    }
+}
+
+impl Session {
+    /// A session with the default options.
+    ///
+    /// # Errors
+    /// As [`SessionBuilder::build`].
+    pub fn new(model: &Model, device: Device) -> Result<Session> {
+        Session::builder(model).device(device).build()
+    }
+
+    /// Options first, then [`SessionBuilder::build`].
+    pub fn builder(model: &Model) -> SessionBuilder {
+        SessionBuilder { model: model.clone(), device: Device::auto(), options: BackendOptions::default() }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.inner.model
+    }
+
+    /// `reference`, `cpu` or `gpu`: what runs it.
+    pub fn device(&self) -> &'static str {
+        self.inner.backend.name()
+    }
+
+    /// The device in words: the processor's features, or the adapter and its driver.
+    pub fn description(&self) -> String {
+        self.inner.backend.description()
+    }
+
+    /// Why this device was chosen, and what its programs have to say: strategies, nodes that run on the host.
+    pub fn notes(&self) -> Vec<String> {
+        let programs = self.inner.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        self.inner.chosen.iter().chain(programs.iter()).cloned().collect()
+    }
+
+    /// The graph that the device is given: the model's own for `reference`, its float form for `cpu` and `gpu`.
+    pub fn graph(&self) -> &Arc<Graph> {
+        &self.inner.graph
+    }
+
+    /// Runs once from the reset state. Inputs by name, or by position (`"0"`, `"1"`, …).
+    ///
+    /// The first run with inputs of some shapes plans and compiles; later ones of the same shapes do not.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) naming the input, what was expected and what was given, or the backend's.
+    pub fn run(&self, inputs: &[(&str, &Tensor)]) -> Result<Outputs> {
+        self.stream().run(inputs)
+    }
+
+    /// As [`Session::run`], without blocking the thread where the device allows it; needs no particular async runtime.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub fn run_async(&self, inputs: &[(&str, &Tensor)]) -> impl Future<Output = Result<Outputs>> + Send + 'static {
+        let session = self.clone();
+        let inputs = session.gather(inputs);
+        async move {
+            let inputs = inputs?;
+            let mut ready = session.checkout(&inputs)?;
+            let mut states = session.reset_states(&ready.plan.state_shapes)?;
+            let mut outputs = Outputs::of(&session)?;
+            let io = Io { inputs: &inputs, states: &mut states, outputs: &mut outputs.tensors };
+            ready.program.run_async(io).await?;
+            outputs.counters = ready.program.counters();
+            session.inner.pool.give_back(ready);
+            Ok(outputs)
+        }
+    }
+
+    /// A stream in the reset state: what it runs goes on from where its last run ended.
+    pub fn stream(&self) -> Stream {
+        Stream::new(self.clone())
+    }
+
+    /// Plans and compiles for inputs of these shapes, so that the first run does not have to.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub fn prepare(&self, shapes: &[(&str, &[usize])]) -> Result<()> {
+        let mut sorted = vec![None; self.inner.graph.inputs.len()];
+        for (name, shape) in shapes {
+            if let Some(slot) = sorted.get_mut(self.inner.model.input_index(name)?) {
+                *slot = Some(shape.to_vec());
+            }
+        }
+        let missing = |index: usize| Error::input(format!("no shape for input {index} was given"));
+        let shapes = sorted
+            .into_iter()
+            .enumerate()
+            .map(|(index, shape)| shape.ok_or_else(|| missing(index)))
+            .collect::<Result<Vec<_>>>()?;
+        let ready = self.compile(shapes)?;
+        self.inner.pool.give_back(ready);
+        Ok(())
+    }
+
+    /// The inputs in the graph's order, sharing the caller's elements.
+    fn gather(&self, given: &[(&str, &Tensor)]) -> Result<Vec<Tensor>> {
+        let mut sorted = vec![None; self.inner.graph.inputs.len()];
+        for (name, tensor) in given {
+            let index = self.inner.model.input_index(name)?;
+            self.inner.model.check_input(index, tensor)?;
+            match sorted.get_mut(index) {
+                Some(slot @ None) => *slot = Some((*tensor).clone()),
+                _ => return Err(Error::input(format!("input `{name}` was given twice"))),
+            }
+        }
+        sorted
+            .into_iter()
+            .enumerate()
+            .map(|(index, tensor)| tensor.ok_or_else(|| self.inner.model.missing_input(index)))
+            .collect()
+    }
+
+    /// A program for these inputs: one that waits in the pool, or a new one.
+    fn checkout(&self, inputs: &[Tensor]) -> Result<pool::Ready> {
+        match self.inner.pool.take(inputs) {
+            Some(ready) => Ok(ready),
+            None => self.compile(inputs.iter().map(|input| input.shape().to_vec()).collect()),
+        }
+    }
+
+    fn compile(&self, shapes: Vec<Vec<usize>>) -> Result<pool::Ready> {
+        let plan = Arc::new(crate::plan::Plan::new(&self.inner.graph, &shapes)?);
+        let program = self.inner.backend.compile(&plan).within(|| self.inner.backend.name())?;
+        let mut notes = self.inner.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        for note in program.notes() {
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+        Ok(pool::Ready { shapes, plan, program })
+    }
+
+    /// States of these shapes as a reset leaves them.
+    fn reset_states(&self, shapes: &[Vec<usize>]) -> Result<Vec<Tensor>> {
+        let graph = &self.inner.graph;
+        let broken = || Error::internal("a state without a value");
+        graph
+            .states
+            .iter()
+            .zip(shapes)
+            .map(|(state, shape)| {
+                let ty = &graph.get(state.value).ok_or_else(broken)?.ty;
+                Tensor::filled(ty.dtype, shape, state.reset)
+            })
+            .collect()
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("device", &self.device()).finish_non_exhaustive()
+    }
+}
+
+/// `Model` and `Session` may be shared between threads, a `Stream` moved to another one.
+const _: () = {
+    const fn shared<T: Send + Sync + Clone>() {}
+    const fn moved<T: Send>() {}
+    shared::<Model>();
+    shared::<Session>();
+    shared::<Device>();
+    shared::<Tensor>();
+    moved::<Stream>();
+    moved::<Outputs>();
+    moved::<Error>();
+};

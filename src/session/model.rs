@@ -1,0 +1,263 @@
+//! What a model file says: the fused graph, its inputs and outputs, and what the passes did.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::{Error, Place as _, Result};
+use crate::formats::{self, Format, Loaded};
+use crate::graph::{self, Dim, Graph, Port, Symbol};
+use crate::passes::{self, Report};
+use crate::tensor::{DType, Quantization, Tensor};
+
+/// A model: read, checked, fused. Independent of any device; cloning shares it.
+#[derive(Clone, Debug)]
+pub struct Model {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    source: Arc<Graph>,
+    graph: Arc<Graph>,
+    format: Option<Format>,
+    reports: Vec<Report>,
+    warnings: Vec<String>,
+    inputs: Vec<TensorSpec>,
+    outputs: Vec<TensorSpec>,
+}
+
+/// What a model says of one of its inputs or outputs.
+///
+/// Printed as `INPUT: float32 [batch, 28, 28]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorSpec {
+    /// Name in the model.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// The axes, outermost first; `None` when even their number is open.
+    pub axes: Option<Vec<Axis>>,
+    /// How stored numbers map to real ones, for quantised types.
+    pub quantization: Option<Quantization>,
+}
+
+/// Size of an axis, as a model declares it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Axis {
+    /// This many.
+    Known(usize),
+    /// A size that is the same wherever this name stands: `batch`, `time`, …
+    Named(String),
+    /// Any size.
+    Open,
+}
+
+impl Model {
+    /// Reads a model file, or a SavedModel folder, and fuses its loops and cells. The format is known by its magic bytes.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io), [`UnknownFormat`](crate::ErrorKind::UnknownFormat), or what the reader of the format says:
+    /// which part of the file is malformed, too large or not supported.
+    pub fn open(path: impl AsRef<Path>) -> Result<Model> {
+        let path = path.as_ref();
+        let bytes = read_file(path).within(|| path.display().to_string())?;
+        Model::from_loaded(formats::read(&bytes).within(|| path.display().to_string())?)
+    }
+
+    /// Reads a model from the bytes of its file.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Model> {
+        Model::from_loaded(formats::read(bytes)?)
+    }
+
+    /// A model of a graph that a program built, as it is: it is checked, and no pass is run.
+    ///
+    /// # Errors
+    /// [`InvalidGraph`](crate::ErrorKind::InvalidGraph).
+    pub fn from_graph(graph: Graph) -> Result<Model> {
+        graph::check::check(&graph)?;
+        let graph = Arc::new(graph);
+        Model::new(graph.clone(), graph, None, Vec::new(), Vec::new())
+    }
+
+    fn from_loaded(loaded: Loaded) -> Result<Model> {
+        graph::check::check(&loaded.graph)?;
+        let source = Arc::new(loaded.graph.clone());
+        let (graph, reports) = passes::run_all(loaded.graph)?;
+        Model::new(source, Arc::new(graph), Some(loaded.format), reports, loaded.warnings)
+    }
+
+    fn new(
+        source: Arc<Graph>,
+        graph: Arc<Graph>,
+        format: Option<Format>,
+        reports: Vec<Report>,
+        warnings: Vec<String>,
+    ) -> Result<Model> {
+        let specs = |ports: &[Port]| ports.iter().map(|port| TensorSpec::of(&graph, port)).collect::<Result<_>>();
+        let (inputs, outputs) = (specs(&graph.inputs)?, specs(&graph.outputs)?);
+        Ok(Model { inner: Arc::new(Inner { source, graph, format, reports, warnings, inputs, outputs }) })
+    }
+
+    /// The inputs, in the model's order.
+    pub fn inputs(&self) -> &[TensorSpec] {
+        &self.inner.inputs
+    }
+
+    /// The outputs, in the model's order.
+    pub fn outputs(&self) -> &[TensorSpec] {
+        &self.inner.outputs
+    }
+
+    /// The graph after the passes.
+    pub fn graph(&self) -> &Arc<Graph> {
+        &self.inner.graph
+    }
+
+    /// The graph as the file has it, before the passes.
+    pub fn source_graph(&self) -> &Arc<Graph> {
+        &self.inner.source
+    }
+
+    /// The format of the file; `None` for a graph that a program built.
+    pub fn format(&self) -> Option<Format> {
+        self.inner.format
+    }
+
+    /// What each pass made, and what it left and why.
+    pub fn reports(&self) -> &[Report] {
+        &self.inner.reports
+    }
+
+    /// What the reader wants the user to know: ignored metadata, guessed outputs.
+    pub fn warnings(&self) -> &[String] {
+        &self.inner.warnings
+    }
+
+    /// Whether a stream of this model has state to carry from one run to the next.
+    pub fn is_stateful(&self) -> bool {
+        !self.inner.graph.states.is_empty()
+    }
+
+    /// Position of the input of this name, or of this position written as a number.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) that lists the names there are.
+    pub fn input_index(&self, name: &str) -> Result<usize> {
+        index_of(&self.inner.inputs, name, "input")
+    }
+
+    /// Position of the output of this name, or of this position written as a number.
+    ///
+    /// # Errors
+    /// As [`Model::input_index`].
+    pub fn output_index(&self, name: &str) -> Result<usize> {
+        index_of(&self.inner.outputs, name, "output")
+    }
+
+    pub(super) fn check_input(&self, index: usize, given: &Tensor) -> Result<()> {
+        let Some(spec) = self.inner.inputs.get(index) else {
+            return Err(Error::internal("an input that is not there"));
+        };
+        let rank_fits = spec.axes.as_ref().is_none_or(|axes| axes.len() == given.shape().len());
+        if spec.dtype == given.dtype() && rank_fits {
+            return Ok(());
+        }
+        let found = format!("{} {:?}", given.dtype(), given.shape());
+        Err(Error::input(format!("{} was expected, {found} was given", spec.kind()))
+            .within(format!("input `{}`", spec.name)))
+    }
+
+    pub(super) fn missing_input(&self, index: usize) -> Error {
+        match self.inner.inputs.get(index) {
+            Some(spec) => Error::input(format!("input `{}` ({}) was not given", spec.name, spec.kind())),
+            None => Error::internal("an input that is not there"),
+        }
+    }
+}
+
+/// Reads a whole file of a size that a model may have.
+fn read_file(path: &Path) -> Result<Vec<u8>> {
+    /// Flatbuffers and protobuf messages end at 2 GiB.
+    const MOST_BYTES: u64 = 2 << 30;
+    let metadata = std::fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(Error::new(crate::ErrorKind::Io, "is not a file"));
+    }
+    if metadata.len() > MOST_BYTES {
+        return Err(Error::limit(format!("{} bytes; models of more than {MOST_BYTES} are not read", metadata.len())));
+    }
+    Ok(std::fs::read(path)?)
+}
+
+fn index_of(specs: &[TensorSpec], name: &str, what: &str) -> Result<usize> {
+    let mut named = specs.iter().enumerate().filter(|(_, spec)| spec.name == name).map(|(index, _)| index);
+    match (named.next(), named.next()) {
+        (Some(index), None) => return Ok(index),
+        (Some(_), Some(_)) => {
+            return Err(Error::input(format!(
+                "more than one {what} is called `{name}`: name it by its position, 0, 1, …"
+            )));
+        }
+        (None, _) => {}
+    }
+    match name.parse::<usize>() {
+        Ok(index) if index < specs.len() => Ok(index),
+        _ => {
+            let names: Vec<String> = specs.iter().map(|spec| format!("`{}`", spec.name)).collect();
+            Err(Error::input(format!("the model has no {what} `{name}`; it has {}", names.join(", "))))
+        }
+    }
+}
+
+impl TensorSpec {
+    fn of(graph: &Graph, port: &Port) -> Result<TensorSpec> {
+        let value = graph.get(port.value).ok_or_else(|| Error::internal("a port without a value"))?;
+        let axis = |dim: &Dim| match *dim {
+            Dim::Known(size) => Axis::Known(size),
+            Dim::Symbol(Symbol(index)) => graph.symbols.get(index as usize).cloned().map_or(Axis::Open, Axis::Named),
+            Dim::Unknown => Axis::Open,
+        };
+        Ok(TensorSpec {
+            name: port.name.clone(),
+            dtype: value.ty.dtype,
+            axes: value.ty.shape.as_ref().map(|shape| shape.iter().map(axis).collect()),
+            quantization: value.ty.quantization.clone(),
+        })
+    }
+
+    /// Type and shape without the name: `float32 [batch, 28, 28]`.
+    pub fn kind(&self) -> String {
+        format!("{} {}", self.dtype, self.shape_text())
+    }
+
+    /// The shape as text: `[batch, 28, 28]`.
+    pub fn shape_text(&self) -> String {
+        match &self.axes {
+            Some(axes) => {
+                let axes: Vec<String> = axes.iter().map(ToString::to_string).collect();
+                format!("[{}]", axes.join(", "))
+            }
+            None => "of any rank".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for TensorSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, self.kind())
+    }
+}
+
+impl fmt::Display for Axis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Axis::Known(size) => write!(f, "{size}"),
+            Axis::Named(name) => f.write_str(name),
+            Axis::Open => f.write_str("?"),
+        }
+    }
+}
