@@ -396,3 +396,136 @@ pub struct Custom {
     /// Its options, as the source had them.
     pub options: Vec<u8>,
 }
+
+impl Op {
+    /// The name that is printed: the variant's name, or the function of an element-wise op and a reduction.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Recurrent(_) => "Recurrent",
+            Op::Svdf(_) => "Svdf",
+            Op::FullyConnected(_) => "FullyConnected",
+            Op::MatMul(_) => "MatMul",
+            Op::Conv2d(_) => "Conv2d",
+            Op::Unary(function) => function.name(),
+            Op::Activation(activation) => activation.name(),
+            Op::Binary(binary) => binary.function.name(),
+            Op::Select => "Select",
+            Op::Softmax(_) => "Softmax",
+            Op::Reduce(reduce) => reduce.function.name(),
+            Op::ArgMax(_) => "ArgMax",
+            Op::Cast(_) => "Cast",
+            Op::Quantize => "Quantize",
+            Op::Dequantize => "Dequantize",
+            Op::Transpose => "Transpose",
+            Op::Reshape => "Reshape",
+            Op::Squeeze(_) => "Squeeze",
+            Op::ExpandDims => "ExpandDims",
+            Op::Shape(_) => "Shape",
+            Op::Fill => "Fill",
+            Op::Range => "Range",
+            Op::Tile => "Tile",
+            Op::BroadcastTo => "BroadcastTo",
+            Op::Pad => "Pad",
+            Op::Slice => "Slice",
+            Op::StridedSlice(_) => "StridedSlice",
+            Op::Gather(_) => "Gather",
+            Op::Pack(_) => "Pack",
+            Op::Unpack(_) => "Unpack",
+            Op::Split => "Split",
+            Op::Concat(_) => "Concat",
+            Op::Reverse => "Reverse",
+            Op::ReverseSequence(_) => "ReverseSequence",
+            Op::SetItem => "SetItem",
+            Op::While(_) => "While",
+            Op::Custom(_) => "Custom",
+        }
+    }
+}
+
+impl Activation {
+    /// The variant's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Activation::Linear => "Linear",
+            Activation::Relu => "Relu",
+            Activation::ReluN1To1 => "ReluN1To1",
+            Activation::Relu6 => "Relu6",
+            Activation::Tanh => "Tanh",
+            Activation::Sigmoid => "Sigmoid",
+            Activation::HardSigmoid { .. } => "HardSigmoid",
+            Activation::SignBit => "SignBit",
+            Activation::Elu { .. } => "Elu",
+            Activation::LeakyRelu { .. } => "LeakyRelu",
+            Activation::Selu => "Selu",
+            Activation::Softplus => "Softplus",
+            Activation::Softsign => "Softsign",
+            Activation::Swish => "Swish",
+            Activation::Gelu { .. } => "Gelu",
+            Activation::HardSwish => "HardSwish",
+            Activation::Exponential => "Exponential",
+        }
+    }
+}
+
+impl Unary {
+    /// The variant's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Unary::Neg => "Neg",
+            Unary::Abs => "Abs",
+            Unary::Exp => "Exp",
+            Unary::Log => "Log",
+            Unary::Sqrt => "Sqrt",
+            Unary::Rsqrt => "Rsqrt",
+            Unary::Square => "Square",
+            Unary::Sin => "Sin",
+            Unary::Cos => "Cos",
+            Unary::Floor => "Floor",
+            Unary::Ceil => "Ceil",
+            Unary::Round => "Round",
+            Unary::Sign => "Sign",
+            Unary::Not => "Not",
+        }
+    }
+}
+
+impl BinaryFunction {
+    /// The variant's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            BinaryFunction::Add => "Add",
+            BinaryFunction::Sub => "Sub",
+            BinaryFunction::Mul => "Mul",
+            BinaryFunction::Div => "Div",
+            BinaryFunction::FloorDiv => "FloorDiv",
+            BinaryFunction::FloorMod => "FloorMod",
+            BinaryFunction::Pow => "Pow",
+            BinaryFunction::Minimum => "Minimum",
+            BinaryFunction::Maximum => "Maximum",
+            BinaryFunction::SquaredDifference => "SquaredDifference",
+            BinaryFunction::Equal => "Equal",
+            BinaryFunction::NotEqual => "NotEqual",
+            BinaryFunction::Less => "Less",
+            BinaryFunction::LessEqual => "LessEqual",
+            BinaryFunction::Greater => "Greater",
+            BinaryFunction::GreaterEqual => "GreaterEqual",
+            BinaryFunction::And => "And",
+            BinaryFunction::Or => "Or",
+        }
+    }
+}
+
+impl ReduceFunction {
+    /// The variant's name behind `Reduce`, to tell it from the element-wise functions.
+    pub fn name(self) -> &'static str {
+        match self {
+            ReduceFunction::Sum => "ReduceSum",
+            ReduceFunction::Mean => "ReduceMean",
+            ReduceFunction::Product => "ReduceProduct",
+            ReduceFunction::Maximum => "ReduceMaximum",
+            ReduceFunction::Minimum => "ReduceMinimum",
+            ReduceFunction::Any => "ReduceAny",
+            ReduceFunction::All => "ReduceAll",
+        }
+    }
+}
