@@ -4,7 +4,7 @@ use super::super::types::Dim;
 use crate::error::{Error, Result};
 
 /// `[2, s0, ?]`, or `[..]` for an unknown rank.
-pub(super) fn show(dims: Option<&[Dim]>) -> String {
+pub(crate) fn show(dims: Option<&[Dim]>) -> String {
     match dims {
         None => "[..]".to_owned(),
         Some(dims) => {

@@ -14,6 +14,7 @@ use super::types::{Dim, ValueType};
 use crate::error::{Error, Place, Result};
 use crate::tensor::{DType, Tensor, element_count};
 
+pub(crate) use dims::show;
 pub(crate) use recurrent::has_output;
 pub(crate) use strided::{AxisRange, resolve};
 
