@@ -1,1 +1,3 @@
 //! Comparison of results, statistics, reports.
+pub mod sweep;
+pub mod synthetic;
