@@ -1,0 +1,136 @@
+//! What the axes of a value mean, traced back to the recurrent op that it comes from.
+
+use crate::graph::recurrent::{Layout, Recurrent};
+use crate::graph::{Graph, NodeId, Op, ValueId};
+
+/// What an axis runs over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AxisRole {
+    /// Time steps.
+    Step,
+    /// Batch rows.
+    Row,
+    /// Units or features.
+    Unit,
+    /// Something else.
+    Other,
+}
+
+/// Nodes followed back at most: a chain in a real model is far shorter.
+const MOST_NODES: usize = 10_000;
+
+/// What the axes of `value` mean. Where no recurrent op can be found behind it, `[.., rows, units]` is assumed for two axes and
+/// nothing for others; the answer is then empty.
+pub fn roles(graph: &Graph, value: ValueId) -> Vec<AxisRole> {
+    let producers = graph.producers();
+    let mut fuel = MOST_NODES;
+    if let Some(roles) = trace(graph, &producers, value, &mut fuel) {
+        return roles;
+    }
+    match graph.get(value).and_then(|value| value.ty.rank()) {
+        Some(2) => vec![AxisRole::Row, AxisRole::Unit],
+        _ => Vec::new(),
+    }
+}
+
+fn trace(graph: &Graph, producers: &[Option<NodeId>], value: ValueId, fuel: &mut usize) -> Option<Vec<AxisRole>> {
+    *fuel = fuel.checked_sub(1)?;
+    let id = (*producers.get(value.0 as usize)?)?;
+    let node = graph.nodes.get(id.0 as usize)?;
+    let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
+    let mut behind = |slot: usize| trace(graph, producers, operand(slot)?, fuel);
+    let constant = |slot: usize| graph.constant(operand(slot)?)?.to_i64().ok();
+    match &node.op {
+        Op::Recurrent(recurrent) => {
+            let slot = node.outputs.iter().position(|output| *output == Some(value))?;
+            Some(recurrent_roles(recurrent, slot))
+        }
+        Op::Svdf(_) => Some(vec![AxisRole::Row, AxisRole::Unit]),
+        // The same axes, element by element.
+        Op::Unary(_)
+        | Op::Activation(_)
+        | Op::Softmax(_)
+        | Op::Cast(_)
+        | Op::Quantize
+        | Op::Dequantize
+        | Op::Reverse
+        | Op::ReverseSequence(_)
+        | Op::Pad
+        | Op::Slice
+        | Op::SetItem => behind(0),
+        Op::Concat(_) | Op::Binary(_) => {
+            // The operand with the most axes decides; a bias or a constant is not it.
+            let slots = 0..node.inputs.len();
+            slots.filter_map(&mut behind).max_by_key(Vec::len)
+        }
+        Op::Select => behind(1).or_else(|| behind(2)),
+        Op::StridedSlice(options) => {
+            let roles = behind(0)?;
+            if options.ellipsis_mask != 0 || options.new_axis_mask != 0 {
+                return None;
+            }
+            let kept = |axis: &usize| *axis >= 32 || options.shrink_axis_mask & (1 << *axis) == 0;
+            Some((0..roles.len()).filter(kept).filter_map(|axis| roles.get(axis).copied()).collect())
+        }
+        // The last axis is made anew.
+        Op::FullyConnected(_) | Op::MatMul(_) => {
+            let mut roles = behind(0)?;
+            *roles.last_mut()? = AxisRole::Unit;
+            Some(roles)
+                .filter(|roles| graph.get(value).and_then(|v| v.ty.rank()).is_none_or(|rank| rank == roles.len()))
+        }
+        Op::Transpose => {
+            let roles = behind(0)?;
+            constant(1)?.iter().map(|&axis| roles.get(wrap(axis, roles.len())?).copied()).collect()
+        }
+        Op::Squeeze(squeeze) => {
+            let roles = behind(0)?;
+            let removed: Option<Vec<usize>> = squeeze.axes.iter().map(|&axis| wrap(axis, roles.len())).collect();
+            let removed = removed.filter(|removed| !removed.is_empty())?;
+            Some(roles.iter().enumerate().filter(|(axis, _)| !removed.contains(axis)).map(|(_, role)| *role).collect())
+        }
+        Op::ExpandDims => insert(behind(0)?, *constant(1)?.first()?, AxisRole::Other),
+        // Outputs of an unrolled chain, one a step.
+        Op::Pack(pack) => insert(behind(0)?, pack.axis, AxisRole::Step),
+        Op::Unpack(unpack) => {
+            let mut roles = behind(0)?;
+            roles.remove(wrap(unpack.axis, roles.len())?);
+            Some(roles)
+        }
+        Op::Split => behind(0),
+        Op::Reshape
+        | Op::Conv2d(_)
+        | Op::Reduce(_)
+        | Op::ArgMax(_)
+        | Op::Shape(_)
+        | Op::Fill
+        | Op::Range
+        | Op::Tile
+        | Op::BroadcastTo
+        | Op::Gather(_)
+        | Op::While(_)
+        | Op::Custom(_) => None,
+    }
+}
+
+fn recurrent_roles(recurrent: &Recurrent, slot: usize) -> Vec<AxisRole> {
+    if slot >= Recurrent::h_n(0) {
+        return vec![AxisRole::Row, AxisRole::Unit];
+    }
+    match recurrent.layout {
+        Layout::TimeMajor => vec![AxisRole::Step, AxisRole::Row, AxisRole::Unit],
+        Layout::BatchMajor => vec![AxisRole::Row, AxisRole::Step, AxisRole::Unit],
+    }
+}
+
+fn wrap(axis: i64, rank: usize) -> Option<usize> {
+    let rank = i64::try_from(rank).ok()?;
+    let axis = if axis < 0 { axis.checked_add(rank)? } else { axis };
+    usize::try_from(axis).ok().filter(|_| axis < rank)
+}
+
+fn insert(mut roles: Vec<AxisRole>, axis: i64, role: AxisRole) -> Option<Vec<AxisRole>> {
+    let axis = wrap(axis, roles.len() + 1)?;
+    roles.insert(axis, role);
+    Some(roles)
+}
