@@ -145,11 +145,9 @@ impl<'a> Check<'a> {
         let Some(inferred) = results.get(slot) else {
             return Err(Error::graph(format!("expected at most {} results", results.len())));
         };
-        let dtype_agrees = match node.op {
-            // The declared type says which integers.
-            Op::Quantize => !declared.dtype.is_float(),
-            _ => declared.dtype == inferred.dtype,
-        };
+        // What Quantize makes is for the declared type to say.
+        let quantize = matches!(node.op, Op::Quantize) && !declared.dtype.is_float();
+        let dtype_agrees = quantize || declared.dtype == inferred.dtype;
         let shape = merge(declared.shape.as_deref(), inferred.shape.as_deref());
         let (true, Ok(shape)) = (dtype_agrees, shape) else {
             return Err(Error::graph(format!("expected {}, found the declaration {}", show(inferred), show(declared))));

@@ -1,5 +1,11 @@
 //! From a graph and the shapes of its inputs to what a backend needs: concrete shapes, known values, the order of the nodes.
 
+mod bind;
+mod lifetime;
+mod propagate;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use crate::error::Result;
@@ -17,12 +23,14 @@ pub struct Plan {
     pub steps: Vec<NodeId>,
     /// Shapes of the states, in the graph's order: the shape of what is written to each.
     pub state_shapes: Vec<Vec<usize>>,
+    /// Bytes that inputs, states and intermediate values of known shape take at the worst moment of a run.
+    pub peak_bytes: u64,
 }
 
 /// What the plan knows of one value.
 #[derive(Clone, Debug, Default)]
 pub struct PlannedValue {
-    /// Its shape; `None` when it depends on data (inside and after some loops).
+    /// Its shape; `None` when it depends on data (inside and after some loops), and for values that nothing needs.
     pub shape: Option<Vec<usize>>,
     /// Its elements, when they follow from constants and shapes alone.
     pub known: Option<Tensor>,
@@ -30,6 +38,20 @@ pub struct PlannedValue {
     pub last_use: Option<usize>,
     /// It is an output of the graph or the next value of a state.
     pub kept: bool,
+}
+
+/// What a caller may ask of the planner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlanOptions {
+    /// Most bytes that a run may need for inputs, states and intermediate values.
+    pub memory_limit: u64,
+}
+
+impl Default for PlanOptions {
+    /// 8 GiB: more than any recurrent model here needs, less than a desk computer has.
+    fn default() -> Self {
+        PlanOptions { memory_limit: 8 << 30 }
+    }
 }
 
 impl Plan {
@@ -42,8 +64,17 @@ impl Plan {
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) naming the input, the declared and the given shape when the graph cannot
     /// take them; [`Limit`](crate::ErrorKind::Limit) when a value would pass the memory limit.
     pub fn new(graph: &Arc<Graph>, input_shapes: &[Vec<usize>]) -> Result<Plan> {
-        let _ = (graph, input_shapes);
-        todo!("plan")
+        Self::with_options(graph, input_shapes, PlanOptions::default())
+    }
+
+    /// As [`Plan::new`], with options.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn with_options(graph: &Arc<Graph>, input_shapes: &[Vec<usize>], options: PlanOptions) -> Result<Plan> {
+        let bound = bind::bind(graph, input_shapes)?;
+        let facts = propagate::with_states(graph, &bound.types).map_err(|error| bound.explain(error))?;
+        lifetime::plan(graph, facts, options)
     }
 
     /// The known elements of a value.
