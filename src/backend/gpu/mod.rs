@@ -1,1 +1,70 @@
-//! The `gpu` backend.
+//! The GPU backend: every op as a compute shader through wgpu, the whole run in one submission.
+
+use std::sync::Arc;
+
+use super::{Backend, BackendOptions, Program};
+use crate::error::Result;
+use crate::plan::Plan;
+
+mod buffers;
+mod dense;
+mod device;
+mod ops;
+mod pipeline;
+mod program;
+mod record;
+mod recurrent;
+
+pub use device::{AdapterReport, adapters};
+
+/// A GPU with the weights and pipelines of one session.
+pub struct Gpu {
+    shared: Arc<Shared>,
+}
+
+/// What all programs of a session use.
+struct Shared {
+    device: device::Device,
+    pipelines: pipeline::Pipelines,
+    constants: buffers::Constants,
+    options: BackendOptions,
+    /// Four bytes for bindings that a specialised kernel does not read.
+    nothing: buffers::View,
+}
+
+impl Gpu {
+    /// Opens an adapter: `gpu` for the best one, `gpu:N` or `gpu:NAME` (part of its name) for one of [`adapters`].
+    ///
+    /// # Errors
+    /// [`Device`](crate::ErrorKind::Device) when there is none such, or it lacks something that is needed; the message says what
+    /// this machine has.
+    pub fn open(selector: &str, options: &BackendOptions) -> Result<Gpu> {
+        let device = device::Device::open(selector)?;
+        let nothing = buffers::create_with(&device, &device::Meter::default(), &[0])?;
+        let pipelines = pipeline::Pipelines::new(options.checked_shaders);
+        let constants = buffers::Constants::default();
+        Ok(Gpu { shared: Arc::new(Shared { device, pipelines, constants, options: options.clone(), nothing }) })
+    }
+
+    /// The adapter that was opened.
+    pub fn adapter(&self) -> &AdapterReport {
+        &self.shared.device.report
+    }
+}
+
+impl Backend for Gpu {
+    fn name(&self) -> &'static str {
+        "gpu"
+    }
+
+    fn description(&self) -> String {
+        self.shared.device.report.to_string()
+    }
+
+    fn compile(&self, plan: &Arc<Plan>) -> Result<Box<dyn Program>> {
+        Ok(Box::new(program::GpuProgram::compile(&self.shared, plan)?))
+    }
+}
+
+#[cfg(test)]
+mod testing;

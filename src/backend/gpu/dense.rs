@@ -1,0 +1,70 @@
+//! `y = activation(x w + b)`: the matrix product behind fully connected layers and the input products of recurrent ones.
+
+use super::buffers::View;
+use super::ops::activation;
+use super::pipeline::{Kernel, Shader};
+use super::record::{Phase, Recorder, Repeat, count};
+use crate::error::{Error, Result};
+use crate::graph::op::Activation;
+
+/// Most loop iterations of one invocation on a software adapter: llvmpipe ends loops silently after 65,535, summed over all loops.
+pub(super) const SOFTWARE_ITERATIONS: u32 = 60_000;
+
+/// One product. `M` rows, depth `K`, `N` columns.
+pub(super) struct Dense<'a> {
+    /// `[K, ceil(N/4)]` vectors of four columns, see [`pack`].
+    pub(super) weights: &'a View,
+    /// `[ceil(N/4)]` vectors.
+    pub(super) bias: &'a View,
+    /// `[M, K]`.
+    pub(super) x: &'a View,
+    /// `[M, N]`.
+    pub(super) y: &'a View,
+    pub(super) rows: usize,
+    pub(super) depth: usize,
+    pub(super) columns: usize,
+    pub(super) activation: Activation,
+    pub(super) phase: Phase,
+}
+
+/// Weights `[N, K]` as `[K, ceil(N/4)]` vectors of four columns, zero past the last.
+pub(super) fn pack(weights: &[f32], columns: usize, depth: usize) -> Vec<u32> {
+    let width = columns.next_multiple_of(4);
+    let mut packed = vec![0f32.to_bits(); width * depth];
+    if depth > 0 {
+        for (n, row) in weights.chunks_exact(depth).take(columns).enumerate() {
+            for (k, w) in row.iter().enumerate() {
+                packed[k * width + n] = w.to_bits();
+            }
+        }
+    }
+    packed
+}
+
+/// A bias `[N]` padded with zeros to whole vectors; zeros when there is none.
+pub(super) fn pack_bias(bias: Option<&[f32]>, columns: usize) -> Vec<u32> {
+    let mut packed: Vec<u32> = bias.unwrap_or_default().iter().map(|b| b.to_bits()).collect();
+    packed.resize(columns.next_multiple_of(4), 0f32.to_bits());
+    packed
+}
+
+/// Records one product.
+pub(super) fn record(ctx: &mut Recorder<'_>, dense: &Dense<'_>) -> Result<()> {
+    let (rows, depth, columns) = (count(dense.rows)?, count(dense.depth)?, count(dense.columns)?);
+    if rows == 0 || columns == 0 {
+        return Ok(());
+    }
+    if ctx.shared.device.software && depth > SOFTWARE_ITERATIONS {
+        return Err(Error::limit(format!(
+            "a sum over {depth} terms, the software driver allows {SOFTWARE_ITERATIONS}"
+        )));
+    }
+    let quads = columns.div_ceil(4);
+    let tile = if rows >= 5 { 8 } else { rows.next_power_of_two() };
+    let kernel = Kernel::new(Shader::DenseDirect).with("ROWS", tile);
+    let kernel = activation::fused(kernel, dense.activation);
+    let params = [rows, depth, quads, columns, columns, 0];
+    let bindings = [dense.weights, dense.x, dense.bias, dense.y];
+    let groups = ctx.linear(quads * rows.div_ceil(tile), 64);
+    ctx.dispatch_repeated(&kernel, &bindings, &params, groups, Repeat::ONCE, dense.phase)
+}

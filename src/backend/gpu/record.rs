@@ -1,0 +1,381 @@
+//! What an op sees while it records itself: its operands and results on the device, and the list of commands.
+
+use std::sync::Arc;
+
+use super::Shared;
+use super::buffers::{self, Blocks, View, Word};
+use super::device::Meter;
+use super::pipeline::{Kernel, Pipeline};
+use crate::error::{Error, Place, Result};
+use crate::graph::{Node, ValueId};
+use crate::plan::Plan;
+use crate::tensor::{DType, element_count};
+
+/// Which part of a run a command belongs to, for timing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Phase {
+    /// Input products of recurrent layers.
+    Projection,
+    /// The steps of recurrent layers.
+    Recurrence,
+    /// Every other op.
+    Other,
+}
+
+/// One entry of a segment's list.
+pub(super) enum Command {
+    Dispatch(Dispatch),
+    /// Copies the first view over the second, of the same size and in another buffer.
+    Copy(View, View),
+    /// Fills with zeros.
+    Clear(View),
+}
+
+/// A dispatch, or a run of them that differ in one word of their parameters.
+pub(super) struct Dispatch {
+    pub(super) pipeline: Arc<Pipeline>,
+    pub(super) bindings: wgpu::BindGroup,
+    pub(super) params: Vec<u32>,
+    pub(super) groups: [u32; 3],
+    pub(super) repeat: Repeat,
+    pub(super) phase: Phase,
+}
+
+/// `count` dispatches; each adds `step` to parameter `word`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Repeat {
+    pub(super) count: u32,
+    pub(super) word: usize,
+    pub(super) step: u32,
+}
+
+impl Repeat {
+    pub(super) const ONCE: Repeat = Repeat { count: 1, word: 0, step: 0 };
+}
+
+/// Uploads, commands, downloads: what is submitted at once. Then perhaps one node on the host.
+#[derive(Default)]
+pub(super) struct Segment {
+    pub(super) uploads: Vec<(ValueId, View)>,
+    pub(super) commands: Vec<Command>,
+    pub(super) downloads: Vec<(ValueId, View)>,
+    /// Index of the node that the host computes after the commands.
+    pub(super) host: Option<usize>,
+}
+
+/// A value on the device.
+#[derive(Clone, Debug)]
+pub(super) struct Operand {
+    pub(super) view: View,
+    pub(super) shape: Vec<usize>,
+    pub(super) dtype: DType,
+    pub(super) word: Word,
+}
+
+impl Operand {
+    /// Number of elements, as kernels count them.
+    pub(super) fn count(&self) -> Result<u32> {
+        count(element_count(&self.shape)?)
+    }
+
+    /// Size of an axis; 1 when there is none.
+    pub(super) fn dim(&self, axis: usize) -> usize {
+        self.shape.get(axis).copied().unwrap_or(1)
+    }
+}
+
+/// A size as kernels take it.
+pub(super) fn count(n: usize) -> Result<u32> {
+    u32::try_from(n).map_err(|_| Error::limit(format!("{n} elements; the gpu backend counts to 2^32")))
+}
+
+/// The context of recording: memory, operands, commands.
+pub(super) struct Recorder<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) plan: &'a Plan,
+    pub(super) meter: &'a Meter,
+    pub(super) notes: Vec<String>,
+    blocks: Blocks,
+    views: Vec<Option<View>>,
+    segment: Segment,
+    /// Views of the results of the node that is being recorded.
+    fresh: Vec<ValueId>,
+    scratch: Vec<View>,
+}
+
+impl<'a> Recorder<'a> {
+    pub(super) fn new(shared: &'a Shared, plan: &'a Plan, meter: &'a Meter) -> Self {
+        Recorder {
+            shared,
+            plan,
+            meter,
+            notes: Vec::new(),
+            blocks: Blocks::default(),
+            views: vec![None; plan.graph.values.len()],
+            segment: Segment::default(),
+            fresh: Vec::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    // ---- operands ----
+
+    /// The operand in an input slot; an error when it is absent.
+    pub(super) fn input(&mut self, node: &Node, slot: usize) -> Result<Operand> {
+        let operand = self.optional_input(node, slot)?;
+        operand.ok_or_else(|| Error::graph(format!("operand {slot} is missing")))
+    }
+
+    /// The operand in an input slot, on the device: uploaded or made resident when it is not there yet.
+    pub(super) fn optional_input(&mut self, node: &Node, slot: usize) -> Result<Option<Operand>> {
+        let Some(id) = node.inputs.get(slot).copied().flatten() else { return Ok(None) };
+        let (shape, dtype, word) = self.describe(id)?;
+        if let Some(view) = self.view(id) {
+            return Ok(Some(Operand { view, shape, dtype, word }));
+        }
+        let view = match self.plan.known(id).or_else(|| self.plan.graph.constant(id)) {
+            Some(tensor) => self.shared.constants.tensor(&self.shared.device, self.meter, tensor)?,
+            None => {
+                // The copy is made before the segment's commands, so nothing in the segment may have used the memory.
+                let size = buffers::bytes(element_count(&shape)?);
+                let view = self.blocks.take(&self.shared.device, self.meter, size, true)?;
+                self.segment.uploads.push((id, view.clone()));
+                view
+            }
+        };
+        self.set(id, view.clone());
+        Ok(Some(Operand { view, shape, dtype, word }))
+    }
+
+    /// The result in an output slot, with memory of its own; an error when nobody wants it.
+    pub(super) fn output(&mut self, node: &Node, slot: usize) -> Result<Operand> {
+        let operand = self.optional_output(node, slot)?;
+        operand.ok_or_else(|| Error::graph(format!("result {slot} is missing")))
+    }
+
+    /// The result in an output slot, with memory of its own; `None` when nobody wants it.
+    pub(super) fn optional_output(&mut self, node: &Node, slot: usize) -> Result<Option<Operand>> {
+        let Some(id) = node.outputs.get(slot).copied().flatten() else { return Ok(None) };
+        let (shape, dtype, word) = self.describe(id)?;
+        let size = buffers::bytes(element_count(&shape)?);
+        let view = self.blocks.take(&self.shared.device, self.meter, size, false)?;
+        self.set(id, view.clone());
+        self.fresh.push(id);
+        Ok(Some(Operand { view, shape, dtype, word }))
+    }
+
+    /// Makes `view` the result in an output slot: a part of memory that another result of the node, or an operand, lives in.
+    pub(super) fn place_output(&mut self, node: &Node, slot: usize, view: &View) -> Result<()> {
+        let Some(id) = node.outputs.get(slot).copied().flatten() else { return Ok(()) };
+        let (shape, ..) = self.describe(id)?;
+        let view = view.part(0, buffers::bytes(element_count(&shape)?))?;
+        self.blocks.share(&view);
+        self.set(id, view);
+        self.fresh.push(id);
+        Ok(())
+    }
+
+    /// The result in slot 0 is the operand in slot 0 under another shape: no command.
+    pub(super) fn alias(&mut self, node: &Node) -> Result<()> {
+        let x = self.input(node, 0)?;
+        self.place_output(node, 0, &x.view)
+    }
+
+    /// Memory that is needed only by the commands of this node.
+    pub(super) fn scratch(&mut self, bytes: u64) -> Result<View> {
+        let view = self.blocks.take(&self.shared.device, self.meter, bytes.max(4), false)?;
+        self.scratch.push(view.clone());
+        Ok(view)
+    }
+
+    /// A view for a binding that the specialised kernel does not read.
+    pub(super) fn unused(&self) -> &View {
+        &self.shared.nothing
+    }
+
+    /// Weights of a node in a layout of their own, made by `words` once a session.
+    pub(super) fn weights<T: std::any::Any + Send + Sync>(
+        &self,
+        owner: &Arc<T>,
+        layout: String,
+        words: impl FnOnce() -> Result<Vec<u32>>,
+    ) -> Result<View> {
+        self.shared.constants.get(&self.shared.device, self.meter, owner, layout, words)
+    }
+
+    /// Small data that only this program has.
+    pub(super) fn table(&self, words: &[u32]) -> Result<View> {
+        buffers::create_with(&self.shared.device, self.meter, words)
+    }
+
+    // ---- commands ----
+
+    /// Groups of `size` invocations that cover `n`, folded over two axes where one does not reach. The kernel computes its index as
+    /// `id.x + id.y * groups.x * size`.
+    pub(super) fn linear(&self, n: u32, size: u32) -> [u32; 3] {
+        let groups = n.div_ceil(size);
+        let most = self.shared.device.limits.max_compute_workgroups_per_dimension;
+        [groups.min(most), groups.div_ceil(most), 1]
+    }
+
+    /// Records a dispatch; nothing when there are no groups. `bindings` in the order of the shader's binding numbers from 0.
+    pub(super) fn dispatch(
+        &mut self,
+        kernel: &Kernel,
+        bindings: &[&View],
+        params: &[u32],
+        groups: [u32; 3],
+    ) -> Result<()> {
+        self.dispatch_repeated(kernel, bindings, params, groups, Repeat::ONCE, Phase::Other)
+    }
+
+    /// Records a run of dispatches.
+    pub(super) fn dispatch_repeated(
+        &mut self,
+        kernel: &Kernel,
+        bindings: &[&View],
+        params: &[u32],
+        groups: [u32; 3],
+        repeat: Repeat,
+        phase: Phase,
+    ) -> Result<()> {
+        if groups.contains(&0) || repeat.count == 0 {
+            return Ok(());
+        }
+        let device = &self.shared.device;
+        let most = device.limits.max_compute_workgroups_per_dimension;
+        if let Some(&groups) = groups.iter().find(|&&g| g > most) {
+            return Err(Error::limit(format!("{groups} workgroups on an axis, the adapter allows {most}")));
+        }
+        let most = device.limits.max_storage_buffer_binding_size;
+        if let Some(view) = bindings.iter().find(|v| v.size > most) {
+            let size = view.size;
+            return Err(Error::limit(format!("a binding of {size} bytes is needed, the adapter allows {most}")));
+        }
+        let pipeline = self.shared.pipelines.get(device, kernel, self.meter)?;
+        let entries: Vec<_> = (0u32..)
+            .zip(bindings)
+            .map(|(binding, view)| wgpu::BindGroupEntry { binding, resource: view.binding() })
+            .collect();
+        self.meter.buffer();
+        let bindings = device.guarded(|| {
+            device.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: None,
+                layout: &pipeline.layout,
+                entries: &entries,
+            })
+        })?;
+        let params = params.to_vec();
+        self.segment.commands.push(Command::Dispatch(Dispatch { pipeline, bindings, params, groups, repeat, phase }));
+        Ok(())
+    }
+
+    /// Records a copy of `from` over the beginning of `to`, which lies in another block.
+    pub(super) fn copy(&mut self, from: &View, to: &View) -> Result<()> {
+        let to = to.part(0, from.size)?;
+        self.segment.commands.push(Command::Copy(from.clone(), to));
+        Ok(())
+    }
+
+    /// Records that a view is filled with zeros.
+    pub(super) fn clear(&mut self, view: &View) {
+        self.segment.commands.push(Command::Clear(view.clone()));
+    }
+
+    // ---- the program around the ops ----
+
+    /// Records one step of the plan with `record`; a node that the device cannot run goes to the host.
+    pub(super) fn step(
+        &mut self,
+        position: usize,
+        node_index: usize,
+        record: impl FnOnce(&mut Self, &Node) -> Result<()>,
+        segments: &mut Vec<Segment>,
+    ) -> Result<()> {
+        let graph = Arc::clone(&self.plan.graph);
+        let Some(node) = graph.nodes.get(node_index) else { return Err(Error::internal("a step without a node")) };
+        let commands = self.segment.commands.len();
+        let recorded = record(self, node);
+        for view in std::mem::take(&mut self.scratch) {
+            self.blocks.release(&view);
+        }
+        match recorded {
+            Ok(()) => {}
+            Err(error) if error.kind() == crate::ErrorKind::Unsupported => {
+                self.segment.commands.truncate(commands);
+                for id in std::mem::take(&mut self.fresh) {
+                    self.forget(id);
+                }
+                self.notes.push(format!("{} runs on the host: {error}", node_name(node, node_index)));
+                self.host_step(node, node_index, segments);
+            }
+            Err(error) => return Err(error).within(|| node_name(node, node_index)),
+        }
+        self.fresh.clear();
+        self.release_after(position, node);
+        Ok(())
+    }
+
+    fn host_step(&mut self, node: &Node, node_index: usize, segments: &mut Vec<Segment>) {
+        for &id in node.inputs.iter().flatten() {
+            self.download(id);
+        }
+        self.segment.host = Some(node_index);
+        segments.push(std::mem::take(&mut self.segment));
+    }
+
+    /// Has the value read back at the end of this segment, when the device computes it.
+    fn download(&mut self, id: ValueId) {
+        let computed = self.plan.known(id).is_none() && self.plan.graph.constant(id).is_none();
+        let there = self.segment.downloads.iter().any(|(known, _)| *known == id);
+        if let Some(view) = self.view(id).filter(|_| computed && !there) {
+            self.segment.downloads.push((id, view));
+        }
+    }
+
+    /// Frees what no later step reads.
+    fn release_after(&mut self, position: usize, node: &Node) {
+        for id in node.inputs.iter().chain(&node.outputs).flatten() {
+            let Some(value) = self.plan.values.get(id.0 as usize) else { continue };
+            if !value.kept && value.last_use.is_none_or(|last| last <= position) {
+                self.forget(*id);
+            }
+        }
+    }
+
+    /// Ends the program: reads back what the caller wants, and returns the last segment and the bytes of device memory.
+    pub(super) fn finish(mut self, wanted: impl Iterator<Item = ValueId>) -> (Segment, u64, Vec<String>) {
+        for id in wanted {
+            self.download(id);
+        }
+        (self.segment, self.blocks.total(), self.notes)
+    }
+
+    fn describe(&self, id: ValueId) -> Result<(Vec<usize>, DType, Word)> {
+        let value = self.plan.graph.get(id).ok_or_else(|| Error::internal("a value that does not exist"))?;
+        let shape = self.plan.shape(id).ok_or_else(|| Error::unsupported("a shape depends on data"))?;
+        let dtype = value.ty.dtype;
+        let word = Word::of(dtype).ok_or_else(|| Error::unsupported(format!("{dtype} has no type on the device")))?;
+        Ok((shape.to_vec(), dtype, word))
+    }
+
+    fn view(&self, id: ValueId) -> Option<View> {
+        self.views.get(id.0 as usize).cloned().flatten()
+    }
+
+    fn set(&mut self, id: ValueId, view: View) {
+        if let Some(slot) = self.views.get_mut(id.0 as usize) {
+            *slot = Some(view);
+        }
+    }
+
+    fn forget(&mut self, id: ValueId) {
+        if let Some(view) = self.views.get_mut(id.0 as usize).and_then(Option::take) {
+            self.blocks.release(&view);
+        }
+    }
+}
+
+fn node_name(node: &Node, index: usize) -> String {
+    if node.name.is_empty() { format!("node {index}") } else { format!("node {index} ({})", node.name) }
+}
