@@ -63,7 +63,18 @@ fn cpu(options: &BackendOptions) -> Result<Arc<dyn Backend>> {
     Err(Error::device("the cpu backend is not built yet"))
 }
 
+#[cfg(feature = "gpu")]
+fn gpu(adapter: &Adapter, options: &BackendOptions) -> Result<Arc<dyn Backend>> {
+    let selector = match adapter {
+        Adapter::Any => "gpu".to_owned(),
+        Adapter::Index(index) => format!("gpu:{index}"),
+        Adapter::Name(name) => format!("gpu:{name}"),
+    };
+    Ok(Arc::new(crate::backend::gpu::Gpu::open(&selector, options)?))
+}
+
+#[cfg(not(feature = "gpu"))]
 fn gpu(adapter: &Adapter, options: &BackendOptions) -> Result<Arc<dyn Backend>> {
     let _ = (adapter, options);
-    Err(Error::device("the gpu backend is not built yet"))
+    Err(Error::device("this build has no gpu backend (cargo feature `gpu`)"))
 }

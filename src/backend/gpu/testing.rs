@@ -46,7 +46,7 @@ pub(super) fn plan(graph: Graph) -> Arc<Plan> {
     }
     let state_shapes = graph.states.iter().map(|s| values[s.next.0 as usize].shape.clone().unwrap()).collect();
     let steps = (0..graph.nodes.len() as u32).map(NodeId).collect();
-    Arc::new(Plan { graph: Arc::new(graph), values, steps, state_shapes })
+    Arc::new(Plan { graph: Arc::new(graph), values, steps, state_shapes, peak_bytes: 0 })
 }
 
 /// Runs a program on a stateless graph.
