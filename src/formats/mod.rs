@@ -3,8 +3,14 @@
 pub mod keras;
 pub mod tflite;
 
-use crate::error::Result;
+use std::fs;
+use std::path::Path;
+
+use crate::error::{Error, ErrorKind, Place, Result};
 use crate::graph::Graph;
+
+/// Largest file that is read into memory.
+const MOST_BYTES: u64 = 1 << 31;
 
 /// The formats that can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,19 +38,52 @@ pub struct Loaded {
     pub warnings: Vec<String>,
 }
 
-/// Reads a model from bytes.
+/// Reads a model from bytes, by what they begin with.
 ///
 /// # Errors
 /// [`UnknownFormat`](crate::ErrorKind::UnknownFormat), or the reader's own.
 pub fn read(bytes: &[u8]) -> Result<Loaded> {
+    if tflite::recognises(bytes) {
+        return loaded(Format::Tflite, tflite::read(bytes));
+    }
     if bytes.starts_with(keras::ZIP_MAGIC) {
-        let (graph, warnings) = keras::read_archive(bytes)?;
-        return Ok(Loaded { graph, format: Format::Keras, warnings });
+        return loaded(Format::Keras, keras::read_archive(bytes));
     }
     if bytes.starts_with(keras::HDF5_MAGIC) {
-        let (graph, warnings) = keras::read_h5(bytes)?;
-        return Ok(Loaded { graph, format: Format::KerasH5, warnings });
+        return loaded(Format::KerasH5, keras::read_h5(bytes));
     }
-    let graph = tflite::read(bytes)?;
-    Ok(Loaded { graph, format: Format::Tflite, warnings: Vec::new() })
+    Err(unknown(bytes))
+}
+
+fn loaded(format: Format, read: Result<(Graph, Vec<String>)>) -> Result<Loaded> {
+    read.map(|(graph, warnings)| Loaded { graph, format, warnings })
+}
+
+/// Reads a model from a file, or from the folder of a SavedModel.
+///
+/// # Errors
+/// [`Io`](crate::ErrorKind::Io) when the path cannot be read, or as [`read`]; the path stands in front of the error's place.
+pub fn open(path: &Path) -> Result<Loaded> {
+    open_unplaced(path).within(|| path.display().to_string())
+}
+
+fn open_unplaced(path: &Path) -> Result<Loaded> {
+    let about = fs::metadata(path)?;
+    if about.is_dir() {
+        return Err(Error::new(ErrorKind::UnknownFormat, "a folder without saved_model.pb"));
+    }
+    if about.len() > MOST_BYTES {
+        return Err(Error::limit(format!("the file has {} bytes, over the limit of {MOST_BYTES}", about.len())));
+    }
+    read(&fs::read(path)?)
+}
+
+/// What the bytes begin with, for a person to recognise.
+fn unknown(bytes: &[u8]) -> Error {
+    let seen = match bytes {
+        [] => "the file is empty".to_owned(),
+        _ if bytes.len() < 8 => "the file is shorter than eight bytes".to_owned(),
+        _ => format!("the file begins with {:02x?}", bytes.get(..8).unwrap_or(bytes)),
+    };
+    Error::new(ErrorKind::UnknownFormat, format!("{seen}: no known model format"))
 }

@@ -1,0 +1,40 @@
+//! The .tflite reader on every file of the corpus.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::{Path, PathBuf};
+
+fn models() -> Option<PathBuf> {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/models"));
+    if path.is_dir() {
+        return Some(path.to_owned());
+    }
+    eprintln!("NOT TESTED: the corpus {} is absent", path.display());
+    None
+}
+
+fn tflite_files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            tflite_files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "tflite") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_file_of_the_corpus_is_read() {
+    let Some(models) = models() else { return };
+    let mut files = Vec::new();
+    tflite_files(&models, &mut files);
+    files.sort();
+    assert!(files.len() > 150, "only {} files found", files.len());
+    let mut failed = Vec::new();
+    for file in &files {
+        if let Err(error) = fuselstm::formats::open(file) {
+            failed.push(error.to_string());
+        }
+    }
+    assert!(failed.is_empty(), "{} of {} files:\n{}", failed.len(), files.len(), failed.join("\n"));
+}
