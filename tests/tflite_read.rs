@@ -32,8 +32,13 @@ fn every_file_of_the_corpus_is_read() {
     assert!(files.len() > 150, "only {} files found", files.len());
     let mut failed = Vec::new();
     for file in &files {
-        if let Err(error) = fuselstm::formats::open(file) {
-            failed.push(error.to_string());
+        let read = fuselstm::formats::open(file);
+        // Two converters took the batch axis of this model for the time axis; no interpreter runs what they wrote.
+        let broken = file.to_str().unwrap().contains("oph_lstm_static_fixedbatch");
+        match read {
+            Err(error) if broken => assert!(error.to_string().contains("result 2"), "{error}"),
+            Err(error) => failed.push(error.to_string()),
+            Ok(_) => assert!(!broken, "{}", file.display()),
         }
     }
     assert!(failed.is_empty(), "{} of {} files:\n{}", failed.len(), files.len(), failed.join("\n"));

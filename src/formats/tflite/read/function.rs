@@ -302,6 +302,11 @@ impl<'m> Function<'m> {
         call.inputs.get(slot).and_then(|index| self.tensor(*index).ok()).is_some_and(|(_, tensor)| tensor.is_variable())
     }
 
+    /// Whether the first result goes to a variable tensor.
+    pub(super) fn writes_variable(&self, call: &Call<'m>) -> bool {
+        call.outputs.first().and_then(|index| self.tensor(*index).ok()).is_some_and(|(_, tensor)| tensor.is_variable())
+    }
+
     /// Type of the tensor behind an index that is no operand (an intermediate).
     pub(super) fn intermediate(&self, index: i32) -> Result<ValueType> {
         let (position, tensor) = self.tensor(index)?;

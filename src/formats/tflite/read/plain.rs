@@ -343,6 +343,9 @@ fn dequantize<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
     if ty.dtype != DType::F16 && ty.quantization.is_none() {
         return Err(Error::malformed(format!("{} without a quantisation scale", ty.dtype)).within("input 0"));
     }
+    if function.writes_variable(call) {
+        return initial_state(function, call, x);
+    }
     let output = function.output(call, 0)?;
     if function.graph.constant(x).is_some() {
         function.stored.insert(output, x);
@@ -351,17 +354,34 @@ fn dequantize<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
     Ok(())
 }
 
-/// The shape is an operand, or an option in old files.
+/// A constant dequantised into a variable tensor: converters that store everything in halves write the zeros of a state so.
+/// The kernel does it at the first run only, and a reset then leaves zeros, so that only zeros have one meaning.
+fn initial_state<'m>(function: &mut Function<'m>, call: &Call<'m>, x: ValueId) -> Result<()> {
+    let zeros = function.graph.constant(x).is_some_and(|tensor| tensor.to_f32().iter().all(|value| *value == 0.0));
+    if !zeros {
+        return Err(Error::unsupported("a state that does not begin with zeros").within("output 0"));
+    }
+    let index = call.outputs.first().copied().unwrap_or(-1);
+    function.value(index).within(|| "output 0").map(|_| ())
+}
+
+/// The shape is an operand, or an option in old files (which may have an operand beside it that is no vector).
 fn reshape<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
     call.expect_arity(1..=2, 1)?;
     let x = function.input(call, 0)?;
     let options: Option<schema::ReshapeOptions> = call.maybe_options()?;
-    let shape = match (function.optional(call, 1)?, options) {
-        (Some(shape), _) => shape,
-        (None, Some(options)) => {
+    let operand = function.optional(call, 1)?;
+    let is_vector = match operand {
+        Some(shape) => matches!(function.ty(shape)?.rank(), None | Some(1)),
+        None => false,
+    };
+    let shape = match (operand, options) {
+        (Some(shape), _) if is_vector => shape,
+        (_, Some(options)) => {
             let shape = options.new_shape();
             function.integers("new shape", &[shape.len()], shape)?
         }
+        (Some(_), None) => return Err(Error::malformed("expected a list").within("input 1")),
         (None, None) => return Err(Error::malformed("neither an operand nor an option says the new shape")),
     };
     let output = function.output(call, 0)?;

@@ -291,6 +291,7 @@ pub(super) fn stack(blocks: &[Weight]) -> Result<Matrix> {
     let same = blocks.iter().all(|block| block.data.dtype() == first.data.dtype());
     let data = match first.data.dtype() {
         DType::I8 if same => join!(i8),
+        DType::U8 if same => join!(u8),
         DType::I16 if same => join!(i16),
         DType::I32 if same => join!(i32),
         DType::F16 if same => join!(half::f16),
