@@ -1,5 +1,6 @@
 //! Measuring: how far two results are apart, what a series of timings says, and networks and sizes to measure with.
 
+pub mod bench;
 pub mod compare;
 pub mod golden;
 pub mod layout;

@@ -1,0 +1,328 @@
+//! Timing of a session: warm-up, repeated runs, a row of numbers; rows against those of an earlier time.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::stats::Summary;
+use super::synthetic::Shape;
+use crate::backend::{Counters, Precision};
+use crate::error::{Error, Result};
+use crate::session::{Outputs, Session};
+use crate::tensor::Tensor;
+
+/// How long to measure.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Effort {
+    /// Runs that are not counted, at the least; the first compiles, the next ones warm caches and clocks.
+    pub warmup_runs: usize,
+    /// Counted runs, at the least.
+    pub runs: usize,
+    /// Counted runs go on until this much time has passed.
+    pub seconds: f64,
+}
+
+impl Default for Effort {
+    fn default() -> Self {
+        Effort { warmup_runs: 3, runs: 20, seconds: 0.5 }
+    }
+}
+
+/// Most counted runs of one row: more would not sharpen a median that a user can see.
+const MOST_RUNS: usize = 10_000;
+
+/// Times and costs of one session.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// Milliseconds of each counted run, from inputs in host memory to outputs in host memory.
+    pub times_ms: Vec<f64>,
+    /// Costs of the last run.
+    pub counters: Counters,
+    /// Outputs of the last run.
+    pub outputs: Outputs,
+}
+
+/// Runs `session` from the reset state again and again.
+///
+/// # Errors
+/// The session's.
+pub fn measure(session: &Session, inputs: &[(&str, &Tensor)], effort: Effort) -> Result<Measured> {
+    let mut stream = session.stream();
+    let mut outputs = Outputs::default();
+    for _ in 0..effort.warmup_runs.max(1) {
+        stream.reset();
+        stream.run_into(inputs, &mut outputs)?;
+    }
+    let mut times_ms = Vec::new();
+    let begin = Instant::now();
+    let enough = Duration::from_secs_f64(effort.seconds.clamp(0.0, 3600.0));
+    while times_ms.len() < effort.runs.max(1) || (begin.elapsed() < enough && times_ms.len() < MOST_RUNS) {
+        stream.reset();
+        let start = Instant::now();
+        stream.run_into(inputs, &mut outputs)?;
+        times_ms.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(Measured { times_ms, counters: outputs.counters(), outputs })
+}
+
+/// One row of a benchmark. What does not apply to a model from a file (its cell, its width) is absent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Row {
+    /// `reference`, `cpu` or `gpu`.
+    pub device: String,
+    /// The device in words.
+    pub adapter: String,
+    /// What runs the recurrence: a GPU strategy, a CPU kernel.
+    pub strategy: String,
+    /// File of the model, when it is not synthetic.
+    pub model: Option<String>,
+    /// `lstm`, `gru` or `rnn`.
+    pub cell: Option<String>,
+    /// `T`.
+    pub time: Option<usize>,
+    /// `B`.
+    pub batch: Option<usize>,
+    /// `I`.
+    pub input: Option<usize>,
+    /// `H`.
+    pub hidden: Option<usize>,
+    /// Number of layers.
+    pub layers: Option<usize>,
+    /// Whether every layer runs in both directions.
+    pub bidirectional: Option<bool>,
+    /// `full`, `f16`, `bf16` or `int8`.
+    pub precision: String,
+    /// Threads that were asked for; absent: chosen by the size of the work.
+    pub threads: Option<usize>,
+    /// Counted runs.
+    pub runs: usize,
+    /// Median of the runs, ms.
+    pub median_ms: f64,
+    /// Fastest run, ms.
+    pub min_ms: f64,
+    /// 95th percentile, ms.
+    pub p95_ms: f64,
+    /// 99th percentile, ms.
+    pub p99_ms: f64,
+    /// Standard deviation, ms.
+    pub sd_ms: f64,
+    /// Time steps of all batch rows in a second, at the median.
+    pub steps_per_second: Option<f64>,
+    /// Sequences in a second, at the median.
+    pub sequences_per_second: Option<f64>,
+    /// Seconds of audio processed in a second when a step is 10 ms: steps of one row a second / 100.
+    pub real_time_factor: Option<f64>,
+    /// Arithmetic of the matrix products, GFLOP/s at the median.
+    pub gflops: Option<f64>,
+    /// Weights of the recurrence read once a step, GB/s at the median.
+    pub weights_gbs: Option<f64>,
+    /// GPU dispatches of a run.
+    pub dispatches: u64,
+    /// GPU submissions of a run.
+    pub submissions: u64,
+    /// GPU pipelines created by the last run.
+    pub pipelines_created: u64,
+    /// GPU buffers and bind groups created by the last run.
+    pub buffers_created: u64,
+    /// Operating system, architecture and number of processors.
+    pub host: String,
+    /// Version of this crate.
+    pub version: String,
+}
+
+impl Default for Row {
+    fn default() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Row {
+            device: String::new(),
+            adapter: String::new(),
+            strategy: String::new(),
+            model: None,
+            cell: None,
+            time: None,
+            batch: None,
+            input: None,
+            hidden: None,
+            layers: None,
+            bidirectional: None,
+            precision: precision_name(Precision::Full).to_owned(),
+            threads: None,
+            runs: 0,
+            median_ms: 0.0,
+            min_ms: 0.0,
+            p95_ms: 0.0,
+            p99_ms: 0.0,
+            sd_ms: 0.0,
+            steps_per_second: None,
+            sequences_per_second: None,
+            real_time_factor: None,
+            gflops: None,
+            weights_gbs: None,
+            dispatches: 0,
+            submissions: 0,
+            pipelines_created: 0,
+            buffers_created: 0,
+            host: format!("{} {} {processors} processors", std::env::consts::OS, std::env::consts::ARCH),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+impl Row {
+    /// A row of what was measured on `session`.
+    pub fn of(session: &Session, measured: &Measured) -> Row {
+        let summary = Summary::of(&measured.times_ms);
+        Row {
+            device: session.device().to_owned(),
+            adapter: session.description(),
+            runs: summary.count,
+            median_ms: summary.median,
+            min_ms: summary.min,
+            p95_ms: summary.p95,
+            p99_ms: summary.p99,
+            sd_ms: summary.sd,
+            dispatches: measured.counters.dispatches,
+            submissions: measured.counters.submissions,
+            pipelines_created: measured.counters.pipelines_created,
+            buffers_created: measured.counters.buffers_created,
+            ..Row::default()
+        }
+    }
+
+    /// The row with the shape of a synthetic network, and the rates that follow from it.
+    #[must_use]
+    pub fn with_shape(mut self, shape: &Shape, time: usize, batch: usize) -> Row {
+        let seconds = self.median_ms / 1e3;
+        let rate = |count: f64| (seconds > 0.0).then(|| count / seconds);
+        self.steps_per_second = rate((time * batch) as f64);
+        self.sequences_per_second = rate(batch as f64);
+        self.real_time_factor = rate(time as f64 / 100.0);
+        self.gflops = rate(shape.operations(time, batch) / 1e9);
+        self.weights_gbs = rate(shape.recurrent_bytes() * time as f64 / 1e9);
+        self.cell = Some(shape.cell.name().to_owned());
+        (self.time, self.batch, self.input) = (Some(time), Some(batch), Some(shape.input));
+        (self.hidden, self.layers) = (Some(shape.hidden), Some(shape.layers));
+        self.bidirectional = Some(shape.bidirectional);
+        self
+    }
+
+    /// Whether both rows measure the same thing.
+    fn same_point(&self, other: &Row) -> bool {
+        self.device == other.device
+            && self.model == other.model
+            && self.cell == other.cell
+            && (self.time, self.batch, self.input, self.hidden) == (other.time, other.batch, other.input, other.hidden)
+            && (self.layers, self.bidirectional, self.threads) == (other.layers, other.bidirectional, other.threads)
+            && (&self.precision, &self.strategy) == (&other.precision, &other.strategy)
+    }
+}
+
+/// The name of a precision on the command line and in rows.
+pub fn precision_name(precision: Precision) -> &'static str {
+    match precision {
+        Precision::Full => "full",
+        Precision::F16 => "f16",
+        Precision::Bf16 => "bf16",
+        Precision::Int8 => "int8",
+    }
+}
+
+/// The precision of a name; `f32` is another name of `full`.
+///
+/// # Errors
+/// [`InvalidInput`](crate::ErrorKind::InvalidInput) that lists the names.
+pub fn precision_of(name: &str) -> Result<Precision> {
+    match name {
+        "full" | "f32" => Ok(Precision::Full),
+        "f16" => Ok(Precision::F16),
+        "bf16" => Ok(Precision::Bf16),
+        "int8" => Ok(Precision::Int8),
+        other => Err(Error::input(format!("precision `{other}`: expected full, f16, bf16 or int8"))),
+    }
+}
+
+/// A row beside the same row of an earlier time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// Position of the row in the new list.
+    pub row: usize,
+    /// New median divided by the old one.
+    pub ratio: f64,
+    /// What the ratio may be by chance: three robust deviations of both, and at least 1.05.
+    pub noise: f64,
+}
+
+impl Change {
+    /// Slower than chance explains.
+    pub fn is_regression(&self) -> bool {
+        self.ratio > self.noise
+    }
+}
+
+/// Finds each new row among the old ones.
+pub fn against(new: &[Row], old: &[Row]) -> Vec<Change> {
+    let spread =
+        |row: &Row| if row.median_ms > 0.0 { (row.median_ms - row.min_ms).max(row.sd_ms) / row.median_ms } else { 0.0 };
+    let mut changes = Vec::new();
+    for (index, row) in new.iter().enumerate() {
+        if let Some(before) = old.iter().find(|before| before.same_point(row)).filter(|before| before.median_ms > 0.0) {
+            let noise = 1.0 + (spread(row).hypot(spread(before)) * 3.0).max(0.05);
+            changes.push(Change { row: index, ratio: row.median_ms / before.median_ms, noise });
+        }
+    }
+    changes
+}
+
+/// Where the GPU overtakes the CPU: for each shape but its hidden size, the smallest hidden size at which the GPU's median
+/// is the smaller one; `None` when it never is.
+pub fn crossovers(rows: &[Row]) -> Vec<(Row, Option<usize>)> {
+    let mut seen: Vec<(Row, Option<usize>)> = Vec::new();
+    let alike = |a: &Row, b: &Row| {
+        (&a.cell, a.time, a.batch, a.layers, a.bidirectional, &a.precision)
+            == (&b.cell, b.time, b.batch, b.layers, b.bidirectional, &b.precision)
+    };
+    let fastest = |device: &str, like: &Row| {
+        let rows = rows.iter().filter(|r| r.device == device && alike(r, like) && r.hidden == like.hidden);
+        rows.map(|row| row.median_ms).min_by(f64::total_cmp)
+    };
+    for row in rows.iter().filter(|row| row.device == "gpu" && row.hidden.is_some()) {
+        let (Some(gpu), Some(cpu)) = (fastest("gpu", row), fastest("cpu", row)) else { continue };
+        let from = (gpu < cpu).then_some(row.hidden).flatten();
+        match seen.iter_mut().find(|(other, _)| alike(other, row)) {
+            Some((_, smallest)) => *smallest = [*smallest, from].into_iter().flatten().min(),
+            None => seen.push((row.clone(), from)),
+        }
+    }
+    seen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(device: &str, hidden: usize, median_ms: f64) -> Row {
+        Row { device: device.into(), hidden: Some(hidden), median_ms, min_ms: median_ms * 0.99, ..Row::default() }
+    }
+
+    #[test]
+    fn a_regression_is_more_than_noise() {
+        let old = [row("cpu", 64, 1.0), row("cpu", 128, 1.0)];
+        let changes = against(&[row("cpu", 64, 1.04), row("cpu", 128, 1.5), row("cpu", 256, 9.0)], &old);
+        assert_eq!(changes.iter().map(Change::is_regression).collect::<Vec<_>>(), [false, true]);
+    }
+
+    #[test]
+    fn the_crossover_is_the_smallest_size_where_the_gpu_wins() {
+        let rows = [
+            row("cpu", 64, 1.0),
+            row("gpu", 64, 2.0),
+            row("cpu", 256, 4.0),
+            row("gpu", 256, 2.0),
+            row("gpu", 512, 1.0),
+        ];
+        let found = crossovers(&rows);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found.first().map(|(_, hidden)| *hidden), Some(Some(256)));
+    }
+}
