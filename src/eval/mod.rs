@@ -8,6 +8,7 @@ mod dense;
 mod elementwise;
 pub(crate) mod fixed_point;
 mod hybrid;
+pub(crate) mod interpret;
 pub(crate) mod movement;
 pub(crate) mod operands;
 mod quantised;
@@ -100,7 +101,10 @@ fn dispatch(op: &Op, x: &Operands<'_>) -> Result<Vec<Option<Tensor>>> {
         Op::Reverse => movement::reverse(x.tensor(0, "x")?, x.tensor(1, "axes")?),
         Op::ReverseSequence(options) => movement::reverse_sequence(x.tensor(0, "x")?, x.tensor(1, "lengths")?, options),
         Op::SetItem => movement::set_item(x.tensor(0, "x")?, x.tensor(1, "index")?, x.tensor(2, "item")?),
-        Op::While(_) => Err(Error::unsupported("loops are not evaluated here yet")),
+        Op::While(body) => {
+            let variables = x.all()?.into_iter().cloned().collect();
+            return some(interpret::while_loop(body, variables)?);
+        }
         Op::Custom(custom) => Err(Error::unsupported(format!("the op {} is known by name only", custom.name))),
     };
     Ok(vec![Some(result?)])

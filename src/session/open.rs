@@ -55,7 +55,7 @@ fn float(graph: &Arc<Graph>) -> Result<Arc<Graph>> {
 }
 
 fn reference() -> Result<Arc<dyn Backend>> {
-    Err(Error::device("the reference backend is not built yet"))
+    Ok(Arc::new(crate::backend::reference::Reference))
 }
 
 fn cpu(options: &BackendOptions) -> Result<Arc<dyn Backend>> {
