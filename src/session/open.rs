@@ -59,8 +59,7 @@ fn reference() -> Result<Arc<dyn Backend>> {
 }
 
 fn cpu(options: &BackendOptions) -> Result<Arc<dyn Backend>> {
-    let _ = options;
-    Err(Error::device("the cpu backend is not built yet"))
+    Ok(Arc::new(crate::backend::cpu::CpuBackend::new(options.clone())?))
 }
 
 #[cfg(feature = "gpu")]

@@ -172,6 +172,11 @@ impl Tensor {
         self.storage.assign(&other.storage);
     }
 
+    /// Whether another tensor has the same elements in memory.
+    pub(crate) fn is_shared(&self) -> bool {
+        with_storage!(&self.storage, elements => std::sync::Arc::strong_count(elements) > 1)
+    }
+
     pub(crate) fn storage(&self) -> &Storage {
         &self.storage
     }

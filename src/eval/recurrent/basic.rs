@@ -47,14 +47,12 @@ impl BasicStep {
         if !plain || options.contains(&true) {
             return Err(Error::unsupported("the uint8 BASIC kernel knows the plain LSTM only"));
         }
-        // One matrix in the file, so one scale; a reader may have repeated it for each gate block.
-        let mut scales = weights.input.scales.iter().chain(&weights.recurrent.scales);
-        let scale = scales.next().copied().unwrap_or(0.0);
-        if !(scale.is_finite() && scale > 0.0) || scales.any(|other| *other != scale) || !(0..=255).contains(&zero) {
-            return Err(Error::graph(format!(
-                "the uint8 BASIC kernel has one weight scale and a zero point of uint8, found {:?}, {:?} and {zero}",
-                weights.input.scales, weights.recurrent.scales
-            )));
+        let (&[scale], &[recurrent_scale]) = (weights.input.scales.as_slice(), weights.recurrent.scales.as_slice())
+        else {
+            return Err(Error::graph("the uint8 BASIC kernel has one weight scale"));
+        };
+        if scale != recurrent_scale || !(scale.is_finite() && scale > 0.0) || !(0..=255).contains(&zero) {
+            return Err(Error::graph(format!("weights of scale {scale} and {recurrent_scale}, zero point {zero}")));
         }
         let centred = |matrix: &Matrix| -> Result<Vec<i32>> {
             Ok(matrix.data.as_slice::<u8>()?.iter().map(|&w| i32::from(w) - zero).collect())

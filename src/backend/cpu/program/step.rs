@@ -1,0 +1,126 @@
+//! One step of a program: which kernel computes a node.
+
+use super::recurrent::RecurrentStep;
+use super::slots::Slots;
+use super::with_shape;
+use crate::backend::BackendOptions;
+use crate::backend::cpu::simd::Table;
+use crate::error::{Error, Result};
+use crate::eval::evaluate;
+use crate::graph::recurrent::Arithmetic;
+use crate::graph::{Node, Op, ValueId, ValueType};
+use crate::plan::Plan;
+use crate::tensor::Tensor;
+
+/// A node with the kernel that computes it.
+pub(super) enum Step {
+    /// A recurrent layer.
+    Recurrent(Box<RecurrentStep>),
+    /// By the equations as written: rare ops, types other than f32, shapes that depend on data.
+    Evaluate(Box<Evaluate>),
+}
+
+impl Step {
+    /// The step of a node; `None` when there is nothing to do at run time.
+    pub fn new(
+        plan: &Plan,
+        node: &Node,
+        slots: &mut Slots,
+        table: &'static Table,
+        options: &BackendOptions,
+    ) -> Result<Option<Step>> {
+        let wanted = |id: &ValueId| {
+            plan.values.get(id.0 as usize).is_some_and(|v| v.kept || v.last_use.is_some() || v.shape.is_some())
+        };
+        let node = &Node { outputs: node.outputs.iter().map(|id| id.filter(wanted)).collect(), ..node.clone() };
+        let planned = node.inputs.iter().chain(&node.outputs).flatten().all(|&id| plan.shape(id).is_some());
+        if planned && is_view(&node.op) {
+            if let (Some(Some(from)), [Some(to)]) = (node.inputs.first(), node.outputs.as_slice()) {
+                slots.alias(*to, *from);
+                return Ok(None);
+            }
+        }
+        for id in node.outputs.iter().flatten() {
+            slots.allocate(*id, plan)?;
+        }
+        if planned
+            && let Op::Recurrent(op) = &node.op
+            && matches!(op.arithmetic, Arithmetic::Float | Arithmetic::Hybrid { .. })
+        {
+            let step = RecurrentStep::new(op, plan, node, table, options)?;
+            return Ok(Some(Step::Recurrent(Box::new(step))));
+        }
+        if let Op::Custom(custom) = &node.op {
+            return Err(Error::unsupported(format!("the op `{}` is known by name only", custom.name)));
+        }
+        Ok(Some(Step::Evaluate(Box::new(Evaluate::new(plan, node)?))))
+    }
+
+    /// Computes the node.
+    pub fn run(&mut self, slots: &mut Slots, inputs: &[Tensor], states: &[Tensor]) -> Result<()> {
+        match self {
+            Step::Recurrent(step) => step.run(slots, inputs, states),
+            Step::Evaluate(step) => step.run(slots, inputs, states),
+        }
+    }
+
+    /// What a user may want to know about the choice.
+    pub fn note(&self) -> Option<String> {
+        match self {
+            Step::Recurrent(step) => Some(step.note()),
+            Step::Evaluate(step) => step.note(),
+        }
+    }
+}
+
+/// Ops that only see the same elements under another shape.
+fn is_view(op: &Op) -> bool {
+    matches!(op, Op::Reshape | Op::Squeeze(_) | Op::ExpandDims)
+}
+
+/// A node computed by [`evaluate`].
+pub(super) struct Evaluate {
+    op: Op,
+    inputs: Vec<Option<(ValueId, ValueType)>>,
+    outputs: Vec<Option<(ValueId, ValueType)>>,
+}
+
+impl Evaluate {
+    fn new(plan: &Plan, node: &Node) -> Result<Evaluate> {
+        let typed = |ids: &[Option<ValueId>]| -> Result<Vec<Option<(ValueId, ValueType)>>> {
+            ids.iter()
+                .map(|id| {
+                    id.map(|id| match plan.graph.get(id) {
+                        Some(value) => Ok((id, value.ty.clone())),
+                        None => Err(Error::internal("a node speaks of a value that is not there")),
+                    })
+                    .transpose()
+                })
+                .collect()
+        };
+        Ok(Evaluate { op: node.op.clone(), inputs: typed(&node.inputs)?, outputs: typed(&node.outputs)? })
+    }
+
+    fn run(&mut self, slots: &mut Slots, inputs: &[Tensor], states: &[Tensor]) -> Result<()> {
+        let read = |(id, _): &(ValueId, ValueType)| with_shape(slots.read(*id, inputs, states)?, slots.shape(*id));
+        let tensors: Vec<Option<Tensor>> =
+            self.inputs.iter().map(|slot| slot.as_ref().map(read).transpose()).collect::<Result<_>>()?;
+        let operands: Vec<Option<(&Tensor, &ValueType)>> = tensors
+            .iter()
+            .zip(&self.inputs)
+            .map(|(tensor, slot)| Some((tensor.as_ref()?, &slot.as_ref()?.1)))
+            .collect();
+        let wanted: Vec<Option<&ValueType>> = self.outputs.iter().map(|slot| slot.as_ref().map(|(_, ty)| ty)).collect();
+        let results = evaluate(&self.op, &operands, &wanted)?;
+        for (slot, result) in self.outputs.iter().zip(results) {
+            if let (Some((id, _)), Some(tensor)) = (slot, result) {
+                slots.put(*id, tensor);
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&self) -> Option<String> {
+        matches!(self.op, Op::While(_) | Op::Recurrent(_)).then(|| "computed by the reference equations".to_owned())
+    }
+}

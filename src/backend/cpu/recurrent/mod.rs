@@ -1,0 +1,187 @@
+//! The recurrent layer: for a chunk of steps one product of all inputs with the input weights, then step by step the recurrent
+//! product and the cell.
+
+mod cell;
+mod part;
+mod weights;
+
+use std::ops::Range;
+
+use super::simd::{Grid, Storage, Table, Window, for_each_part};
+use crate::backend::{BackendOptions, Precision};
+use crate::error::{Error, Result};
+use crate::graph::Recurrent;
+use crate::graph::recurrent::{Layout, Merge, Source};
+
+use part::Part;
+use weights::{Packing, Weights};
+
+/// Rows of the input product of one chunk, about: enough for the product to run at full speed, few enough for the sums to stay in the
+/// second- or third-level cache until the steps use them.
+const CHUNK_ROWS: usize = 128;
+
+/// Which steps are computed.
+#[derive(Clone, Copy)]
+pub(super) enum Mask<'a> {
+    /// All of them.
+    None,
+    /// The first ones of each row.
+    Lengths(&'a [usize]),
+    /// Those where the mask holds, laid out as the input.
+    Flags(&'a [bool]),
+}
+
+/// What a run reads: by direction where there are two.
+#[derive(Clone, Copy)]
+pub(super) struct Operands<'a> {
+    pub x: &'a [f32],
+    pub auxiliary: Option<&'a [f32]>,
+    pub mask: Mask<'a>,
+    pub h0: [Option<&'a [f32]>; 2],
+    pub c0: [Option<&'a [f32]>; 2],
+}
+
+/// What a run writes, where it is wanted.
+#[derive(Default)]
+pub(super) struct Results<'a> {
+    pub y: [Option<&'a mut [f32]>; 2],
+    pub h_n: [Option<&'a mut [f32]>; 2],
+    pub c_n: [Option<&'a mut [f32]>; 2],
+}
+
+/// A layer made ready: packed weights, and the buffers of each part of the work.
+pub(super) struct Layer {
+    op: Recurrent,
+    shape: Shape,
+    directions: Vec<Weights>,
+    parts: Vec<Part>,
+    /// By output: the windows of the parts that write to it.
+    windows: [Vec<Window>; 2],
+    table: &'static Table,
+}
+
+/// Sizes and order of the operands.
+#[derive(Clone, Copy)]
+struct Shape {
+    steps: usize,
+    batch: usize,
+    inputs: usize,
+    auxiliary: usize,
+    time_major: bool,
+}
+
+impl Layer {
+    /// Packs the weights of `op` for an input of shape `x` (and auxiliary input) and allocates every buffer.
+    ///
+    /// # Errors
+    /// [`InvalidGraph`](crate::ErrorKind::InvalidGraph) when shapes do not fit together,
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for arithmetic that is not float.
+    pub fn new(
+        op: &Recurrent,
+        x: &[usize],
+        auxiliary: Option<&[usize]>,
+        table: &'static Table,
+        options: &BackendOptions,
+    ) -> Result<Layer> {
+        let &[first, second, inputs] = x else {
+            return Err(Error::graph(format!("a recurrent layer's input has three axes, not {x:?}")));
+        };
+        let time_major = op.layout == Layout::TimeMajor;
+        let (steps, batch) = if time_major { (first, second) } else { (second, first) };
+        let shape = Shape {
+            steps,
+            batch,
+            inputs,
+            auxiliary: auxiliary.and_then(|a| a.last()).copied().unwrap_or(0),
+            time_major,
+        };
+        let storage = match options.precision {
+            Precision::Full | Precision::Int8 => Storage::F32,
+            Precision::F16 => Storage::F16,
+            Precision::Bf16 => Storage::Bf16,
+        };
+        let chunk = (CHUNK_ROWS / batch.max(1)).clamp(1, steps.max(1));
+        let mut layer = Layer {
+            op: op.clone(),
+            shape,
+            directions: Vec::new(),
+            parts: Vec::new(),
+            windows: [Vec::new(), Vec::new()],
+            table,
+        };
+        for (index, direction) in op.directions.iter().enumerate() {
+            let packing = Packing { table, storage, input_rows: chunk * batch, step_rows: batch };
+            let weights = Weights::pack(&op.cell, &direction.weights, &packing)?;
+            let width = if direction.source == Source::Auxiliary { shape.auxiliary } else { inputs };
+            if weights.input.depth() != width {
+                return Err(Error::graph(format!(
+                    "direction {index}: input weights for {} columns, the input has {width}",
+                    weights.input.depth()
+                )));
+            }
+            layer.add_part(index, 0..batch, chunk, &weights);
+            layer.directions.push(weights);
+        }
+        if let (Merge::Concat, [first, second]) = (op.merge, layer.directions.as_slice()) {
+            let (left, right) = (first.output_width, second.output_width);
+            let [to, from] = &mut layer.windows;
+            to.append(from);
+            for window in to.iter_mut() {
+                if layer.parts.get(window.part).is_some_and(|part| part.direction == 1) {
+                    window.columns = left..left + right;
+                }
+            }
+        }
+        Ok(layer)
+    }
+
+    fn add_part(&mut self, direction: usize, rows: Range<usize>, chunk: usize, weights: &Weights) {
+        let window = Window { part: self.parts.len(), rows: rows.clone(), columns: 0..weights.output_width };
+        if let Some(windows) = self.windows.get_mut(direction) {
+            windows.push(window);
+        }
+        self.parts.push(Part::new(direction, rows, chunk, &self.shape, weights));
+    }
+
+    /// Runs the layer over all steps.
+    ///
+    /// # Errors
+    /// [`Internal`](crate::ErrorKind::Internal) when a buffer does not have the planned size.
+    pub fn run(&mut self, operands: &Operands<'_>, results: Results<'_>) -> Result<()> {
+        let Layer { op, shape, directions, parts, windows, table } = self;
+        let width = |output: usize| match (op.merge, directions.as_slice()) {
+            (Merge::Concat, [first, second]) => first.output_width + second.output_width,
+            _ => directions.get(output).map_or(0, |weights| weights.output_width),
+        };
+        let Results { y: [y0, y1], mut h_n, mut c_n } = results;
+        let [windows0, windows1] = windows;
+        let sizes = |output: usize| [shape.steps, shape.batch, width(output)];
+        let grids = [
+            y0.map(|y| Grid::new(y, sizes(0), shape.time_major, windows0)).transpose()?,
+            y1.map(|y| Grid::new(y, sizes(1), shape.time_major, windows1)).transpose()?,
+        ];
+        for_each_part(parts, &grids, |part, view| {
+            let weights = directions
+                .get(part.direction)
+                .ok_or_else(|| Error::internal("a part of a direction that is not there"))?;
+            part.run(&part::Context { op, shape, weights, table, operands }, view)
+        })?;
+        for part in parts.iter() {
+            let d = part.direction;
+            if let Some(h) = h_n.get_mut(d).and_then(Option::as_mut) {
+                part.final_h(h)?;
+            }
+            if let Some(c) = c_n.get_mut(d).and_then(Option::as_mut) {
+                part.final_c(c)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Layer {
+    /// What was chosen, in words.
+    pub fn note(&self) -> String {
+        format!("{} {}, {} part(s)", self.op.cell.name(), self.table.name, self.parts.len())
+    }
+}

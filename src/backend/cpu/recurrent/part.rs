@@ -1,0 +1,387 @@
+//! One part of a layer's work: some batch rows of one direction over all steps, with buffers of its own.
+
+use std::ops::Range;
+
+use super::super::simd::{Aligned, From, Packed, Rows, Table, View, aligned_zeros};
+use super::cell;
+use super::weights::Weights;
+use super::{Mask, Operands, Shape};
+use crate::error::{Error, Result};
+use crate::graph::Recurrent;
+use crate::graph::op::Activation;
+use crate::graph::recurrent::{Cell, Gru, Lstm, Masking, Source};
+
+/// What all parts share.
+pub(super) struct Context<'a> {
+    pub op: &'a Recurrent,
+    pub shape: &'a Shape,
+    pub weights: &'a Weights,
+    pub table: &'static Table,
+    pub operands: &'a Operands<'a>,
+}
+
+/// Rows of one direction and their buffers.
+pub(super) struct Part {
+    pub direction: usize,
+    rows: Range<usize>,
+    /// Steps of a chunk.
+    chunk: usize,
+    /// Elements between the rows of `sums` and `recurrent`: columns of the packed gates.
+    columns: usize,
+    /// `[chunk, rows, columns]`: input product, then all sums, of a chunk.
+    sums: Aligned,
+    /// `[rows, columns]`: the recurrent product where it is kept apart (GRU).
+    recurrent: Aligned,
+    /// `[chunk, rows, inputs]`: the input where its rows do not follow each other.
+    gathered: Vec<f32>,
+    /// `[rows, p_stride]`.
+    h: Aligned,
+    p_stride: usize,
+    /// `[rows, h_stride]`: cell state, and gated output before the projection (GRU: reset ∘ h).
+    c: Aligned,
+    m: Aligned,
+    h_stride: usize,
+    units: usize,
+    width: usize,
+    /// `[2, G·H]`: one row's gates unpacked.
+    gates: Vec<f32>,
+    /// `[rows]`: a step was computed already.
+    begun: Vec<bool>,
+}
+
+impl Part {
+    pub fn new(direction: usize, rows: Range<usize>, chunk: usize, shape: &Shape, weights: &Weights) -> Part {
+        let count = rows.len();
+        let columns = weights
+            .recurrent
+            .iter()
+            .chain(&weights.auxiliary)
+            .map(Packed::padded_columns)
+            .fold(weights.input.padded_columns(), usize::max);
+        let p_stride = weights.output_width.next_multiple_of(16);
+        let h_stride = weights.units.next_multiple_of(16);
+        Part {
+            direction,
+            rows,
+            chunk,
+            columns,
+            sums: aligned_zeros(chunk * count * columns),
+            recurrent: aligned_zeros(if weights.recurrent_bias.is_empty() { 0 } else { count * columns }),
+            gathered: vec![0.0; chunk * count * shape.inputs.max(shape.auxiliary)],
+            h: aligned_zeros(count * p_stride),
+            p_stride,
+            c: aligned_zeros(count * h_stride),
+            m: aligned_zeros(count * h_stride),
+            h_stride,
+            units: weights.units,
+            width: weights.output_width,
+            gates: vec![0.0; 2 * weights.gates * weights.units],
+            begun: vec![false; count],
+        }
+    }
+
+    /// All steps of these rows.
+    pub fn run(&mut self, context: &Context<'_>, mut view: Option<View<'_>>) -> Result<()> {
+        let operands = context.operands;
+        set_rows(&mut self.h, self.p_stride, operands.h0[self.direction.min(1)], self.width, &self.rows)?;
+        set_rows(&mut self.c, self.h_stride, operands.c0[self.direction.min(1)], self.units, &self.rows)?;
+        self.begun.fill(false);
+        if self.rows.is_empty() {
+            return Ok(());
+        }
+        let steps = context.shape.steps;
+        let reverse = context.op.directions.get(self.direction).is_some_and(|direction| direction.reverse);
+        let mut done = 0;
+        while done < steps {
+            let count = self.chunk.min(steps - done);
+            let first = if reverse { steps - done - count } else { done };
+            self.project(context, first..first + count)?;
+            for k in 0..count {
+                let local = if reverse { count - 1 - k } else { k };
+                self.step(context, local, first + local, &mut view)?;
+            }
+            done += count;
+        }
+        Ok(())
+    }
+
+    /// The input product of a chunk of steps, with the bias.
+    fn project(&mut self, context: &Context<'_>, steps: Range<usize>) -> Result<()> {
+        let (weights, operands) = (context.weights, context.operands);
+        let direction = context.op.directions.get(self.direction);
+        let auxiliary = |x: Option<_>| x.ok_or_else(|| Error::graph("the auxiliary input is missing"));
+        if direction.is_some_and(|direction| direction.source == Source::Auxiliary) {
+            self.project_one(
+                context,
+                &steps,
+                auxiliary(operands.auxiliary)?,
+                &weights.input,
+                From::Row(&weights.bias),
+            )?;
+        } else {
+            self.project_one(context, &steps, operands.x, &weights.input, From::Row(&weights.bias))?;
+        }
+        if let Some(packed) = &weights.auxiliary {
+            self.project_one(context, &steps, auxiliary(operands.auxiliary)?, packed, From::Result)?;
+        }
+        Ok(())
+    }
+
+    fn project_one(
+        &mut self,
+        context: &Context<'_>,
+        steps: &Range<usize>,
+        x: &[f32],
+        packed: &Packed,
+        from: From<'_>,
+    ) -> Result<()> {
+        let (shape, width, count) = (context.shape, packed.depth(), self.rows.len());
+        let rows = steps.len() * count;
+        let contiguous = shape.batch == 1 || (shape.time_major && count == shape.batch);
+        let a = if contiguous {
+            x.get(steps.start * count * width..).ok_or_else(too_short)?
+        } else {
+            for (local, step) in steps.clone().enumerate() {
+                for (to, row) in self.rows.clone().enumerate() {
+                    let at = if shape.time_major { step * shape.batch + row } else { row * shape.steps + step } * width;
+                    let from = x.get(at..at + width).ok_or_else(too_short)?;
+                    let to = (local * count + to) * width;
+                    self.gathered.get_mut(to..to + width).ok_or_else(too_short)?.copy_from_slice(from);
+                }
+            }
+            &self.gathered
+        };
+        let from = match from {
+            From::Row(row) => From::Row(row),
+            other => other,
+        };
+        let columns = match from {
+            From::Row(row) => row.len(),
+            From::Result | From::Zero => packed.padded_columns(),
+        };
+        let a = Rows { data: a, stride: width };
+        context.table.product(rows, a, packed, 0..packed.panels(), false, from, &mut self.sums, self.columns, columns)
+    }
+
+    /// One step: recurrent product, cell, output. `local` counts within the chunk, `step` within the sequence.
+    fn step(&mut self, context: &Context<'_>, local: usize, step: usize, view: &mut Option<View<'_>>) -> Result<()> {
+        let count = self.rows.len();
+        let size = count * self.columns;
+        let h = Rows { data: &self.h, stride: self.p_stride };
+        let sums = self.sums.get_mut(local * size..(local + 1) * size).ok_or_else(too_short)?;
+        // Every other step goes through the weights from the end: what the caches kept of the last step is used first.
+        let backwards = step % 2 == 1;
+        if let Some(packed) = context.weights.recurrent.first() {
+            let panels = 0..packed.panels();
+            let table = context.table;
+            if self.recurrent.is_empty() {
+                let columns = packed.padded_columns();
+                table.product(count, h, packed, panels, backwards, From::Result, sums, self.columns, columns)?;
+            } else {
+                let bias = &context.weights.recurrent_bias;
+                let columns = bias.len().min(packed.padded_columns());
+                let from = if context.weights.recurrent.len() == 1 { From::Row(bias) } else { From::Zero };
+                table.product(count, h, packed, panels, backwards, from, &mut self.recurrent, self.columns, columns)?;
+            }
+        }
+        if matches!(context.operands.mask, Mask::None) {
+            return self.rows_step(context, local, step, 0..count, view);
+        }
+        let mut row = 0;
+        while row < count {
+            let active = self.is_active(context, step, row);
+            let mut end = row + 1;
+            while end < count && self.is_active(context, step, end) == active {
+                end += 1;
+            }
+            if active {
+                self.rows_step(context, local, step, row..end, view)?;
+                self.begun.get_mut(row..end).ok_or_else(too_short)?.fill(true);
+            } else if let Some(view) = view {
+                for row in row..end {
+                    let hold = context.op.masking == Masking::Hold && self.begun.get(row) == Some(&true);
+                    let y = view.row(step, row)?;
+                    if hold {
+                        y.copy_from_slice(&self.h[row * self.p_stride..][..self.width]);
+                    } else {
+                        y.fill(0.0);
+                    }
+                }
+            }
+            row = end;
+        }
+        Ok(())
+    }
+
+    fn is_active(&self, context: &Context<'_>, step: usize, row: usize) -> bool {
+        let (row, shape) = (self.rows.start + row, context.shape);
+        match context.operands.mask {
+            Mask::None => true,
+            Mask::Lengths(lengths) => lengths.get(row).is_some_and(|&length| step < length),
+            Mask::Flags(flags) => {
+                let at = if shape.time_major { step * shape.batch + row } else { row * shape.steps + step };
+                flags.get(at) == Some(&true)
+            }
+        }
+    }
+
+    /// The cell of some rows that follow each other, and their output.
+    fn rows_step(
+        &mut self,
+        context: &Context<'_>,
+        local: usize,
+        step: usize,
+        rows: Range<usize>,
+        view: &mut Option<View<'_>>,
+    ) -> Result<()> {
+        let (table, weights) = (context.table, context.weights);
+        let base = (local * self.rows.len() + rows.start) * self.columns;
+        let sums = Rows { data: self.sums.get(base..).ok_or_else(too_short)?, stride: self.columns };
+        let (c_at, h_at) = (rows.start * self.h_stride, rows.start * self.p_stride);
+        match &context.op.cell {
+            Cell::Lstm(lstm) if cell::is_plain_lstm(lstm, &weights.vectors) && weights.vectors.diagonal.is_none() => {
+                let c = &mut self.c[c_at..];
+                if weights.projection.is_none() {
+                    let y = view.as_mut().map(|view| (view, step, rows.start));
+                    return table.lstm_rows(rows.len(), self.units, sums, c, &mut self.h[h_at..], self.h_stride, y);
+                }
+                table.lstm_rows(rows.len(), self.units, sums, c, &mut self.m[c_at..], self.h_stride, None)?;
+                self.finish_lstm(lstm, context, &rows)?;
+            }
+            Cell::Lstm(lstm) => {
+                for row in rows.clone() {
+                    self.general_lstm(lstm, context, base + (row - rows.start) * self.columns, row);
+                }
+                self.finish_lstm(lstm, context, &rows)?;
+            }
+            Cell::Gru(gru) if cell::is_plain_gru(gru) => {
+                let y = view.as_mut().map(|view| (view, step, rows.start));
+                let recurrent = &self.recurrent[rows.start * self.columns..];
+                return table.gru_rows(rows.len(), self.units, sums, recurrent, &mut self.h[h_at..], self.h_stride, y);
+            }
+            Cell::Gru(gru) => self.general_gru(gru, context, local, &rows)?,
+            Cell::Rnn(rnn) => self.rnn(rnn.activation, context, base, &rows),
+        }
+        if let Some(view) = view {
+            for row in rows {
+                view.row(step, row)?.copy_from_slice(&self.h[row * self.p_stride..][..self.width]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Any LSTM, one row, up to the gated output in `m`.
+    fn general_lstm(&mut self, lstm: &Lstm, context: &Context<'_>, sums_at: usize, row: usize) {
+        let (weights, units) = (context.weights, self.units);
+        let s = &mut self.gates[..weights.gates * units];
+        cell::unpack(&self.sums[sums_at..], weights.gates, units, s);
+        if let Some(diagonal) = &weights.vectors.diagonal {
+            let h = &self.h[row * self.p_stride..][..units];
+            add_diagonal(s, diagonal, h);
+        }
+        let (c, m) = (&mut self.c[row * self.h_stride..][..units], &mut self.m[row * self.h_stride..][..units]);
+        cell::lstm_row(lstm, &weights.vectors, context.table, s, c, m);
+    }
+
+    /// From the gated output to the new output state: the projection, where there is one.
+    fn finish_lstm(&mut self, lstm: &Lstm, context: &Context<'_>, rows: &Range<usize>) -> Result<()> {
+        let m = self.m.get(rows.start * self.h_stride..).ok_or_else(too_short)?;
+        let h = self.h.get_mut(rows.start * self.p_stride..).ok_or_else(too_short)?;
+        if let Some((packed, bias)) = &context.weights.projection {
+            let (a, from) = (Rows { data: m, stride: self.h_stride }, From::Row(bias));
+            let panels = 0..packed.panels();
+            context.table.product(rows.len(), a, packed, panels, false, from, h, self.p_stride, self.width)?;
+            if let Some(bound) = lstm.projection_clip {
+                h.chunks_mut(self.p_stride).take(rows.len()).for_each(|h| cell::clip(&mut h[..self.width], bound));
+            }
+        } else {
+            for (h, m) in h.chunks_mut(self.p_stride).zip(m.chunks(self.h_stride)).take(rows.len()) {
+                h[..self.units].copy_from_slice(&m[..self.units]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Any GRU.
+    fn general_gru(&mut self, gru: &Gru, context: &Context<'_>, local: usize, rows: &Range<usize>) -> Result<()> {
+        let (weights, units, table) = (context.weights, self.units, context.table);
+        let all = 3 * units;
+        for row in rows.clone() {
+            let sums_at = (local * self.rows.len() + row) * self.columns;
+            let (x, r) = self.gates.split_at_mut(all);
+            cell::unpack(&self.sums[sums_at..], 3, units, x);
+            let h = &mut self.h[row * self.p_stride..][..units];
+            let m = &mut self.m[row * self.h_stride..][..units];
+            let recurrent = &self.recurrent[row * self.columns..];
+            cell::unpack(recurrent, if gru.reset_after { 3 } else { 2 }, units, r);
+            cell::gru_gates(gru, table, x, r, h, m);
+            if gru.reset_after {
+                cell::gru_state(gru, table, x, &r[2 * units..], h);
+            } else {
+                // The candidate's product waits for `reset ∘ h` of this row.
+                let Some(packed) = weights.recurrent.get(1) else { return Err(too_short()) };
+                let a = Rows { data: m, stride: self.h_stride };
+                let to = &mut self.recurrent[row * self.columns..][..self.columns];
+                let columns = packed.padded_columns().min(to.len());
+                table.product(1, a, packed, 0..packed.panels(), false, From::Zero, to, columns, columns)?;
+                cell::unpack(to, 1, units, &mut r[2 * units..]);
+                cell::gru_state(gru, table, x, &r[2 * units..], h);
+            }
+        }
+        Ok(())
+    }
+
+    /// The plain cell; with one gate the packed order is the natural one.
+    fn rnn(&mut self, activation: Activation, context: &Context<'_>, base: usize, rows: &Range<usize>) {
+        for row in rows.clone() {
+            let s = &mut self.sums[base + (row - rows.start) * self.columns..][..self.units];
+            let h = &mut self.h[row * self.p_stride..][..self.units];
+            context.table.activate(activation, s);
+            h.copy_from_slice(s);
+        }
+    }
+
+    /// Copies the output state to its rows of `[B, P]`.
+    pub fn final_h(&self, to: &mut [f32]) -> Result<()> {
+        get_rows(&self.h, self.p_stride, to, self.width, &self.rows)
+    }
+
+    /// Copies the cell state to its rows of `[B, H]`.
+    pub fn final_c(&self, to: &mut [f32]) -> Result<()> {
+        get_rows(&self.c, self.h_stride, to, self.units, &self.rows)
+    }
+}
+
+fn too_short() -> Error {
+    Error::internal("a buffer of the recurrent layer is shorter than planned")
+}
+
+/// `s_k += d_k ∘ h` for every gate k.
+fn add_diagonal(s: &mut [f32], diagonal: &[f32], h: &[f32]) {
+    let units = h.len().max(1);
+    for (s, d) in s.chunks_mut(units).zip(diagonal.chunks(units)) {
+        for ((s, d), h) in s.iter_mut().zip(d).zip(h) {
+            *s += d * h;
+        }
+    }
+}
+
+/// Fills the rows of a state from `[B, width]`, or with zeros.
+fn set_rows(to: &mut [f32], stride: usize, from: Option<&[f32]>, width: usize, rows: &Range<usize>) -> Result<()> {
+    to.fill(0.0);
+    if let Some(from) = from {
+        let from = from.get(rows.start * width..rows.end * width).ok_or_else(too_short)?;
+        for (to, from) in to.chunks_mut(stride.max(1)).zip(from.chunks(width.max(1))) {
+            to[..width].copy_from_slice(from);
+        }
+    }
+    Ok(())
+}
+
+fn get_rows(from: &[f32], stride: usize, to: &mut [f32], width: usize, rows: &Range<usize>) -> Result<()> {
+    let to = to.get_mut(rows.start * width..rows.end * width).ok_or_else(too_short)?;
+    for (to, from) in to.chunks_mut(width.max(1)).zip(from.chunks(stride.max(1))) {
+        to.copy_from_slice(&from[..width]);
+    }
+    Ok(())
+}

@@ -1,0 +1,267 @@
+//! The kernels that use vector instructions, and everything else in this backend that needs `unsafe`: raw pointers into buffers that
+//! several threads write to. What leaves this module is safe: every wrapper checks its slices before a kernel sees a pointer.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod grid;
+mod kernels;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod pack;
+mod pool;
+mod portable;
+#[cfg(test)]
+pub(crate) mod tests;
+mod vector;
+
+pub(crate) use grid::{Grid, View, Window};
+pub(crate) use kernels::{Storage, UNITS};
+pub(crate) use pack::{Aligned, Packed, aligned_zeros};
+pub(crate) use pool::for_each_part;
+
+use kernels::{GruRows, LstmRows, Product, Start, WIDEST_PANEL};
+
+use crate::error::{Error, Result};
+use crate::graph::op::Activation;
+
+/// The kernels of one instruction set.
+pub(crate) struct Table {
+    pub name: &'static str,
+    /// Columns of a panel for products of several rows.
+    pub matrix_width: usize,
+    /// Columns of a panel for products of one row: eight registers, so that the latency of the sums is hidden.
+    pub vector_width: usize,
+    product: unsafe fn(&Product),
+    lstm_rows: unsafe fn(&LstmRows),
+    gru_rows: unsafe fn(&GruRows),
+    activate: unsafe fn(Activation, *mut f32, usize),
+    softmax_row: unsafe fn(f32, bool, *mut f32, usize),
+}
+
+/// The tables that this processor can run, best first.
+fn available() -> Vec<&'static Table> {
+    let mut tables = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        if has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512dq") {
+            tables.push(&avx512::AVX512);
+        }
+        if has!("avx2") && has!("fma") && has!("f16c") {
+            tables.push(&avx2::AVX2);
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    tables.push(&neon::NEON);
+    tables.push(&portable::PORTABLE);
+    tables
+}
+
+/// The best table, or the one of this name.
+///
+/// # Errors
+/// [`Device`](crate::ErrorKind::Device) when the processor lacks the instruction set, naming those it has.
+pub(crate) fn select(name: Option<&str>) -> Result<&'static Table> {
+    let tables = available();
+    let found = match name {
+        None => tables.first(),
+        Some(name) => tables.iter().find(|table| table.name == name),
+    };
+    found.copied().ok_or_else(|| {
+        let have: Vec<_> = tables.iter().map(|table| table.name).collect();
+        Error::device(format!(
+            "this processor cannot run the instruction set `{}`; it has {}",
+            name.unwrap_or_default(),
+            have.join(", ")
+        ))
+    })
+}
+
+/// What a product starts from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum From<'a> {
+    /// Zero.
+    Zero,
+    /// What is in the result already.
+    Result,
+    /// This row, for every row of the result.
+    Row(&'a [f32]),
+}
+
+/// Rows of a matrix inside a slice: `rows` of them, `stride` apart.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rows<'a> {
+    pub data: &'a [f32],
+    pub stride: usize,
+}
+
+fn defect(what: &str) -> Error {
+    Error::internal(format!("cpu kernel: {what}"))
+}
+
+/// Whether `rows` rows of `width` elements, `stride` apart, lie within `len` elements.
+fn holds(len: usize, rows: usize, stride: usize, width: usize) -> bool {
+    rows == 0
+        || (rows == 1 || stride >= width)
+            && (rows - 1).checked_mul(stride).and_then(|n| n.checked_add(width)).is_some_and(|n| n <= len)
+}
+
+impl Table {
+    /// `c[rows, columns] = from + a[rows, b.depth] · b` over a range of b's panels, `columns` at most those of b's panels.
+    ///
+    /// # Errors
+    /// [`Internal`](crate::ErrorKind::Internal) when a slice is too short.
+    #[allow(clippy::too_many_arguments)]
+    pub fn product(
+        &self,
+        rows: usize,
+        a: Rows<'_>,
+        b: &Packed,
+        panels: std::ops::Range<usize>,
+        backwards: bool,
+        from: From<'_>,
+        c: &mut [f32],
+        c_stride: usize,
+        columns: usize,
+    ) -> Result<()> {
+        if rows == 0 || panels.is_empty() || columns == 0 {
+            return Ok(());
+        }
+        let end = (panels.end * b.width()).min(columns);
+        let fits = panels.end <= b.panels()
+            && (panels.end - 1) * b.width() < columns
+            && (b.width() == self.matrix_width || b.width() == self.vector_width)
+            && b.width() <= WIDEST_PANEL
+            && holds(a.data.len(), rows, a.stride, b.depth())
+            && holds(c.len(), rows, c_stride, end);
+        let start = match from {
+            From::Zero => Start::Zero,
+            From::Result => Start::Accumulate,
+            From::Row(row) if row.len() >= end => Start::Row(row.as_ptr()),
+            From::Row(_) => return Err(defect("the first row is too short")),
+        };
+        if !fits {
+            return Err(defect("a matrix is too small for its product"));
+        }
+        let product = Product {
+            rows,
+            depth: b.depth(),
+            panels: (panels.start, panels.end),
+            width: b.width(),
+            backwards,
+            a: a.data.as_ptr(),
+            a_stride: a.stride,
+            b: b.as_ptr(),
+            storage: b.storage(),
+            c: c.as_mut_ptr(),
+            c_stride,
+            columns,
+            start,
+        };
+        // SAFETY: the processor has the instructions (`available`); the ranges were checked above.
+        unsafe { (self.product)(&product) };
+        Ok(())
+    }
+
+    /// One step of the plain LSTM for `rows` rows; `y` (view, step, its first row) takes the first `units` of each.
+    ///
+    /// # Errors
+    /// [`Internal`](crate::ErrorKind::Internal) when a slice is too short.
+    #[allow(clippy::too_many_arguments)]
+    pub fn lstm_rows(
+        &self,
+        rows: usize,
+        units: usize,
+        sums: Rows<'_>,
+        c: &mut [f32],
+        h: &mut [f32],
+        state_stride: usize,
+        y: Option<(&mut View<'_>, usize, usize)>,
+    ) -> Result<()> {
+        let (y, y_stride) = match y {
+            Some((view, step, first)) => view.rows(step, first, rows, units)?,
+            None => (std::ptr::null_mut(), 0),
+        };
+        let blocks = units.div_ceil(UNITS);
+        let fits = holds(sums.data.len(), rows, sums.stride, blocks * 4 * UNITS)
+            && holds(c.len(), rows, state_stride, blocks * UNITS)
+            && holds(h.len(), rows, state_stride, blocks * UNITS);
+        if !fits {
+            return Err(defect("a state is too small for the LSTM step"));
+        }
+        let step = LstmRows {
+            rows,
+            blocks: (0, blocks),
+            sums: sums.data.as_ptr(),
+            sums_stride: sums.stride,
+            c: c.as_mut_ptr(),
+            h: h.as_mut_ptr(),
+            state_stride,
+            y,
+            y_stride,
+            units,
+        };
+        // SAFETY: as in `product`.
+        unsafe { (self.lstm_rows)(&step) };
+        Ok(())
+    }
+
+    /// One step of the plain GRU for `rows` rows; both sums have the same stride.
+    ///
+    /// # Errors
+    /// [`Internal`](crate::ErrorKind::Internal) when a slice is too short.
+    #[allow(clippy::too_many_arguments)]
+    pub fn gru_rows(
+        &self,
+        rows: usize,
+        units: usize,
+        input: Rows<'_>,
+        recurrent: &[f32],
+        h: &mut [f32],
+        state_stride: usize,
+        y: Option<(&mut View<'_>, usize, usize)>,
+    ) -> Result<()> {
+        let (y, y_stride) = match y {
+            Some((view, step, first)) => view.rows(step, first, rows, units)?,
+            None => (std::ptr::null_mut(), 0),
+        };
+        let blocks = units.div_ceil(UNITS);
+        let fits = holds(input.data.len(), rows, input.stride, blocks * 3 * UNITS)
+            && holds(recurrent.len(), rows, input.stride, blocks * 3 * UNITS)
+            && holds(h.len(), rows, state_stride, blocks * UNITS);
+        if !fits {
+            return Err(defect("a state is too small for the GRU step"));
+        }
+        let step = GruRows {
+            rows,
+            blocks: (0, blocks),
+            input: input.data.as_ptr(),
+            recurrent: recurrent.as_ptr(),
+            sums_stride: input.stride,
+            h: h.as_mut_ptr(),
+            state_stride,
+            y,
+            y_stride,
+            units,
+        };
+        // SAFETY: as in `product`.
+        unsafe { (self.gru_rows)(&step) };
+        Ok(())
+    }
+
+    /// An activation in place.
+    pub fn activate(&self, activation: Activation, x: &mut [f32]) {
+        // SAFETY: as in `product`; the slice is its own range.
+        unsafe { (self.activate)(activation, x.as_mut_ptr(), x.len()) }
+    }
+
+    /// `e^(beta·x)` divided by its sum, or the logarithm of that, in place.
+    pub fn softmax(&self, beta: f32, log: bool, row: &mut [f32]) {
+        if !row.is_empty() {
+            // SAFETY: as in `activate`.
+            unsafe { (self.softmax_row)(beta, log, row.as_mut_ptr(), row.len()) }
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Every kernel of every instruction set that this processor has, against loops in f64.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use super::*;
+
+/// Numbers in [−1, 1) that look random and are the same everywhere.
+pub(crate) fn noise(seed: u64, count: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+fn close(found: f32, expected: f64, tolerance: f64, what: &str) {
+    assert!(
+        (f64::from(found) - expected).abs() <= tolerance * expected.abs().max(1.0),
+        "{what}: {found} instead of {expected}"
+    );
+}
+
+#[test]
+fn products_of_every_size_and_start() {
+    for table in available() {
+        for rows in [1, 2, 3, 5, 6, 7, 13, 100] {
+            for (depth, columns) in [(0, 16), (1, 1), (3, 64), (17, 100), (300, 65), (64, 256)] {
+                for width in [table.matrix_width, table.vector_width] {
+                    for backwards in [false, true] {
+                        product_case(table, rows, depth, columns, width, backwards);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn product_case(table: &Table, rows: usize, depth: usize, columns: usize, width: usize, backwards: bool) {
+    let (a, b, bias) = (noise(1, rows * depth + 5), noise(2, depth * columns), noise(3, columns));
+    let packed = Packed::new(depth, columns, width, Storage::F32, |k, c| b[k * columns + c]);
+    for from in [From::Zero, From::Row(&bias), From::Result] {
+        // Columns past the last must stay as they are.
+        let stride = columns + 3;
+        let before = noise(4, rows * stride);
+        let mut c = before.clone();
+        let all = 0..packed.panels();
+        let a_rows = Rows { data: &a, stride: depth };
+        table.product(rows, a_rows, &packed, all, backwards, from, &mut c, stride, columns).unwrap();
+        for row in 0..rows {
+            for column in 0..stride {
+                let at = row * stride + column;
+                if column >= columns {
+                    assert_eq!(c[at], before[at], "{}: column {column} was written", table.name);
+                    continue;
+                }
+                let first = match from {
+                    From::Zero => 0.0,
+                    From::Row(bias) => bias[column],
+                    From::Result => before[at],
+                };
+                let sum: f64 =
+                    (0..depth).map(|k| f64::from(a[row * depth + k]) * f64::from(b[k * columns + column])).sum();
+                let what = format!("{} {rows}x{depth}x{columns} width {width} at {row}, {column}", table.name);
+                close(c[at], f64::from(first) + sum, 1e-5, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn products_refuse_short_slices() {
+    let table = select(None).unwrap();
+    let packed = Packed::new(4, 8, table.matrix_width, Storage::F32, |_, _| 1.0);
+    let a = [1.0; 7];
+    let mut c = [0.0; 16];
+    let rows = Rows { data: &a, stride: 4 };
+    assert!(table.product(2, rows, &packed, 0..1, false, From::Zero, &mut c, 8, 8).is_err());
+    let a = [1.0; 8];
+    let rows = Rows { data: &a, stride: 4 };
+    assert!(table.product(2, rows, &packed, 0..1, false, From::Zero, &mut c[..15], 8, 8).is_err());
+    assert!(table.product(2, rows, &packed, 0..2, false, From::Zero, &mut c, 8, 8).is_err());
+    assert!(table.product(2, rows, &packed, 0..1, false, From::Row(&a[..3]), &mut c, 8, 8).is_err());
+    table.product(2, rows, &packed, 0..1, false, From::Zero, &mut c, 8, 8).unwrap();
+    assert_eq!(c, [4.0; 16]);
+}
+
+#[test]
+fn weights_of_sixteen_bits() {
+    for table in available() {
+        for (storage, step) in [(Storage::F16, 2f64.powi(-11)), (Storage::Bf16, 2f64.powi(-8))] {
+            let (rows, depth, columns) = (4, 33, 40);
+            let (a, b) = (noise(5, rows * depth), noise(6, depth * columns));
+            let packed = Packed::new(depth, columns, table.matrix_width, storage, |k, c| b[k * columns + c]);
+            let mut c = vec![0.0; rows * columns];
+            let all = 0..packed.panels();
+            let a_rows = Rows { data: &a, stride: depth };
+            table.product(rows, a_rows, &packed, all, false, From::Zero, &mut c, columns, columns).unwrap();
+            for at in 0..c.len() {
+                let (row, column) = (at / columns, at % columns);
+                let terms = (0..depth).map(|k| f64::from(a[row * depth + k]) * f64::from(b[k * columns + column]));
+                let sum: f64 = terms.clone().sum();
+                // Half a step of every weight, at most.
+                let bound: f64 = terms.map(f64::abs).sum::<f64>() * step + 1e-5;
+                close(c[at], sum, bound, &format!("{} {storage:?}", table.name));
+            }
+        }
+    }
+}
+
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// x from −100 to 100, dense around 0.
+fn arguments() -> Vec<f32> {
+    let mut xs: Vec<f32> = (-4000..=4000).map(|i| i as f32 / 400.0).collect();
+    xs.extend((-100..=100).map(|i| i as f32));
+    xs.extend((-60..0).flat_map(|e| [2f32.powi(e), -(2f32.powi(e))]));
+    xs
+}
+
+#[test]
+fn activations_within_their_stated_errors() {
+    let selu = |x: f64| 1.050_700_987_355_480_5 * if x > 0.0 { x } else { 1.673_263_242_354_377_2 * x.exp_m1() };
+    let hard = Activation::HardSigmoid { alpha: 0.2, beta: 0.5 };
+    let gelu_tanh = |x: f64| 0.5 * x * (1.0 + (0.797_884_560_802_865_4 * (x + 0.044_715 * x.powi(3))).tanh());
+    #[allow(clippy::type_complexity)]
+    let cases: Vec<(Activation, Box<dyn Fn(f64) -> f64>, f64)> = vec![
+        (Activation::Linear, Box::new(|x| x), 0.0),
+        (Activation::Relu, Box::new(|x| x.max(0.0)), 0.0),
+        (Activation::ReluN1To1, Box::new(|x| x.clamp(-1.0, 1.0)), 0.0),
+        (Activation::Relu6, Box::new(|x| x.clamp(0.0, 6.0)), 0.0),
+        (Activation::Tanh, Box::new(f64::tanh), 4e-7),
+        (Activation::Sigmoid, Box::new(sigmoid), 1.2e-7),
+        (hard, Box::new(|x| (0.2 * x + 0.5).clamp(0.0, 1.0)), 1e-7),
+        (Activation::SignBit, Box::new(|x| f64::from(u8::from(x < 0.0))), 0.0),
+        (Activation::Elu { alpha: 0.7 }, Box::new(|x| if x > 0.0 { x } else { 0.7 * x.exp_m1() }), 2e-7),
+        (Activation::LeakyRelu { alpha: 0.3 }, Box::new(|x| if x > 0.0 { x } else { 0.3 * x }), 1e-7),
+        (Activation::Selu, Box::new(selu), 3e-7),
+        (Activation::Softplus, Box::new(|x| x.max(0.0) + (-x.abs()).exp().ln_1p()), 2e-7),
+        (Activation::Softsign, Box::new(|x| x / (1.0 + x.abs())), 1e-7),
+        (Activation::Swish, Box::new(|x| x * sigmoid(x)), 4e-7),
+        (Activation::Gelu { approximate: true }, Box::new(gelu_tanh), 1e-6),
+        (Activation::HardSwish, Box::new(|x| x * (x + 3.0).clamp(0.0, 6.0) / 6.0), 3e-7),
+    ];
+    for table in available() {
+        for (activation, exact, tolerance) in &cases {
+            let xs = arguments();
+            let mut found = xs.clone();
+            table.activate(*activation, &mut found);
+            for (x, y) in xs.iter().zip(&found) {
+                close(*y, exact(f64::from(*x)), *tolerance, &format!("{} {activation:?}({x})", table.name));
+            }
+        }
+    }
+}
+
+#[test]
+fn relative_errors_and_ends() {
+    for table in available() {
+        let xs = arguments();
+        let (mut tanh, mut exp) = (xs.clone(), xs.clone());
+        table.activate(Activation::Tanh, &mut tanh);
+        table.activate(Activation::Exponential, &mut exp);
+        for ((x, t), e) in xs.iter().zip(&tanh).zip(&exp) {
+            let x = f64::from(*x);
+            if x != 0.0 {
+                assert!((f64::from(*t) / x.tanh() - 1.0).abs() < 4e-7, "{} tanh({x}) = {t}", table.name);
+            }
+            if x.abs() <= 87.0 {
+                assert!((f64::from(*e) / x.exp() - 1.0).abs() < 3e-7, "{} exp({x}) = {e}", table.name);
+            }
+        }
+        let mut ends = [f32::INFINITY, f32::NEG_INFINITY, 1000.0, -1000.0, f32::NAN];
+        for (activation, expected) in [
+            (Activation::Exponential, [f32::INFINITY, 0.0, f32::INFINITY, 0.0]),
+            (Activation::Tanh, [1.0, -1.0, 1.0, -1.0]),
+            (Activation::Sigmoid, [1.0, 0.0, 1.0, 0.0]),
+        ] {
+            let mut x = ends;
+            table.activate(activation, &mut x);
+            for (found, expected) in x.iter().zip(expected) {
+                assert!(
+                    *found == expected || (found - expected).abs() < 3e-7,
+                    "{activation:?}: {found} for {expected}"
+                );
+            }
+            assert!(x[4].is_nan(), "{} {activation:?} loses NaN", table.name);
+        }
+        table.activate(Activation::Gelu { approximate: false }, &mut ends[..1]);
+        let mut x = [-3.5f32, -1.0, 0.0, 1.0, 2.9, 3.5];
+        table.activate(Activation::Gelu { approximate: false }, &mut x);
+        let expected = [-8.142_021_4e-4, -0.158_655_25, 0.0, 0.841_344_75, 2.894_588_9, 3.499_185_8];
+        x.iter().zip(expected).for_each(|(x, e)| close(*x, e, 1e-6, "gelu"));
+    }
+}
+
+#[test]
+fn softmax_rows() {
+    for table in available() {
+        let xs = noise(7, 37);
+        for beta in [1.0, 3.0] {
+            let sum: f64 = xs.iter().map(|&x| (f64::from(beta) * f64::from(x)).exp()).sum();
+            let (mut plain, mut log) = (xs.clone(), xs.clone());
+            table.softmax(beta, false, &mut plain);
+            table.softmax(beta, true, &mut log);
+            for ((x, p), l) in xs.iter().zip(&plain).zip(&log) {
+                let expected = (f64::from(beta) * f64::from(*x)).exp() / sum;
+                close(*p, expected, 1e-7, table.name);
+                close(*l, expected.ln(), 1e-6, table.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn fused_cells() {
+    for table in available() {
+        for units in [1usize, 15, 16, 33] {
+            let blocks = units.div_ceil(UNITS);
+            let rows = 3;
+            let stride = blocks * UNITS;
+            let windows = [Window { part: 0, rows: 0..rows, columns: 0..units }];
+            let at = |gates: usize, g: usize, u: usize| (u / UNITS * gates + g) * UNITS + u % UNITS;
+
+            let sums: Vec<f32> = noise(8, rows * 4 * stride).iter().map(|x| 4.0 * x).collect();
+            let (mut c, mut h, mut y) = (noise(9, rows * stride), vec![0.0; rows * stride], vec![0.0; rows * units]);
+            let before = c.clone();
+            let grid = Grid::new(&mut y, [1, rows, units], true, &windows).unwrap();
+            // SAFETY: the only view.
+            let mut view = unsafe { grid.view(0) }.unwrap();
+            let sums_rows = Rows { data: &sums, stride: 4 * stride };
+            table.lstm_rows(rows, units, sums_rows, &mut c, &mut h, stride, Some((&mut view, 0, 0))).unwrap();
+            for (row, u) in (0..rows).flat_map(|row| (0..units).map(move |u| (row, u))) {
+                let s = |g: usize| f64::from(sums[row * 4 * stride + at(4, g, u)]);
+                let next = sigmoid(s(1)) * f64::from(before[row * stride + u]) + sigmoid(s(0)) * s(2).tanh();
+                let out = sigmoid(s(3)) * next.tanh();
+                close(c[row * stride + u], next, 4e-7, table.name);
+                close(h[row * stride + u], out, 5e-7, table.name);
+                assert_eq!(y[row * units + u], h[row * stride + u]);
+            }
+
+            let (x, r) = (noise(10, rows * 3 * stride), noise(11, rows * 3 * stride));
+            let mut h = noise(12, rows * stride);
+            let before = h.clone();
+            let x_rows = Rows { data: &x, stride: 3 * stride };
+            table.gru_rows(rows, units, x_rows, &r, &mut h, stride, None).unwrap();
+            for (row, u) in (0..rows).flat_map(|row| (0..units).map(move |u| (row, u))) {
+                let s = |v: &[f32], g: usize| f64::from(v[row * 3 * stride + at(3, g, u)]);
+                let z = sigmoid(s(&x, 0) + s(&r, 0));
+                let new = (s(&x, 2) + sigmoid(s(&x, 1) + s(&r, 1)) * s(&r, 2)).tanh();
+                let out = z * f64::from(before[row * stride + u]) + (1.0 - z) * new;
+                close(h[row * stride + u], out, 5e-7, table.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn grids_refuse_overlaps() {
+    let mut data = [0.0; 24];
+    let window = |part, rows, columns| Window { part, rows, columns };
+    let mut refused = |windows: &[Window]| Grid::new(&mut data, [2, 3, 4], true, windows).is_err();
+    assert!(!refused(&[window(0, 0..3, 0..2), window(1, 0..3, 2..4)]));
+    assert!(!refused(&[window(0, 0..1, 0..4), window(1, 1..3, 0..4)]));
+    assert!(refused(&[window(0, 0..2, 0..4), window(1, 1..3, 0..4)]));
+    assert!(refused(&[window(0, 0..1, 0..4), window(0, 1..3, 0..4)]));
+    assert!(refused(&[window(0, 0..4, 0..4)]));
+}
+
+#[test]
+fn an_unknown_instruction_set_is_refused() {
+    assert!(select(Some("avx1024")).is_err());
+    assert_eq!(select(Some("portable")).unwrap().name, "portable");
+}

@@ -1,0 +1,110 @@
+//! The vector trait that every kernel is written against, and its portable form.
+
+/// A register of `LANES` f32. The kernels are generic over it, so each instruction set runs the same code.
+///
+/// `min` and `max` return the *second* operand when either is NaN (the rule of x86), so a clamp written
+/// `lo.max(x)` keeps the NaN of `x`.
+///
+/// # Safety
+/// Every method may only be called on a processor that has the instruction set; pointers must be valid for `LANES` elements.
+pub(crate) trait Vector: Copy {
+    /// Elements of a register.
+    const LANES: usize;
+    unsafe fn load(from: *const f32) -> Self;
+    unsafe fn store(self, to: *mut f32);
+    unsafe fn splat(x: f32) -> Self;
+    /// `self · b + c`.
+    unsafe fn fma(self, b: Self, c: Self) -> Self;
+    unsafe fn add(self, b: Self) -> Self;
+    unsafe fn sub(self, b: Self) -> Self;
+    unsafe fn mul(self, b: Self) -> Self;
+    unsafe fn div(self, b: Self) -> Self;
+    unsafe fn min(self, b: Self) -> Self;
+    unsafe fn max(self, b: Self) -> Self;
+    /// `self · 2^n`, where the lowest nine bits of `n` hold the exponent in two's complement, as they do after
+    /// 1.5·2²³ was added to an integral float. The result must be a normal number.
+    unsafe fn scale_exponent(self, n: Self) -> Self;
+    /// Widens IEEE halves.
+    unsafe fn load_f16(from: *const u16) -> Self;
+    /// Widens bfloat16.
+    unsafe fn load_bf16(from: *const u16) -> Self;
+    /// Widens signed bytes.
+    unsafe fn load_i8(from: *const i8) -> Self;
+    /// Asks for the cache line of `at`; any address is allowed.
+    unsafe fn prefetch(at: *const u8);
+}
+
+/// Four f32 as the compiler likes them: works everywhere.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(crate) struct Portable([f32; 4]);
+
+macro_rules! lanes {
+    ($($f:ident: |$a:ident, $b:ident| $e:expr;)*) => {$(
+        #[inline(always)]
+        unsafe fn $f(self, b: Self) -> Self {
+            let mut out = self;
+            for i in 0..4 {
+                let ($a, $b) = (self.0[i], b.0[i]);
+                out.0[i] = $e;
+            }
+            out
+        }
+    )*};
+}
+
+impl Vector for Portable {
+    const LANES: usize = 4;
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller vouches for four readable elements.
+        Portable(unsafe { from.cast::<[f32; 4]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller vouches for four writable elements.
+        unsafe { to.cast::<[f32; 4]>().write_unaligned(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        Portable([x; 4])
+    }
+    /// Rounds twice: a fused multiply-add without the instruction is a library call.
+    #[inline(always)]
+    unsafe fn fma(self, b: Self, c: Self) -> Self {
+        let mut out = c;
+        for i in 0..4 {
+            out.0[i] += self.0[i] * b.0[i];
+        }
+        out
+    }
+    lanes! {
+        add: |a, b| a + b;
+        sub: |a, b| a - b;
+        mul: |a, b| a * b;
+        div: |a, b| a / b;
+        min: |a, b| if a < b { a } else { b };
+        max: |a, b| if a > b { a } else { b };
+        scale_exponent: |a, b| f32::from_bits(a.to_bits().wrapping_add(b.to_bits() << 23));
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Self {
+        // SAFETY: the caller vouches for four readable elements.
+        let bits = unsafe { from.cast::<[u16; 4]>().read_unaligned() };
+        Portable(bits.map(|b| half::f16::from_bits(b).to_f32()))
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self {
+        // SAFETY: the caller vouches for four readable elements.
+        let bits = unsafe { from.cast::<[u16; 4]>().read_unaligned() };
+        Portable(bits.map(|b| f32::from_bits(u32::from(b) << 16)))
+    }
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        // SAFETY: the caller vouches for four readable elements.
+        let bytes = unsafe { from.cast::<[i8; 4]>().read_unaligned() };
+        Portable(bytes.map(f32::from))
+    }
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
+}
