@@ -3,6 +3,7 @@
 use super::super::operands::{axis_index, checked_count, scalar_i64, sizes};
 use super::{View, strides_of};
 use crate::error::{Error, Result};
+use crate::graph::infer::{AxisRange, resolve};
 use crate::graph::op::StridedSlice;
 use crate::tensor::{Element, Tensor, with_storage};
 
@@ -37,114 +38,31 @@ pub(crate) fn strided_slice(
     options: &StridedSlice,
 ) -> Result<Tensor> {
     let (begin, end, strides) = (begin.to_i64()?, end.to_i64()?, strides.to_i64()?);
-    let (view, shape) = strided_view(x.shape(), &begin, &end, &strides, options)?;
-    view.read(x, &shape)
-}
-
-/// The walk of a strided slice, and the shape of its result.
-fn strided_view(
-    shape: &[usize],
-    begin: &[i64],
-    end: &[i64],
-    strides: &[i64],
-    options: &StridedSlice,
-) -> Result<(View, Vec<usize>)> {
-    let entries = begin.len();
-    if end.len() != entries || strides.len() != entries || entries > 32 {
-        return Err(Error::input(format!("begin {begin:?}, end {end:?} and strides {strides:?} do not fit together")));
-    }
-    let bit = |mask: u32, entry: usize| mask >> entry & 1 == 1;
-    let taken =
-        (0..entries).filter(|&entry| !bit(options.ellipsis_mask, entry) && !bit(options.new_axis_mask, entry)).count();
-    let left = shape
-        .len()
-        .checked_sub(taken)
-        .ok_or_else(|| Error::input(format!("a slice of {taken} axes does not fit a tensor of shape {shape:?}")))?;
-    if options.ellipsis_mask.count_ones() > 1 {
-        return Err(Error::input("a slice has more than one ellipsis"));
-    }
-    let whole = View::whole(shape);
+    let whole = View::whole(x.shape());
     let mut view = View { offset: 0, shape: Vec::new(), strides: Vec::new() };
-    let (mut axis, mut result) = (0, Vec::new());
-    let keep = |axes: std::ops::Range<usize>, view: &mut View, result: &mut Vec<usize>| {
-        view.shape.extend(&whole.shape[axes.clone()]);
-        view.strides.extend(&whole.strides[axes.clone()]);
-        result.extend(&whole.shape[axes]);
-    };
-    for entry in 0..entries {
-        if bit(options.ellipsis_mask, entry) {
-            keep(axis..axis + left, &mut view, &mut result);
-            axis += left;
-        } else if bit(options.new_axis_mask, entry) {
-            result.push(1);
-        } else {
-            let range = Entry {
-                begin: (!bit(options.begin_mask, entry)).then_some(begin[entry]),
-                end: (!bit(options.end_mask, entry)).then_some(end[entry]),
-                stride: strides[entry],
-                shrink: bit(options.shrink_axis_mask, entry),
-                offset: options.offset,
-            };
-            let (start, count) = range.resolve(shape[axis], begin[entry])?;
-            // With no entry at all the walk reads nothing; the offset must only stay inside.
-            view.offset += if count == 0 { 0 } else { start * whole.strides[axis].unsigned_abs() };
-            view.shape.push(count);
-            // A stride past the axis is never taken: one entry is all there is.
-            let stride = if count > 1 { strides[entry] as isize } else { 1 };
-            view.strides.push(stride * whole.strides[axis]);
-            if !range.shrink {
-                result.push(count);
+    let mut shape = Vec::new();
+    let mut own_strides = whole.strides.iter();
+    for range in resolve(options, x.shape(), &begin, &end, &strides)? {
+        let (start, count, stride) = match range {
+            AxisRange::New => {
+                shape.push(1);
+                continue;
             }
-            axis += 1;
-        }
-    }
-    keep(axis..shape.len(), &mut view, &mut result);
-    Ok((view, result))
-}
-
-/// One entry of a strided slice, `None` where a mask says that the bound is ignored.
-struct Entry {
-    begin: Option<i64>,
-    end: Option<i64>,
-    stride: i64,
-    shrink: bool,
-    offset: bool,
-}
-
-impl Entry {
-    /// The first index and the number of indices on an axis of `size`.
-    fn resolve(&self, size: usize, begin: i64) -> Result<(usize, usize)> {
-        let n = size as i64;
-        if self.stride == 0 {
-            return Err(Error::input("a slice has the stride 0"));
-        }
-        if self.shrink {
-            let index = if begin < 0 { begin.saturating_add(n) } else { begin };
-            return match usize::try_from(index) {
-                Ok(index) if index < size => Ok((index, 1)),
-                _ => Err(Error::input(format!("slice index {begin} is out of range for an axis of size {size}"))),
-            };
-        }
-        // Going up, an index may lie one past the end; going down, one before the start.
-        let (low, high) = if self.stride > 0 { (0, n) } else { (-1, n - 1) };
-        let clamped = |index: i64| (if index < 0 { index.saturating_add(n) } else { index }).clamp(low, high);
-        let start = self.begin.map_or(if self.stride > 0 { low } else { high }, clamped);
-        let end = match self.end {
-            None => {
-                if self.stride > 0 {
-                    high
-                } else {
-                    low
-                }
+            AxisRange::Keep { start, stride, count } => {
+                shape.push(count);
+                (start, count, stride)
             }
-            Some(end) if self.offset => begin.saturating_add(end).clamp(low, high),
-            Some(end) => clamped(end),
+            AxisRange::Take { index } => (index, 1, 1),
         };
-        let distance = if self.stride > 0 { end - start } else { start - end };
-        let step = self.stride.unsigned_abs();
-        let count = if distance > 0 { (distance as u64).div_ceil(step) } else { 0 };
-        Ok((start.max(0) as usize, count as usize))
+        let own = own_strides.next().copied().ok_or_else(|| Error::internal("a slice has more ranges than x axes"))?;
+        // Where there is nothing to read, the start may lie past the end; with one entry the stride is never taken.
+        if count > 0 {
+            view.offset += usize::try_from(start).unwrap_or(0) * own.unsigned_abs();
+        }
+        view.shape.push(count);
+        view.strides.push(if count > 1 { stride as isize * own } else { own });
     }
+    view.read(x, &shape)
 }
 
 /// x cut along an axis: into parts of `sizes` (one may be −1), or into `count` equal parts.
