@@ -123,6 +123,126 @@ fn recurrent_roles(recurrent: &Recurrent, slot: usize) -> Vec<AxisRole> {
     }
 }
 
+/// What the axes of an input mean, by the first recurrent op that it feeds. Where none can be found, `[rows, units]` is assumed
+/// for two axes and nothing for others; the answer is then empty.
+pub fn input_roles(graph: &Graph, value: ValueId) -> Vec<AxisRole> {
+    // What is known of each value, from the last node to the first.
+    let mut known: Vec<Option<Vec<AxisRole>>> = vec![None; graph.values.len()];
+    for node in graph.nodes.iter().rev() {
+        let result = node.outputs.iter().flatten().find_map(|id| known.get(id.0 as usize).cloned().flatten());
+        for (slot, id) in node.inputs.iter().enumerate() {
+            let Some(id) = *id else { continue };
+            let constant = |slot: usize| graph.constant(node.inputs.get(slot).copied().flatten()?)?.to_i64().ok();
+            if let (Some(roles), Some(entry)) =
+                (operand_roles(&node.op, slot, result.as_deref(), &constant), known.get_mut(id.0 as usize))
+            {
+                *entry = Some(roles);
+            }
+        }
+    }
+    let rank = graph.get(value).and_then(|value| value.ty.rank());
+    match known.get(value.0 as usize).cloned().flatten() {
+        Some(roles) if rank.is_none_or(|rank| rank == roles.len()) => roles,
+        _ if rank == Some(2) => vec![AxisRole::Row, AxisRole::Unit],
+        _ => Vec::new(),
+    }
+}
+
+/// What the axes of an operand mean, from what those of the result mean.
+fn operand_roles(
+    op: &Op,
+    slot: usize,
+    result: Option<&[AxisRole]>,
+    constant: &dyn Fn(usize) -> Option<Vec<i64>>,
+) -> Option<Vec<AxisRole>> {
+    let same = || result.map(<[AxisRole]>::to_vec);
+    match op {
+        Op::Recurrent(recurrent) => match slot {
+            Recurrent::X | Recurrent::AUXILIARY => Some(recurrent_roles(recurrent, Recurrent::y(0))),
+            // Lengths `[B]`, or a mask over steps and rows: the rank would have to tell.
+            Recurrent::MASK => None,
+            _ => Some(vec![AxisRole::Row, AxisRole::Unit]),
+        },
+        Op::Svdf(_) => Some(vec![AxisRole::Row, AxisRole::Unit]),
+        Op::Unary(_)
+        | Op::Activation(_)
+        | Op::Softmax(_)
+        | Op::Cast(_)
+        | Op::Quantize
+        | Op::Dequantize
+        | Op::FullyConnected(_)
+        | Op::MatMul(_)
+        | Op::Reverse
+        | Op::ReverseSequence(_)
+        | Op::Pad
+        | Op::Slice
+        | Op::Split
+            if slot == 0 =>
+        {
+            same()
+        }
+        Op::Binary(_) | Op::Concat(_) => same(),
+        Op::Transpose if slot == 0 => {
+            let (result, permutation) = (result?, constant(1)?);
+            let mut roles = vec![AxisRole::Other; result.len()];
+            for (role, axis) in result.iter().zip(permutation) {
+                *roles.get_mut(wrap(axis, result.len())?)? = *role;
+            }
+            Some(roles)
+        }
+        Op::Unpack(unpack) => insert(same()?, unpack.axis, AxisRole::Step),
+        Op::Pack(pack) => {
+            let mut roles = same()?;
+            let axis = wrap(pack.axis, roles.len()).filter(|&axis| axis < roles.len())?;
+            roles.remove(axis);
+            Some(roles)
+        }
+        Op::ExpandDims if slot == 0 => {
+            let mut roles = same()?;
+            let axis = wrap(*constant(1)?.first()?, roles.len())?;
+            roles.remove(axis);
+            Some(roles)
+        }
+        // An embedding: the indices have the axes of the result but the last.
+        Op::Gather(_) if slot == 1 => {
+            let mut roles = same()?;
+            roles.pop()?;
+            Some(roles)
+        }
+        Op::Unary(_)
+        | Op::Activation(_)
+        | Op::Softmax(_)
+        | Op::Cast(_)
+        | Op::Quantize
+        | Op::Dequantize
+        | Op::FullyConnected(_)
+        | Op::MatMul(_)
+        | Op::Reverse
+        | Op::ReverseSequence(_)
+        | Op::Pad
+        | Op::Slice
+        | Op::Split
+        | Op::Transpose
+        | Op::Gather(_)
+        | Op::Select
+        | Op::SetItem
+        | Op::StridedSlice(_)
+        | Op::Squeeze(_)
+        | Op::ExpandDims
+        | Op::Reshape
+        | Op::Conv2d(_)
+        | Op::Reduce(_)
+        | Op::ArgMax(_)
+        | Op::Shape(_)
+        | Op::Fill
+        | Op::Range
+        | Op::Tile
+        | Op::BroadcastTo
+        | Op::While(_)
+        | Op::Custom(_) => None,
+    }
+}
+
 fn wrap(axis: i64, rank: usize) -> Option<usize> {
     let rank = i64::try_from(rank).ok()?;
     let axis = if axis < 0 { axis.checked_add(rank)? } else { axis };

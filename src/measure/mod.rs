@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod compare;
 pub mod golden;
+pub mod inputs;
 pub mod layout;
 pub mod report;
 pub mod stats;

@@ -1,0 +1,228 @@
+//! What the commands share: failures and their exit status, output, the log, devices, inputs.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use fuselstm::backend::{BackendOptions, Precision};
+use fuselstm::measure::inputs::{Sizes, seeded};
+use fuselstm::tensor::npz;
+use fuselstm::{Device, Error, ErrorKind, Model, Session, Tensor};
+use serde_json::{Value, json};
+
+/// Why a command ends, and with which status.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) status: u8,
+    kind: String,
+    message: String,
+}
+
+impl Failure {
+    /// Bad usage or an unreadable input.
+    pub(crate) fn usage(error: impl Into<Failure>) -> Failure {
+        Failure { status: 2, ..error.into() }
+    }
+
+    /// A panic was caught.
+    pub(crate) fn defect() -> Failure {
+        let message = "the program came to a state that it should not: this is a defect of fuselstm, please report it";
+        Failure { status: 1, kind: "Internal".to_owned(), message: message.to_owned() }
+    }
+}
+
+impl From<Error> for Failure {
+    /// What the caller gave is wrong (2), or the run failed (1).
+    fn from(error: Error) -> Self {
+        let status = match error.kind() {
+            ErrorKind::Io | ErrorKind::UnknownFormat | ErrorKind::Malformed | ErrorKind::InvalidInput => 2,
+            _ => 1,
+        };
+        Failure { status, kind: format!("{:?}", error.kind()), message: error.to_string() }
+    }
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Self {
+        Failure { status: 2, kind: "InvalidInput".to_owned(), message }
+    }
+}
+
+/// What a command prints: text, or one JSON document. Written at the end, in one piece; a closed pipe is no failure.
+pub(crate) struct Output {
+    is_json: bool,
+    text: String,
+    document: Option<Value>,
+}
+
+impl Output {
+    pub(crate) fn new(is_json: bool) -> Output {
+        Output { is_json, text: String::new(), document: None }
+    }
+
+    /// Adds a line of text; left out of JSON output.
+    pub(crate) fn line(&mut self, line: impl AsRef<str>) {
+        self.text.push_str(line.as_ref());
+        self.text.push('\n');
+    }
+
+    /// Sets the JSON document.
+    pub(crate) fn json(&mut self, document: Value) {
+        self.document = Some(document);
+    }
+
+    /// Reports a failure: on stderr, and as the document.
+    pub(crate) fn fail(&mut self, failure: &Failure) {
+        let _ = writeln!(std::io::stderr(), "error: {}", failure.message);
+        self.document = Some(json!({ "error": failure.message, "kind": failure.kind }));
+    }
+
+    pub(crate) fn finish(self) {
+        let mut stdout = std::io::stdout().lock();
+        let text = match (self.is_json, self.document) {
+            (true, document) => format!("{:#}\n", document.unwrap_or(Value::Null)),
+            (false, _) => self.text,
+        };
+        let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    }
+}
+
+/// Messages of the library go to stderr: warnings, and with `--verbose` what it tells besides.
+pub(crate) fn start_log(verbose: bool) {
+    struct Stderr;
+    impl log::Log for Stderr {
+        fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+            metadata.target().starts_with("fuselstm") && metadata.level() <= log::max_level()
+        }
+        fn log(&self, record: &log::Record<'_>) {
+            if self.enabled(record.metadata()) {
+                let _ = writeln!(std::io::stderr(), "{}: {}", record.level().as_str().to_lowercase(), record.args());
+            }
+        }
+        fn flush(&self) {}
+    }
+    if log::set_logger(&Stderr).is_ok() {
+        log::set_max_level(if verbose { log::LevelFilter::Debug } else { log::LevelFilter::Warn });
+    }
+}
+
+/// Reads a model; its warnings go to stderr. Whatever is wrong with the file is an unreadable input.
+pub(crate) fn open(path: &Path) -> Result<Model, Failure> {
+    let model = Model::open(path).map_err(|error| Failure::usage(Failure::from(error)))?;
+    for warning in model.warnings() {
+        log::warn!("{warning}");
+    }
+    Ok(model)
+}
+
+/// How a device computes.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Threads of the cpu device.
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// How the weights of float models are stored and multiplied.
+    #[arg(long, value_enum, default_value = "full")]
+    precision: PrecisionName,
+    /// Force a recurrent strategy of the gpu device.
+    #[arg(long, value_name = "NAME")]
+    strategy: Option<String>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum PrecisionName {
+    /// As the file has them.
+    Full,
+    /// IEEE half precision.
+    F16,
+    /// Bfloat16 (cpu).
+    Bf16,
+    /// Int8 with a scale for each row.
+    Int8,
+}
+
+impl Options {
+    /// The options as the library takes them.
+    pub(crate) fn backend(&self) -> BackendOptions {
+        let precision = match self.precision {
+            PrecisionName::Full => Precision::Full,
+            PrecisionName::F16 => Precision::F16,
+            PrecisionName::Bf16 => Precision::Bf16,
+            PrecisionName::Int8 => Precision::Int8,
+        };
+        BackendOptions { threads: self.threads, precision, strategy: self.strategy.clone(), ..BackendOptions::default() }
+    }
+
+    /// Opens a device; why it was chosen goes to stderr.
+    pub(crate) fn session(&self, model: &Model, device: &Device) -> Result<Session, Failure> {
+        let session = Session::builder(model).device(device.clone()).options(self.backend()).build()?;
+        session.notes().iter().for_each(|note| log::info!("{note}"));
+        if *device == Device::auto() {
+            session.notes().iter().for_each(|note| log::warn!("{note}"));
+        }
+        Ok(session)
+    }
+}
+
+/// Where inputs come from.
+#[derive(clap::Args)]
+pub(crate) struct Inputs {
+    /// Inputs from an archive of arrays by tensor name, or one input from an array; may be repeated.
+    #[arg(short, long = "input", value_name = "FILE.npz|NAME=FILE.npy")]
+    input: Vec<String>,
+    /// Seed of random inputs.
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    seed: u64,
+    /// Batch rows of random inputs.
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// Time steps of random inputs.
+    #[arg(long, value_name = "N")]
+    time: Option<usize>,
+}
+
+impl Inputs {
+    /// The inputs by name: from the files, or random ones where there is no file.
+    pub(crate) fn read(&self, model: &Model) -> Result<Vec<(String, Tensor)>, Failure> {
+        if self.input.is_empty() {
+            return seeded_inputs(model, self.batch, self.time, self.seed);
+        }
+        if self.batch.is_some() || self.time.is_some() {
+            return Err("--batch and --time are the sizes of random inputs; these inputs come from files".to_owned().into());
+        }
+        let mut inputs = Vec::new();
+        for argument in &self.input {
+            let whole = PathBuf::from(argument);
+            match argument.split_once('=') {
+                Some((name, file)) if !whole.exists() => {
+                    let mut entries = npz::load(file)?;
+                    match (entries.pop(), entries.pop()) {
+                        (Some((_, tensor)), None) => inputs.push((name.to_owned(), tensor)),
+                        _ => return Err(format!("{file}: one array was expected").into()),
+                    }
+                }
+                _ => {
+                    let entries = npz::load(&whole)?;
+                    // A lone array without a name is the lone input.
+                    let lone = entries.len() == 1 && model.inputs().len() == 1 && argument.ends_with(".npy");
+                    inputs.extend(entries.into_iter().map(|(name, tensor)| (if lone { "0".to_owned() } else { name }, tensor)));
+                }
+            }
+        }
+        Ok(inputs)
+    }
+}
+
+/// Seeded random inputs by name.
+pub(crate) fn seeded_inputs(
+    model: &Model,
+    batch: Option<usize>,
+    time: Option<usize>,
+    seed: u64,
+) -> Result<Vec<(String, Tensor)>, Failure> {
+    Ok(seeded(model, Sizes { batch, time }, seed)?)
+}
+
+/// Inputs as the library takes them.
+pub(crate) fn by_name(inputs: &[(String, Tensor)]) -> Vec<(&str, &Tensor)> {
+    inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect()
+}
