@@ -13,5 +13,5 @@ mod session;
 pub mod tensor;
 
 pub use error::{Error, ErrorKind, Result};
-pub use session::{Axis, Device, Model, Outputs, Session, SessionBuilder, Stream, TensorSpec};
+pub use session::{Axis, Device, DeviceReport, Model, Outputs, Session, SessionBuilder, Stream, TensorSpec, devices};
 pub use tensor::{DType, Element, Tensor};

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod compare;
+pub mod crosscheck;
 pub mod golden;
 pub mod inputs;
 pub mod layout;

@@ -1,5 +1,6 @@
 //! Ties the stages together: [`Model`] (what a file says), [`Session`] (a model on a device), [`Stream`] (a session with state).
 
+mod auto;
 mod device;
 mod model;
 mod open;
@@ -11,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub use device::Device;
 pub use model::{Axis, Model, TensorSpec};
+pub use open::{DeviceReport, devices};
 pub use stream::{Outputs, Stream};
 
 use crate::backend::{Backend, BackendOptions, Io, Precision};

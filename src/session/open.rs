@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 
-use super::device::{Adapter, Device, Kind};
+use super::auto::Cost;
+use super::device::{Device, Kind};
+use crate::backend::reference::Reference;
 use crate::backend::{Backend, BackendOptions, Precision};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
+#[cfg(feature = "gpu")]
+use crate::measure::report::bytes;
+use crate::passes::dequantise::dequantise;
 
 /// An open device.
 pub(super) struct Opened {
@@ -15,23 +20,45 @@ pub(super) struct Opened {
 }
 
 pub(super) fn open(device: &Device, options: &BackendOptions, graph: &Arc<Graph>) -> Result<Opened> {
-    let (kind, notes) = match &device.kind {
-        Kind::Auto => (Kind::Cpu, vec!["auto: cpu".to_owned()]),
-        kind @ (Kind::Reference | Kind::Cpu | Kind::Gpu(_)) => (kind.clone(), Vec::new()),
-    };
-    match kind {
+    match &device.kind {
+        Kind::Auto => auto(options, graph),
         Kind::Reference => {
             refuse_options(options, "reference", false, false)?;
-            Ok(Opened { backend: reference()?, graph: graph.clone(), notes })
+            Ok(Opened { backend: Arc::new(Reference), graph: graph.clone(), notes: Vec::new() })
         }
-        Kind::Cpu | Kind::Auto => {
+        Kind::Cpu => {
             refuse_options(options, "cpu", true, false)?;
-            Ok(Opened { backend: cpu(options)?, graph: float(graph)?, notes })
+            Ok(Opened { backend: cpu(options)?, graph: float(graph)?, notes: Vec::new() })
         }
-        Kind::Gpu(adapter) => {
+        Kind::Gpu(_) => {
             refuse_options(options, "gpu", false, true)?;
-            Ok(Opened { backend: gpu(&adapter, options)?, graph: float(graph)?, notes })
+            Ok(Opened { backend: gpu(device, options)?, graph: float(graph)?, notes: Vec::new() })
         }
+    }
+}
+
+/// The GPU where it is real, large enough a gain is expected, and it takes the model; the processor otherwise.
+fn auto(options: &BackendOptions, graph: &Arc<Graph>) -> Result<Opened> {
+    let on_cpu = |why: String| {
+        let mut opened = open(&Device::cpu(), options, graph)?;
+        opened.notes.insert(0, format!("auto chose the cpu: {why}"));
+        Ok(opened)
+    };
+    let Some(adapter) = devices().into_iter().find(|device| device.is_gpu && device.is_usable && !device.is_software)
+    else {
+        return on_cpu("there is no GPU but software drivers, which are slower".to_owned());
+    };
+    let cost = Cost::of(graph);
+    if !cost.gpu_pays() {
+        return on_cpu(cost.text());
+    }
+    let device: Device = adapter.name.parse()?;
+    match open(&device, options, graph) {
+        Ok(mut opened) => {
+            opened.notes.insert(0, format!("auto chose {}: {}", adapter.description, cost.text()));
+            Ok(opened)
+        }
+        Err(error) => on_cpu(format!("{} failed: {error}", adapter.description)),
     }
 }
 
@@ -50,12 +77,10 @@ fn refuse_options(options: &BackendOptions, device: &str, is_cpu: bool, is_gpu: 
     }
 }
 
+/// The graph that `cpu` and `gpu` compute: hybrid and integer models in float.
 fn float(graph: &Arc<Graph>) -> Result<Arc<Graph>> {
-    Ok(graph.clone())
-}
-
-fn reference() -> Result<Arc<dyn Backend>> {
-    Ok(Arc::new(crate::backend::reference::Reference))
+    let float = dequantise(graph)?;
+    Ok(if float == **graph { graph.clone() } else { Arc::new(float) })
 }
 
 fn cpu(options: &BackendOptions) -> Result<Arc<dyn Backend>> {
@@ -63,17 +88,72 @@ fn cpu(options: &BackendOptions) -> Result<Arc<dyn Backend>> {
 }
 
 #[cfg(feature = "gpu")]
-fn gpu(adapter: &Adapter, options: &BackendOptions) -> Result<Arc<dyn Backend>> {
-    let selector = match adapter {
-        Adapter::Any => "gpu".to_owned(),
-        Adapter::Index(index) => format!("gpu:{index}"),
-        Adapter::Name(name) => format!("gpu:{name}"),
-    };
-    Ok(Arc::new(crate::backend::gpu::Gpu::open(&selector, options)?))
+fn gpu(device: &Device, options: &BackendOptions) -> Result<Arc<dyn Backend>> {
+    Ok(Arc::new(crate::backend::gpu::Gpu::open(&device.to_string(), options)?))
 }
 
 #[cfg(not(feature = "gpu"))]
-fn gpu(adapter: &Adapter, options: &BackendOptions) -> Result<Arc<dyn Backend>> {
-    let _ = (adapter, options);
+fn gpu(_: &Device, _: &BackendOptions) -> Result<Arc<dyn Backend>> {
     Err(Error::device("this build has no gpu backend (cargo feature `gpu`)"))
+}
+
+/// A device of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceReport {
+    /// What [`Device`] is parsed from: `reference`, `cpu`, `gpu:0`, …
+    pub name: String,
+    /// In words.
+    pub description: String,
+    /// It is a GPU adapter.
+    pub is_gpu: bool,
+    /// It is a GPU driver that runs on the processor; [`Device::auto`] never chooses one.
+    pub is_software: bool,
+    /// It grants what is needed.
+    pub is_usable: bool,
+    /// What it offers, by name.
+    pub properties: Vec<(&'static str, String)>,
+}
+
+/// Every device of this machine: `reference`, `cpu`, then the GPU adapters in the order of `gpu:N`.
+pub fn devices() -> Vec<DeviceReport> {
+    let on_processor = |name: &str, description: String| DeviceReport {
+        name: name.to_owned(),
+        description,
+        is_gpu: false,
+        is_software: false,
+        is_usable: true,
+        properties: Vec::new(),
+    };
+    let mut devices = vec![on_processor("reference", Reference.description())];
+    devices.extend(cpu(&BackendOptions::default()).ok().map(|cpu| on_processor("cpu", cpu.description())));
+    devices.extend(adapters());
+    devices
+}
+
+#[cfg(feature = "gpu")]
+fn adapters() -> Vec<DeviceReport> {
+    let report = |adapter: crate::backend::gpu::AdapterReport| {
+        let mut properties = vec![
+            ("features", adapter.features.join(", ")),
+            ("largest binding", bytes(adapter.max_binding_bytes)),
+            ("workgroup memory", bytes(u64::from(adapter.workgroup_bytes))),
+            ("workgroup invocations", adapter.workgroup_invocations.to_string()),
+            ("subgroup lanes", format!("{} to {}", adapter.subgroup_lanes.0, adapter.subgroup_lanes.1)),
+        ];
+        properties.extend(adapter.refused.clone().map(|reason| ("refused", reason)));
+        DeviceReport {
+            name: format!("gpu:{}", adapter.index),
+            description: adapter.to_string(),
+            is_gpu: true,
+            is_software: adapter.kind == "software",
+            is_usable: adapter.refused.is_none(),
+            properties,
+        }
+    };
+    crate::backend::gpu::adapters().into_iter().map(report).collect()
+}
+
+#[cfg(not(feature = "gpu"))]
+fn adapters() -> Vec<DeviceReport> {
+    Vec::new()
 }

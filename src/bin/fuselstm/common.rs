@@ -149,11 +149,16 @@ impl Options {
             PrecisionName::Bf16 => Precision::Bf16,
             PrecisionName::Int8 => Precision::Int8,
         };
-        BackendOptions { threads: self.threads, precision, strategy: self.strategy.clone(), ..BackendOptions::default() }
+        BackendOptions {
+            threads: self.threads,
+            precision,
+            strategy: self.strategy.clone(),
+            ..BackendOptions::default()
+        }
     }
 
     /// Opens a device; why it was chosen goes to stderr.
-    pub(crate) fn session(&self, model: &Model, device: &Device) -> Result<Session, Failure> {
+    pub(crate) fn session(&self, model: &Model, device: &Device) -> Result<Session, Error> {
         let session = Session::builder(model).device(device.clone()).options(self.backend()).build()?;
         session.notes().iter().for_each(|note| log::info!("{note}"));
         if *device == Device::auto() {
@@ -187,7 +192,9 @@ impl Inputs {
             return seeded_inputs(model, self.batch, self.time, self.seed);
         }
         if self.batch.is_some() || self.time.is_some() {
-            return Err("--batch and --time are the sizes of random inputs; these inputs come from files".to_owned().into());
+            return Err("--batch and --time are the sizes of random inputs; these inputs come from files"
+                .to_owned()
+                .into());
         }
         let mut inputs = Vec::new();
         for argument in &self.input {
@@ -204,7 +211,9 @@ impl Inputs {
                     let entries = npz::load(&whole)?;
                     // A lone array without a name is the lone input.
                     let lone = entries.len() == 1 && model.inputs().len() == 1 && argument.ends_with(".npy");
-                    inputs.extend(entries.into_iter().map(|(name, tensor)| (if lone { "0".to_owned() } else { name }, tensor)));
+                    inputs.extend(
+                        entries.into_iter().map(|(name, tensor)| (if lone { "0".to_owned() } else { name }, tensor)),
+                    );
                 }
             }
         }

@@ -26,7 +26,11 @@ pub(crate) fn run(_: &Args, output: &mut Output) -> Result<bool, Failure> {
         });
     }
     let properties = |device: &fuselstm::DeviceReport| {
-        device.properties.iter().map(|(what, value)| ((*what).to_owned(), json!(value))).collect::<serde_json::Map<_, _>>()
+        device
+            .properties
+            .iter()
+            .map(|(what, value)| ((*what).to_owned(), json!(value)))
+            .collect::<serde_json::Map<_, _>>()
     };
     output.json(json!({
         "devices": devices.iter().map(|device| json!({

@@ -1,0 +1,127 @@
+//! `fuselstm inspect`: what a model is made of, before and after the passes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use fuselstm::graph::{Graph, Op};
+use fuselstm::measure::report::{bytes, table};
+use fuselstm::measure::svg;
+use fuselstm::{Axis, Model, TensorSpec};
+use serde_json::{Value, json};
+
+use crate::common::{self, Failure, Output};
+
+/// Arguments of `inspect`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The model file.
+    model: PathBuf,
+    /// Say what every pass made, and what it left and why.
+    #[arg(long)]
+    passes: bool,
+    /// Draw the graph after the passes.
+    #[arg(long, value_name = "OUT.svg")]
+    svg: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
+    let model = common::open(&args.model)?;
+    let format = model.format().map_or_else(|| "none".to_owned(), |format| format!("{format:?}").to_lowercase());
+    output.line(format!("{} ({format})", args.model.display()));
+    output.line(counts_table(&model));
+    if args.passes {
+        print_passes(&model, output);
+    }
+    if let Some(path) = &args.svg {
+        let picture = svg::graph(model.graph(), |op| op.name().to_owned());
+        std::fs::write(path, picture).map_err(|error| format!("{}: {error}", path.display()))?;
+        output.line(format!("the graph is drawn in {}", path.display()));
+    }
+    output.json(to_json(&model, &format));
+    Ok(true)
+}
+
+/// How many ops of each kind there are before and after the passes.
+fn counts_table(model: &Model) -> String {
+    let (before, after) = (counts(model.source_graph()), counts(model.graph()));
+    let names: std::collections::BTreeSet<&str> = before.keys().chain(after.keys()).copied().collect();
+    let count =
+        |counts: &BTreeMap<&str, usize>, name: &str| counts.get(name).map_or("-".to_owned(), ToString::to_string);
+    table(
+        &["op", "in the file", "after the passes"],
+        1,
+        names.iter().map(|name| vec![(*name).to_owned(), count(&before, name), count(&after, name)]),
+    )
+}
+
+fn counts(graph: &Graph) -> BTreeMap<&'static str, usize> {
+    let mut counts = BTreeMap::new();
+    for node in &graph.nodes {
+        *counts.entry(node.op.name()).or_default() += 1;
+    }
+    counts
+}
+
+fn print_passes(model: &Model, output: &mut Output) {
+    for report in model.reports() {
+        if report.made.is_empty() && report.declined.is_empty() {
+            output.line(format!("{}: nothing to do", report.pass));
+            continue;
+        }
+        output.line(format!("{}:", report.pass));
+        report.made.iter().for_each(|made| output.line(format!("  made      {made}")));
+        report.declined.iter().for_each(|left| output.line(format!("  declined  {}: {}", left.what, left.reason)));
+    }
+    let constants: u64 =
+        model.graph().values.iter().filter_map(|value| value.constant.as_ref()).map(|t| t.byte_len() as u64).sum();
+    output.line(format!(
+        "weights: {} in recurrent ops, {} in constants",
+        bytes(recurrent_bytes(model.graph())),
+        bytes(constants)
+    ));
+}
+
+/// Bytes of the weights of recurrent ops.
+fn recurrent_bytes(graph: &Graph) -> u64 {
+    let recurrent = graph.nodes.iter().filter_map(|node| match &node.op {
+        Op::Recurrent(recurrent) => Some(recurrent),
+        _ => None,
+    });
+    let parts = recurrent.flat_map(|recurrent| &recurrent.directions).flat_map(|direction| direction.weights.parts());
+    parts.map(|(_, tensor)| tensor.byte_len() as u64).sum()
+}
+
+fn to_json(model: &Model, format: &str) -> Value {
+    let graph = model.graph();
+    let of_name = |wanted: fn(&Op) -> bool| graph.nodes.iter().filter(|node| wanted(&node.op)).count();
+    let declined = model.reports().iter().flat_map(|report| &report.declined);
+    json!({
+        "format": format,
+        "recurrent_ops": of_name(|op| matches!(op, Op::Recurrent(_) | Op::Svdf(_))),
+        "loops": of_name(|op| matches!(op, Op::While(_))),
+        "nodes": graph.nodes.len(),
+        "states": graph.states.iter().map(|state| &state.name).collect::<Vec<_>>(),
+        "inputs": model.inputs().iter().map(spec_json).collect::<Vec<_>>(),
+        "outputs": model.outputs().iter().map(spec_json).collect::<Vec<_>>(),
+        "declined": declined.map(|left| json!({ "what": left.what, "reason": left.reason })).collect::<Vec<_>>(),
+        "passes": model.reports().iter().map(|report| json!({ "pass": report.pass, "made": report.made })).collect::<Vec<_>>(),
+        "ops": { "before": counts(model.source_graph()), "after": counts(graph) },
+        "recurrent_weight_bytes": recurrent_bytes(graph),
+        "warnings": model.warnings(),
+    })
+}
+
+/// Open sizes are given by name, or as null.
+fn spec_json(spec: &TensorSpec) -> Value {
+    let axis = |axis: &Axis| match axis {
+        Axis::Known(size) => json!(size),
+        Axis::Named(name) => json!(name),
+        Axis::Open => Value::Null,
+    };
+    json!({
+        "name": spec.name,
+        "shape": spec.axes.as_ref().map(|axes| axes.iter().map(axis).collect::<Vec<_>>()),
+        "dtype": spec.dtype.name(),
+        "quantization": spec.quantization.as_ref().map(|q| json!({ "scales": q.scales, "zero_points": q.zero_points })),
+    })
+}
