@@ -1,12 +1,14 @@
 //! Tables for a terminal and numbers as people read them.
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{CellAlignment, ContentArrangement, Table};
+use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
+
+/// A line under the headings and nothing else.
+const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
 /// A table with these headings; the columns from `numbers` on are aligned to the right.
 pub fn table<S: ToString>(headings: &[&str], numbers: usize, rows: impl IntoIterator<Item = Vec<S>>) -> String {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
+    table.load_style(STYLE).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(headings);
     for row in rows {
         table.add_row(row.iter().map(ToString::to_string));

@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use super::auto::Cost;
 use super::device::{Device, Kind};
+use crate::backend::cpu::CpuBackend;
 use crate::backend::reference::Reference;
 use crate::backend::{Backend, BackendOptions, Precision};
-use crate::error::{Error, Result};
+#[cfg(not(feature = "gpu"))]
+use crate::error::Error;
+use crate::error::Result;
 use crate::graph::Graph;
 #[cfg(feature = "gpu")]
 use crate::measure::report::bytes;
@@ -84,7 +87,7 @@ fn float(graph: &Arc<Graph>) -> Result<Arc<Graph>> {
 }
 
 fn cpu(options: &BackendOptions) -> Result<Arc<dyn Backend>> {
-    Ok(Arc::new(crate::backend::cpu::CpuBackend::new(options.clone())?))
+    Ok(Arc::new(CpuBackend::new(options.clone())?))
 }
 
 #[cfg(feature = "gpu")]
