@@ -7,9 +7,7 @@ use super::device::{Device, Kind};
 use crate::backend::cpu::CpuBackend;
 use crate::backend::reference::Reference;
 use crate::backend::{Backend, BackendOptions, Precision};
-#[cfg(not(feature = "gpu"))]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::Graph;
 #[cfg(feature = "gpu")]
 use crate::measure::report::bytes;
