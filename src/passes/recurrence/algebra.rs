@@ -1,0 +1,629 @@
+//! The equations of a step in one normal form, whatever ops and order they were written in.
+//!
+//! Columns of a value (its last axis) are expanded into a sum of products of [`Atom`]s with constant factors:
+//! `h + z∘(n − h)`, `z∘n + (1 − z)∘h` and `n·z + h − z·h` all become `{h: 1, z·n: 1, z·h: −1}`. Atoms are what sums and products
+//! cannot see through: matrix products with constant weights, activations, clips, and leaves. Splits, slices and joins on the last
+//! axis are followed by column, so it does not matter whether a gate was cut out before or after its activation.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::rc::Rc;
+
+use crate::graph::op::{Activation, Binary, BinaryFunction, Unary};
+use crate::graph::{Graph, Node, NodeId, Op, ValueId};
+use crate::tensor::{DType, Tensor};
+
+/// Sums with more terms than this stay unexpanded: the largest cell equation has 5.
+const MOST_TERMS: usize = 16;
+/// Expansions stop at this depth: a cell has about 10 element-wise ops on a path.
+const MOST_DEPTH: usize = 40;
+
+/// Columns of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Part {
+    pub value: ValueId,
+    pub start: usize,
+    pub len: usize,
+}
+
+/// What an atom stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// The value itself: a state, an input, or something that is not understood.
+    Leaf,
+    /// The matrix product of a node with constant weights, without its bias.
+    Product,
+    /// The result of an activation.
+    Activated,
+    /// The result of a clip to constant bounds.
+    Clipped,
+}
+
+/// A factor of a term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Atom {
+    pub role: Role,
+    pub part: Part,
+}
+
+/// A constant factor: one for all columns, or one for each.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Coef {
+    Scalar(f64),
+    Vector(Vec<f64>),
+}
+
+impl Coef {
+    fn of(values: Vec<f64>) -> Coef {
+        match values.as_slice() {
+            [first, rest @ ..] if rest.iter().all(|x| x == first) => Coef::Scalar(*first),
+            _ => Coef::Vector(values),
+        }
+    }
+
+    fn zip(&self, other: &Coef, f: impl Fn(f64, f64) -> f64) -> Coef {
+        match (self, other) {
+            (Coef::Scalar(a), Coef::Scalar(b)) => Coef::Scalar(f(*a, *b)),
+            (Coef::Scalar(a), Coef::Vector(b)) => Coef::of(b.iter().map(|b| f(*a, *b)).collect()),
+            (Coef::Vector(a), Coef::Scalar(b)) => Coef::of(a.iter().map(|a| f(*a, *b)).collect()),
+            (Coef::Vector(a), Coef::Vector(b)) => Coef::of(a.iter().zip(b).map(|(a, b)| f(*a, *b)).collect()),
+        }
+    }
+
+    pub fn add(&self, other: &Coef) -> Coef {
+        self.zip(other, |a, b| a + b)
+    }
+
+    pub fn mul(&self, other: &Coef) -> Coef {
+        self.zip(other, |a, b| a * b)
+    }
+
+    pub fn is(&self, value: f64) -> bool {
+        matches!(self, Coef::Scalar(x) if *x == value)
+    }
+
+    /// The factor of column `k`.
+    pub fn at(&self, k: usize) -> f64 {
+        match self {
+            Coef::Scalar(x) => *x,
+            Coef::Vector(x) => x.get(k).copied().unwrap_or(0.0),
+        }
+    }
+
+    /// Equal up to the rounding of sums that were folded in another order.
+    pub fn close_to(&self, other: &Coef, width: usize) -> bool {
+        (0..width).all(|k| (self.at(k) - other.at(k)).abs() <= 1e-6 * (1.0 + self.at(k).abs()))
+    }
+}
+
+/// A sum of terms: the product of the atoms times the constant.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Sum {
+    pub terms: BTreeMap<Vec<Atom>, Coef>,
+}
+
+impl Sum {
+    fn constant(coef: Coef) -> Sum {
+        let mut sum = Sum::default();
+        sum.add_term(Vec::new(), coef);
+        sum
+    }
+
+    fn atom(role: Role, part: Part) -> Sum {
+        let mut sum = Sum::default();
+        sum.add_term(vec![Atom { role, part }], Coef::Scalar(1.0));
+        sum
+    }
+
+    fn add_term(&mut self, atoms: Vec<Atom>, coef: Coef) {
+        let total = match self.terms.get(&atoms) {
+            Some(old) => old.add(&coef),
+            None => coef,
+        };
+        if total.is(0.0) {
+            self.terms.remove(&atoms);
+        } else {
+            self.terms.insert(atoms, total);
+        }
+    }
+
+    fn scaled(&self, factor: &Coef) -> Sum {
+        let mut sum = Sum::default();
+        for (atoms, coef) in &self.terms {
+            sum.add_term(atoms.clone(), coef.mul(factor));
+        }
+        sum
+    }
+
+    fn plus(mut self, other: &Sum) -> Sum {
+        for (atoms, coef) in &other.terms {
+            self.add_term(atoms.clone(), coef.clone());
+        }
+        self
+    }
+
+    fn times(&self, other: &Sum) -> Sum {
+        let mut sum = Sum::default();
+        for (a, p) in &self.terms {
+            for (b, q) in &other.terms {
+                let mut atoms = a.clone();
+                atoms.extend(b);
+                atoms.sort_unstable();
+                sum.add_term(atoms, p.mul(q));
+            }
+        }
+        sum
+    }
+
+    /// The atom, when the sum is one atom and nothing else.
+    pub fn as_atom(&self) -> Option<Atom> {
+        let mut terms = self.terms.iter();
+        match (terms.next(), terms.next()) {
+            (Some((atoms, coef)), None) if coef.is(1.0) => match atoms.as_slice() {
+                [atom] => Some(*atom),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// The constant, when there is nothing else.
+    pub fn as_constant(&self) -> Option<Coef> {
+        match self.terms.len() {
+            0 => Some(Coef::Scalar(0.0)),
+            1 => self.terms.get(&Vec::new()).cloned(),
+            _ => None,
+        }
+    }
+}
+
+/// A matrix product with constant weights.
+#[derive(Clone, Copy, Debug)]
+pub struct ProductNode {
+    /// What the weights act on.
+    pub argument: ValueId,
+    /// The constant `[outputs, inputs]`, or `[inputs, outputs]` when transposed.
+    pub weights: ValueId,
+    pub transposed: bool,
+    pub asymmetric: bool,
+    /// Outputs, inputs.
+    pub shape: (usize, usize),
+    bias: Option<ValueId>,
+    activation: Activation,
+}
+
+/// A clip to constant bounds.
+#[derive(Clone, Copy, Debug)]
+pub struct Clip {
+    pub inner: ValueId,
+    pub low: f64,
+    pub high: f64,
+}
+
+/// Expands values of one graph; values in `cuts` are leaves wherever they are not asked for themselves.
+pub struct Algebra<'g> {
+    pub graph: &'g Graph,
+    producers: Vec<Option<NodeId>>,
+    cuts: HashSet<ValueId>,
+    cache: RefCell<HashMap<Part, Rc<Sum>>>,
+}
+
+impl<'g> Algebra<'g> {
+    pub fn new(graph: &'g Graph) -> Self {
+        Algebra { graph, producers: graph.producers(), cuts: HashSet::new(), cache: RefCell::default() }
+    }
+
+    /// Makes values leaves.
+    pub fn cut(&mut self, values: impl IntoIterator<Item = ValueId>) {
+        self.cuts.extend(values);
+        self.cache.get_mut().clear();
+    }
+
+    pub fn is_cut(&self, value: ValueId) -> bool {
+        self.cuts.contains(&value)
+    }
+
+    /// The node that computes a value, and which of its results it is.
+    pub fn producer(&self, value: ValueId) -> Option<(&'g Node, usize)> {
+        let node = self.graph.nodes.get(self.producers.get(value.0 as usize)?.as_ref()?.0 as usize)?;
+        let slot = node.outputs.iter().position(|output| *output == Some(value))?;
+        Some((node, slot))
+    }
+
+    /// Number of columns: size of the last axis.
+    pub fn width(&self, value: ValueId) -> Option<usize> {
+        self.graph.get(value)?.ty.shape.as_ref()?.last()?.known()
+    }
+
+    fn rank(&self, value: ValueId) -> Option<usize> {
+        self.graph.get(value)?.ty.rank()
+    }
+
+    /// The whole of a value.
+    pub fn whole(&self, value: ValueId) -> Option<Part> {
+        Some(Part { value, start: 0, len: self.width(value)? })
+    }
+
+    /// The definition of a value, seen through even when it is cut.
+    pub fn define(&self, part: Part) -> Sum {
+        self.compute(part, 0)
+    }
+
+    /// A value as others see it: itself where it is cut.
+    pub fn read(&self, value: ValueId) -> Option<Rc<Sum>> {
+        Some(self.expand(self.whole(value)?, 0))
+    }
+
+    /// What an activated value was before its activation, with the activation.
+    pub fn before_activation(&self, part: Part) -> Option<(Sum, Activation)> {
+        let (node, _) = self.producer(part.value)?;
+        match &node.op {
+            Op::Activation(activation) => {
+                let input = first(node)?;
+                Some(((*self.expand(Part { value: input, ..part }, 0)).clone(), *activation))
+            }
+            Op::Binary(binary) => Some((self.binary(node, binary.function, part, 0)?, binary.activation)),
+            Op::FullyConnected(_) => {
+                let product = self.product(part.value)?;
+                Some((self.product_sum(&product, part), product.activation))
+            }
+            _ => None,
+        }
+    }
+
+    /// The operand of a stand-alone activation.
+    pub fn activation_operand(&self, value: ValueId) -> Option<ValueId> {
+        match self.producer(value)? {
+            (node, _) if matches!(node.op, Op::Activation(_)) => first(node),
+            _ => None,
+        }
+    }
+
+    /// The matrix product behind a value.
+    pub fn product(&self, value: ValueId) -> Option<ProductNode> {
+        let (node, _) = self.producer(value)?;
+        let (argument, weights) = (first(node)?, node.inputs.get(1).copied().flatten()?);
+        let tensor = self.graph.constant(weights)?;
+        let &[rows, columns] = tensor.shape() else { return None };
+        if !tensor.dtype().is_float() && tensor.dtype() != DType::I8 {
+            return None;
+        }
+        // A result with more axes than [B, n] is no step of a cell.
+        if self.rank(value).is_some_and(|rank| rank != 2) || self.rank(argument).is_some_and(|rank| rank != 2) {
+            return None;
+        }
+        match &node.op {
+            Op::FullyConnected(options) => Some(ProductNode {
+                argument,
+                weights,
+                transposed: false,
+                asymmetric: options.asymmetric_inputs,
+                shape: (rows, columns),
+                bias: node.inputs.get(2).copied().flatten(),
+                activation: options.activation,
+            }),
+            Op::MatMul(options) if !options.transpose_a => Some(ProductNode {
+                argument,
+                weights,
+                transposed: !options.transpose_b,
+                asymmetric: options.asymmetric_inputs,
+                shape: if options.transpose_b { (rows, columns) } else { (columns, rows) },
+                bias: None,
+                activation: Activation::Linear,
+            }),
+            _ => None,
+        }
+    }
+
+    /// The clip behind a value: minimum and maximum with constants in either order, or an activation that is one.
+    pub fn clip(&self, value: ValueId) -> Option<Clip> {
+        let (node, _) = self.producer(value)?;
+        if let Op::Activation(Activation::ReluN1To1) = node.op {
+            return Some(Clip { inner: first(node)?, low: -1.0, high: 1.0 });
+        }
+        let (outer, bound, inner) = self.bound(value)?;
+        let (other, other_bound, innermost) = self.bound(inner)?;
+        use BinaryFunction::{Maximum, Minimum};
+        match (outer, other) {
+            (Minimum, Maximum) => Some(Clip { inner: innermost, low: other_bound, high: bound }),
+            (Maximum, Minimum) => Some(Clip { inner: innermost, low: bound, high: other_bound }),
+            _ => None,
+        }
+    }
+
+    fn bound(&self, value: ValueId) -> Option<(BinaryFunction, f64, ValueId)> {
+        let (node, _) = self.producer(value)?;
+        let Op::Binary(Binary { function, activation: Activation::Linear }) = node.op else { return None };
+        if !matches!(function, BinaryFunction::Minimum | BinaryFunction::Maximum) {
+            return None;
+        }
+        let (a, b) = (first(node)?, node.inputs.get(1).copied().flatten()?);
+        match (self.scalar(a), self.scalar(b)) {
+            (None, Some(bound)) => Some((function, bound, a)),
+            (Some(bound), None) => Some((function, bound, b)),
+            _ => None,
+        }
+    }
+
+    /// A constant that is the same number everywhere.
+    pub fn scalar(&self, value: ValueId) -> Option<f64> {
+        let tensor = self.graph.constant(value).filter(|tensor| tensor.dtype().is_float())?;
+        match Coef::of(tensor.to_f32().iter().map(|&x| f64::from(x)).collect()) {
+            Coef::Scalar(x) => Some(x),
+            Coef::Vector(_) => None,
+        }
+    }
+
+    /// The operands that are joined to make the argument of a product, with their first columns and widths; `total` columns in all.
+    pub fn joined(&self, argument: ValueId, total: usize) -> Option<Vec<(ValueId, usize, usize)>> {
+        let argument = self.through(argument);
+        let Some((node, _)) = self.producer(argument).filter(|_| !self.is_cut_leaf(argument)) else {
+            return Some(vec![(argument, 0, total)]);
+        };
+        let Op::Concat(options) = &node.op else { return Some(vec![(argument, 0, total)]) };
+        if !self.is_last_axis(options.axis, argument) || options.activation != Activation::Linear {
+            return Some(vec![(argument, 0, total)]);
+        }
+        let inputs: Vec<ValueId> = node.inputs.iter().copied().collect::<Option<_>>()?;
+        let widths: Vec<Option<usize>> = inputs.iter().map(|&input| self.width(input)).collect();
+        let known: usize = widths.iter().flatten().sum();
+        let unknown = widths.iter().filter(|width| width.is_none()).count();
+        if unknown > 1 || (unknown == 0 && known != total) {
+            return None;
+        }
+        let rest = total.checked_sub(known)?;
+        let mut parts = Vec::new();
+        let mut start = 0;
+        for (input, width) in inputs.into_iter().zip(widths) {
+            let width = width.unwrap_or(rest);
+            for (value, offset, len) in self.joined(input, width)? {
+                parts.push((value, start + offset, len));
+            }
+            start += width;
+        }
+        Some(parts)
+    }
+
+    fn is_cut_leaf(&self, value: ValueId) -> bool {
+        // A join is never a state; cuts of chains name every argument of a product, joins too.
+        self.is_cut(value) && !matches!(self.producer(value), Some((Node { op: Op::Concat(_), .. }, _)))
+    }
+
+    /// The value itself behind ops that only pass it on.
+    pub fn through(&self, mut value: ValueId) -> ValueId {
+        for _ in 0..MOST_DEPTH {
+            if self.is_cut_leaf(value) {
+                break;
+            }
+            match self.producer(value).and_then(|(node, _)| self.passed_on(node, value)) {
+                Some(inner) => value = inner,
+                None => break,
+            }
+        }
+        value
+    }
+
+    /// The operand of an op that changes nothing.
+    fn passed_on(&self, node: &Node, value: ValueId) -> Option<ValueId> {
+        let input = first(node)?;
+        let shape = |id: ValueId| self.graph.get(id).and_then(|value| value.ty.shape.as_ref());
+        match &node.op {
+            Op::Activation(Activation::Linear) => Some(input),
+            Op::Cast(dtype) if self.graph.get(input)?.ty.dtype == *dtype => Some(input),
+            Op::Reshape | Op::BroadcastTo | Op::Tile | Op::Squeeze(_) => {
+                let (a, b) = (shape(input)?, shape(value)?);
+                // With one open size at most, equal products and equal other sizes leave no choice.
+                let differing = a.iter().zip(b).filter(|(a, b)| a != b || a.known().is_none()).count();
+                let same = a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.agrees_with(*b));
+                let reshape = matches!(node.op, Op::Reshape | Op::Squeeze(_));
+                (same && (differing == 0 || (reshape && differing == 1))).then_some(input)
+            }
+            _ => None,
+        }
+    }
+
+    fn is_last_axis(&self, axis: i64, value: ValueId) -> bool {
+        axis == -1 || self.rank(value).is_some_and(|rank| axis == rank as i64 - 1)
+    }
+
+    fn expand(&self, part: Part, depth: usize) -> Rc<Sum> {
+        if self.cuts.contains(&part.value) || depth > MOST_DEPTH {
+            return Rc::new(Sum::atom(Role::Leaf, part));
+        }
+        if let Some(known) = self.cache.borrow().get(&part) {
+            return known.clone();
+        }
+        let sum = Rc::new(self.compute(part, depth));
+        self.cache.borrow_mut().insert(part, sum.clone());
+        sum
+    }
+
+    fn compute(&self, part: Part, depth: usize) -> Sum {
+        match self.try_compute(part, depth + 1) {
+            Some(sum) if sum.terms.len() <= MOST_TERMS => sum,
+            _ => Sum::atom(Role::Leaf, part),
+        }
+    }
+
+    /// `None`: not understood.
+    fn try_compute(&self, part: Part, depth: usize) -> Option<Sum> {
+        let value = self.graph.get(part.value)?;
+        if let Some(tensor) = &value.constant {
+            return constant_columns(tensor, part).map(Sum::constant);
+        }
+        let (node, slot) = self.producer(part.value)?;
+        if let Some(inner) = self.passed_on(node, part.value) {
+            return Some((*self.expand(Part { value: inner, ..part }, depth)).clone());
+        }
+        match &node.op {
+            Op::Binary(Binary { function, activation }) => {
+                if self.clip(part.value).is_some() && *activation == Activation::Linear {
+                    return Some(Sum::atom(Role::Clipped, part));
+                }
+                if *activation != Activation::Linear {
+                    return Some(Sum::atom(Role::Activated, part));
+                }
+                self.binary(node, *function, part, depth)
+            }
+            Op::Unary(Unary::Neg) => {
+                Some(self.expand(Part { value: first(node)?, ..part }, depth).scaled(&Coef::Scalar(-1.0)))
+            }
+            Op::Activation(_) => Some(Sum::atom(Role::Activated, part)),
+            Op::FullyConnected(_) | Op::MatMul(_) => {
+                let product = self.product(part.value)?;
+                if product.activation != Activation::Linear {
+                    return Some(Sum::atom(Role::Activated, part));
+                }
+                Some(self.product_sum(&product, part))
+            }
+            Op::Split | Op::Slice | Op::StridedSlice(_) => {
+                let (input, offset) = self.columns(node, slot, part.value)?;
+                let start = part.start.checked_add(offset)?;
+                Some((*self.expand(Part { value: input, start, len: part.len }, depth)).clone())
+            }
+            Op::Concat(options) if options.activation == Activation::Linear => {
+                if !self.is_last_axis(options.axis, part.value) {
+                    return None;
+                }
+                let mut start = 0;
+                for input in node.inputs.iter().flatten() {
+                    let width = self.width(*input)?;
+                    if part.start >= start && part.start + part.len <= start + width {
+                        let part = Part { value: *input, start: part.start - start, len: part.len };
+                        return Some((*self.expand(part, depth)).clone());
+                    }
+                    start += width;
+                }
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn product_sum(&self, product: &ProductNode, part: Part) -> Sum {
+        let sum = Sum::atom(Role::Product, part);
+        match product.bias.map(|bias| self.graph.constant(bias).and_then(|tensor| constant_columns(tensor, part))) {
+            None => sum,
+            Some(Some(bias)) => sum.plus(&Sum::constant(bias)),
+            // A bias that is no constant: not a cell.
+            Some(None) => Sum::atom(Role::Leaf, part),
+        }
+    }
+
+    fn binary(&self, node: &Node, function: BinaryFunction, part: Part, depth: usize) -> Option<Sum> {
+        let (a, b) = (first(node)?, node.inputs.get(1).copied().flatten()?);
+        let operand = |value: ValueId| -> Option<Rc<Sum>> {
+            if self.graph.constant(value).is_none() {
+                // Operands that are repeated along the columns or the rows are not followed.
+                let same = self.width(value)? == self.width(part.value)? && self.rank(value)? == self.rank(part.value)?;
+                return same.then(|| self.expand(Part { value, ..part }, depth));
+            }
+            Some(self.expand(Part { value, ..part }, depth))
+        };
+        match function {
+            BinaryFunction::Add => Some((*operand(a)?).clone().plus(&*operand(b)?)),
+            BinaryFunction::Sub => Some((*operand(a)?).clone().plus(&operand(b)?.scaled(&Coef::Scalar(-1.0)))),
+            BinaryFunction::Mul => {
+                let (a, b) = (operand(a)?, operand(b)?);
+                (a.terms.len() * b.terms.len() <= MOST_TERMS).then(|| a.times(&b))
+            }
+            BinaryFunction::Div => {
+                let divisor = self.scalar(b).filter(|divisor| *divisor != 0.0)?;
+                Some(operand(a)?.scaled(&Coef::Scalar(1.0 / divisor)))
+            }
+            _ => None,
+        }
+    }
+
+    /// The operand and first column behind a piece that was cut along the last axis.
+    fn columns(&self, node: &Node, slot: usize, value: ValueId) -> Option<(ValueId, usize)> {
+        let input = first(node)?;
+        let operand = |slot: usize| -> Option<Vec<i64>> {
+            self.graph.constant(node.inputs.get(slot).copied().flatten()?)?.to_i64().ok()
+        };
+        let width = self.width(input)?;
+        match &node.op {
+            Op::Split => {
+                let axis = *operand(1)?.first()?;
+                if !self.is_last_axis(axis, input) {
+                    return None;
+                }
+                let count = node.outputs.len();
+                if node.inputs.get(2).copied().flatten().is_none() {
+                    return Some((input, width / count.max(1) * slot));
+                }
+                let sizes = operand(2)?;
+                let rest = width as i64 - sizes.iter().filter(|&&size| size >= 0).sum::<i64>();
+                let start: i64 = sizes.iter().take(slot).map(|&size| if size < 0 { rest } else { size }).sum();
+                Some((input, usize::try_from(start).ok()?))
+            }
+            Op::Slice => {
+                let (begin, size) = (operand(1)?, operand(2)?);
+                let rank = self.rank(input)?;
+                if begin.len() != rank || size.len() != rank {
+                    return None;
+                }
+                let shape = self.graph.get(input)?.ty.shape.as_ref()?;
+                let whole = (0..rank.checked_sub(1)?).all(|axis| {
+                    begin[axis] == 0 && (size[axis] < 0 || shape[axis].known().is_some_and(|n| n as i64 == size[axis]))
+                });
+                whole.then_some((input, usize::try_from(*begin.last()?).ok()?))
+            }
+            Op::StridedSlice(options) => {
+                let (begin, end, strides) = (operand(1)?, operand(2)?, operand(3)?);
+                let rank = self.rank(input)?;
+                let plain = options.new_axis_mask == 0 && options.shrink_axis_mask == 0 && !options.offset;
+                if !plain || self.rank(value)? != rank || strides.iter().any(|&stride| stride != 1) || rank == 0 {
+                    return None;
+                }
+                let shape = self.graph.get(input)?.ty.shape.as_ref()?;
+                let last = begin.len().checked_sub(1)?;
+                if options.ellipsis_mask != 0 {
+                    // [..., a:b]: an ellipsis, then the last axis.
+                    if begin.len() != 2 || options.ellipsis_mask != 1 {
+                        return None;
+                    }
+                } else {
+                    if begin.len() != rank {
+                        return None;
+                    }
+                    let whole = (0..last).all(|axis| {
+                        let from = options.begin_mask >> axis & 1 == 1 || begin[axis] == 0;
+                        let size = shape[axis].known();
+                        let to = options.end_mask >> axis & 1 == 1 || size.is_some_and(|n| end[axis] >= n as i64);
+                        from && to
+                    });
+                    if !whole {
+                        return None;
+                    }
+                }
+                let from = if options.begin_mask >> last & 1 == 1 { 0 } else { *begin.get(last)? };
+                let from = if from < 0 { from + width as i64 } else { from };
+                Some((input, usize::try_from(from).ok()?))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The first operand of a node.
+pub fn first(node: &Node) -> Option<ValueId> {
+    node.inputs.first().copied().flatten()
+}
+
+/// Columns of a constant that is the same for every row; `None` when rows differ or there are several.
+fn constant_columns(tensor: &Tensor, part: Part) -> Option<Coef> {
+    if !tensor.dtype().is_float() {
+        return None;
+    }
+    let data = tensor.to_f32();
+    if data.len() == 1 {
+        return Some(Coef::Scalar(f64::from(*data.first()?)));
+    }
+    let (&width, leading) = tensor.shape().split_last()?;
+    if leading.iter().any(|&size| size != 1) || width == 1 {
+        return None;
+    }
+    let columns = data.get(part.start..part.start.checked_add(part.len)?)?;
+    Some(Coef::of(columns.iter().map(|&x| f64::from(x)).collect()))
+}
