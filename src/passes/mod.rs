@@ -1,6 +1,7 @@
 //! Rewrites of the graph, in order. Each says what it matched and made, and why it declined what looked like a match.
 
 pub mod dequantise;
+mod recurrence;
 
 use crate::error::Result;
 use crate::graph::Graph;

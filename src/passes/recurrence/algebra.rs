@@ -515,7 +515,8 @@ impl<'g> Algebra<'g> {
         let operand = |value: ValueId| -> Option<Rc<Sum>> {
             if self.graph.constant(value).is_none() {
                 // Operands that are repeated along the columns or the rows are not followed.
-                let same = self.width(value)? == self.width(part.value)? && self.rank(value)? == self.rank(part.value)?;
+                let same =
+                    self.width(value)? == self.width(part.value)? && self.rank(value)? == self.rank(part.value)?;
                 return same.then(|| self.expand(Part { value, ..part }, depth));
             }
             Some(self.expand(Part { value, ..part }, depth))

@@ -90,8 +90,8 @@ impl Step {
 
     /// Whether both are the same cell with the same weights.
     pub fn same_cell(&self, other: &Step) -> bool {
-        let gates = self.gates.len() == other.gates.len()
-            && self.gates.iter().zip(&other.gates).all(|(a, b)| a.same_gate(b));
+        let gates =
+            self.gates.len() == other.gates.len() && self.gates.iter().zip(&other.gates).all(|(a, b)| a.same_gate(b));
         let projection = match (&self.projection, &other.projection) {
             (None, None) => true,
             (Some((a, p)), Some((b, q))) => a.same_weights(b) && p.close_to(q, a.rows.1),
@@ -107,9 +107,8 @@ impl Step {
 
 impl Gate {
     fn same_gate(&self, other: &Gate) -> bool {
-        let all = |a: &[Product], b: &[Product]| {
-            a.len() == b.len() && a.iter().all(|p| b.iter().any(|q| p.same_weights(q)))
-        };
+        let all =
+            |a: &[Product], b: &[Product]| a.len() == b.len() && a.iter().all(|p| b.iter().any(|q| p.same_weights(q)));
         let peephole = match (&self.peephole, &other.peephole) {
             (None, None) => true,
             (Some((_, p)), Some((_, q))) => p.close_to(q, self.width),
@@ -146,7 +145,9 @@ impl Gate {
 pub fn match_step(algebra: &Algebra<'_>, root: ValueId) -> Option<Step> {
     let whole = algebra.whole(root)?;
     let sum = algebra.define(whole);
-    match_lstm(algebra, root, &sum).or_else(|| match_gru(algebra, root, &sum)).or_else(|| match_rnn(algebra, root, &sum))
+    match_lstm(algebra, root, &sum)
+        .or_else(|| match_gru(algebra, root, &sum))
+        .or_else(|| match_rnn(algebra, root, &sum))
 }
 
 // ---- LSTM: h' = o ∘ output(c'), c' = f∘c + i∘g -------------------------------------------------------------------------
@@ -182,9 +183,8 @@ fn gated_output(algebra: &Algebra<'_>, sum: &Sum) -> Option<(Atom, ValueId, Acti
 
 /// An activated sum that has matrix products in it, or something of that kind.
 fn is_gate(algebra: &Algebra<'_>, atom: Atom) -> bool {
-    algebra_gate(algebra, atom).is_some_and(|(sum, _)| {
-        sum.terms.keys().any(|atoms| atoms.iter().any(|atom| atom.role == Role::Product))
-    })
+    algebra_gate(algebra, atom)
+        .is_some_and(|(sum, _)| sum.terms.keys().any(|atoms| atoms.iter().any(|atom| atom.role == Role::Product)))
 }
 
 /// What a gate atom was before its activation.
@@ -283,13 +283,7 @@ fn match_lstm(algebra: &Algebra<'_>, root: ValueId, sum: &Sum) -> Option<Step> {
     Some(step)
 }
 
-fn lstm(
-    algebra: &Algebra<'_>,
-    root: ValueId,
-    output_gate: Atom,
-    c_new: ValueId,
-    output: Activation,
-) -> Option<Step> {
+fn lstm(algebra: &Algebra<'_>, root: ValueId, output_gate: Atom, c_new: ValueId, output: Activation) -> Option<Step> {
     let (sum, cell_clip) = cell_update(algebra, c_new)?;
     let mut products: Vec<(Atom, Atom)> = Vec::new();
     let mut negative: Option<(Atom, Atom)> = None;

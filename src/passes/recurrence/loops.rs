@@ -1,0 +1,969 @@
+//! Structured loops to recurrent ops.
+//!
+//! A loop is taken apart when every variable of it is one of: a counter from 0, something the body leaves alone, a state of a
+//! recognised cell, or a list that gets one entry a turn. Its number of turns must be the number of entries of the lists it
+//! reads. Anything else, and the loop stays.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::algebra::{Algebra, first};
+use super::cells::{Form, Reason, Step, match_step};
+use super::sequence::Sequences;
+use super::trace::{Size, Trace};
+use super::weights::{Canonical, canonical};
+use crate::error::Result;
+use crate::graph::op::{Binary, BinaryFunction, While};
+use crate::graph::recurrent::{Direction, Layout, Masking, Merge, Source};
+use crate::graph::{Dim, Graph, Node, Op, Recurrent, ValueId, ValueType};
+use crate::passes::{Declined, Report};
+use crate::tensor::{DType, Tensor};
+
+/// Makes recurrent ops of the loops of a graph, inner loops first.
+pub fn fuse(graph: Graph, report: &mut Report) -> Result<Graph> {
+    let mut used = vec![false; graph.values.len()];
+    let ports = graph.outputs.iter().map(|port| port.value).chain(graph.states.iter().map(|state| state.next));
+    for id in graph.nodes.iter().flat_map(|node| node.inputs.iter().flatten().copied()).chain(ports) {
+        if let Some(slot) = used.get_mut(id.0 as usize) {
+            *slot = true;
+        }
+    }
+    let mut alias: HashMap<ValueId, ValueId> = HashMap::new();
+    let Graph { name, values, nodes, inputs, mut outputs, mut states, symbols } = graph;
+    let empty = Graph { name, values, nodes: Vec::new(), inputs, outputs: Vec::new(), states: Vec::new(), symbols };
+    let mut trace = Trace::new(empty);
+    for mut node in nodes {
+        for input in node.inputs.iter_mut().flatten() {
+            *input = alias.get(input).copied().unwrap_or(*input);
+        }
+        if let Op::While(inner) = &mut node.op {
+            inner.condition = fuse(std::mem::take(&mut inner.condition), report)?;
+            inner.body = fuse(std::mem::take(&mut inner.body), report)?;
+        }
+        let Op::While(inner) = &node.op else {
+            trace.push(node);
+            continue;
+        };
+        let (nodes, values) = (trace.graph.nodes.len(), trace.graph.values.len());
+        let what = format!("loop `{}`", node.name);
+        match Loop::new(&node, inner).and_then(|this| this.fuse(&mut trace, &used)) {
+            Ok(fused) => {
+                report.made.push(format!("{what} → {}", fused.made.join(", ")));
+                alias.extend(fused.results);
+            }
+            Err(reason) => {
+                trace.truncate(nodes, values);
+                report.declined.push(Declined { what, reason });
+                trace.push(node);
+            }
+        }
+    }
+    let mut graph = trace.graph;
+    let read = |id: ValueId| alias.get(&id).copied().unwrap_or(id);
+    outputs.iter_mut().for_each(|port| port.value = read(port.value));
+    states.iter_mut().for_each(|state| state.next = read(state.next));
+    (graph.outputs, graph.states) = (outputs, states);
+    Ok(graph)
+}
+
+/// What became of a loop.
+struct Fused {
+    made: Vec<String>,
+    /// Results of the loop, and what to read instead.
+    results: Vec<(ValueId, ValueId)>,
+}
+
+/// What one loop variable is.
+#[derive(Clone, Debug)]
+enum Variable {
+    /// 0, 1, 2, …
+    Counter,
+    /// The same in every turn.
+    Invariant,
+    /// A state; behind the mask, its next value.
+    State { next: ValueId, mask: Option<Mask> },
+    /// A list with one entry for each turn.
+    List { item: ValueId },
+    /// A list with one entry, overwritten in each turn.
+    Last { item: ValueId },
+    /// The output of the turn before, kept for masked turns: the value is the masked output.
+    Output,
+}
+
+/// Which turns count for which rows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Mask {
+    /// The first `n`: a loop variable `[B]`.
+    Lengths(usize),
+    /// Where a list `[T, B]` or `[T, B, 1]` of bools, a loop variable, holds.
+    List(usize),
+}
+
+/// A loop and what its body computes.
+struct Loop<'a> {
+    node: &'a Node,
+    inner: &'a While,
+    algebra: Algebra<'a>,
+    inputs: Vec<ValueId>,
+    nexts: Vec<ValueId>,
+    operands: Vec<ValueId>,
+}
+
+impl<'a> Loop<'a> {
+    fn new(node: &'a Node, inner: &'a While) -> Result<Self, Reason> {
+        let algebra = Algebra::new(&inner.body);
+        let inputs: Vec<ValueId> = inner.body.inputs.iter().map(|port| port.value).collect();
+        let nexts: Vec<ValueId> = inner.body.outputs.iter().map(|port| algebra.through(port.value)).collect();
+        let operands: Option<Vec<ValueId>> = node.inputs.iter().copied().collect();
+        let operands = operands.ok_or("an operand is missing")?;
+        if inputs.len() != nexts.len() || inputs.len() != operands.len() {
+            return Err("the loop variables do not match".into());
+        }
+        Ok(Loop { node, inner, algebra, inputs, nexts, operands })
+    }
+
+    /// Position of a loop variable that a value of the body is.
+    fn variable(&self, value: ValueId) -> Option<usize> {
+        let value = self.algebra.through(value);
+        self.inputs.iter().position(|input| *input == value)
+    }
+
+    fn is_counter(&self, trace: &Trace, k: usize) -> bool {
+        let starts = trace.integers(self.operands[k]).is_some_and(|start| start == [0]);
+        starts && self.is_next_of(self.nexts[k], k)
+    }
+
+    /// Whether `value` is `variable k + 1`.
+    fn is_next_of(&self, value: ValueId, k: usize) -> bool {
+        let Some((node, _)) = self.algebra.producer(self.algebra.through(value)) else { return false };
+        let Op::Binary(Binary { function: BinaryFunction::Add, .. }) = node.op else { return false };
+        let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
+        let one = |value: ValueId| self.integers(value).is_some_and(|step| step == [1]);
+        match (operand(0), operand(1)) {
+            (Some(a), Some(b)) => (self.variable(a) == Some(k) && one(b)) || (self.variable(b) == Some(k) && one(a)),
+            _ => false,
+        }
+    }
+
+    fn integers(&self, value: ValueId) -> Option<Vec<i64>> {
+        self.inner.body.constant(self.algebra.through(value))?.to_i64().ok()
+    }
+
+    /// Whether a value of the body is a counter, as a scalar or a vector of one.
+    fn counts(&self, trace: &Trace, value: ValueId) -> bool {
+        let mut value = self.algebra.through(value);
+        for _ in 0..4 {
+            if let Some(k) = self.variable(value) {
+                return self.is_counter(trace, k);
+            }
+            match self.algebra.producer(value) {
+                Some((node, _)) if matches!(node.op, Op::Reshape | Op::ExpandDims | Op::Cast(_) | Op::Squeeze(_)) => {
+                    match first(node) {
+                        Some(input) => value = self.algebra.through(input),
+                        None => return false,
+                    }
+                }
+                _ => return false,
+            }
+        }
+        false
+    }
+
+    fn is_zero(&self, trace: &Trace, value: ValueId) -> bool {
+        if super::cells::is_zero(&self.algebra, value) {
+            return true;
+        }
+        let invariant = |k: &usize| self.nexts.get(*k) == self.inputs.get(*k);
+        match self.variable(value).filter(invariant) {
+            Some(k) => trace.is_zero(self.operands[k]),
+            None => false,
+        }
+    }
+
+    // ---- variables ---------------------------------------------------------------------------------------------------------
+
+    fn classify(&self, trace: &Trace, k: usize) -> Result<Variable, Reason> {
+        let (input, next) = (self.inputs[k], self.nexts[k]);
+        if next == input {
+            return Ok(Variable::Invariant);
+        }
+        if self.is_counter(trace, k) {
+            return Ok(Variable::Counter);
+        }
+        if let Some(item) = self.list_write(trace, k) {
+            return Ok(item);
+        }
+        let ty = self.inner.body.get(input).map(|value| &value.ty);
+        if ty.is_none_or(|ty| !ty.dtype.is_float()) {
+            return Err(format!("loop variable {k} is neither counter, state nor list"));
+        }
+        let Some((valid, new, old)) = self.masked(trace, next) else {
+            return Ok(Variable::State { next, mask: None });
+        };
+        if self.variable(old) != Some(k) {
+            return Err(format!("loop variable {k} is chosen between two values, neither of which it had before"));
+        }
+        Ok(Variable::State { next: new, mask: Some(valid) })
+    }
+
+    /// `select(mask, new, old)` in either order: the mask, the value where it holds, the value where it does not.
+    fn masked(&self, trace: &Trace, value: ValueId) -> Option<(Mask, ValueId, ValueId)> {
+        let (node, _) = self.algebra.producer(self.algebra.through(value))?;
+        if !matches!(node.op, Op::Select) {
+            return None;
+        }
+        let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
+        let (condition, yes, no) = (operand(0)?, operand(1)?, operand(2)?);
+        let (mask, holds) = self.mask(trace, condition)?;
+        let (yes, no) = (self.algebra.through(yes), self.algebra.through(no));
+        Some(if holds { (mask, yes, no) } else { (mask, no, yes) })
+    }
+
+    /// The mask behind a condition, and whether the condition holds where the turn counts.
+    fn mask(&self, trace: &Trace, mut condition: ValueId) -> Option<(Mask, bool)> {
+        let mut holds = true;
+        for _ in 0..16 {
+            let (node, _) = self.algebra.producer(condition)?;
+            let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
+            match &node.op {
+                Op::Unary(crate::graph::op::Unary::Not) => {
+                    holds = !holds;
+                    condition = operand(0)?;
+                }
+                Op::ExpandDims | Op::Reshape | Op::Squeeze(_) | Op::BroadcastTo | Op::Tile => condition = operand(0)?,
+                Op::Cast(DType::Bool) => condition = operand(0)?,
+                Op::Gather(_) => return Some((Mask::List(self.list_read(trace, node)?), holds)),
+                Op::Binary(binary) => {
+                    let (a, b) = (operand(0)?, operand(1)?);
+                    use BinaryFunction::{And, Greater, GreaterEqual, Less, LessEqual, Or};
+                    match binary.function {
+                        // A mask joined with what is always true only widens it.
+                        And | Or => {
+                            condition = self.widened(binary.function == And, a, b)?;
+                            continue;
+                        }
+                        _ => {}
+                    }
+                    let (time, lengths, function) = if self.counts(trace, a) {
+                        (a, b, binary.function)
+                    } else {
+                        let mirrored = match binary.function {
+                            Less => Greater,
+                            Greater => Less,
+                            LessEqual => GreaterEqual,
+                            GreaterEqual => LessEqual,
+                            _ => return None,
+                        };
+                        (b, a, mirrored)
+                    };
+                    if !self.counts(trace, time) {
+                        return None;
+                    }
+                    let valid = match function {
+                        Less => true,
+                        GreaterEqual => false,
+                        _ => return None,
+                    };
+                    return Some((Mask::Lengths(self.lengths(lengths)?), holds == valid));
+                }
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    /// The operand of `and` that is not constant true, or of `or` that is not constant false.
+    fn widened(&self, and: bool, a: ValueId, b: ValueId) -> Option<ValueId> {
+        let neutral = |value: ValueId| {
+            let tensor = self.inner.body.constant(self.algebra.through(value))?;
+            Some(tensor.as_slice::<bool>().ok()?.iter().all(|&x| x == and))
+        };
+        match (neutral(a), neutral(b)) {
+            (Some(true), None) => Some(b),
+            (None, Some(true)) => Some(a),
+            _ => None,
+        }
+    }
+
+    /// The loop variable that holds the lengths, possibly with another axis.
+    fn lengths(&self, mut value: ValueId) -> Option<usize> {
+        for _ in 0..8 {
+            if let Some(k) = self.variable(value) {
+                let rank = self.inner.body.get(self.inputs[k])?.ty.rank()?;
+                return (self.nexts[k] == self.inputs[k] && rank == 1).then_some(k);
+            }
+            let (node, _) = self.algebra.producer(value)?;
+            match &node.op {
+                Op::ExpandDims | Op::Reshape | Op::Cast(_) => value = first(node)?,
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    /// The loop variable that a gather reads at the counter.
+    fn list_read(&self, trace: &Trace, node: &Node) -> Option<usize> {
+        let Op::Gather(options) = &node.op else { return None };
+        let (list, index) = (first(node)?, node.inputs.get(1).copied().flatten()?);
+        let k = self.variable(list)?;
+        let scalar = self.inner.body.get(index)?.ty.rank() == Some(0);
+        let plain = options.axis == 0 && options.batch_dims == 0 && scalar;
+        (plain && self.nexts[k] == self.inputs[k] && self.counts(trace, index)).then_some(k)
+    }
+
+    /// The entry that a list gets.
+    fn list_write(&self, trace: &Trace, k: usize) -> Option<Variable> {
+        let (node, _) = self.algebra.producer(self.nexts[k])?;
+        let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
+        let entries = trace.axis(self.operands[k], 0);
+        match &node.op {
+            Op::SetItem => {
+                if self.variable(operand(0)?) != Some(k) {
+                    return None;
+                }
+                let (index, item) = (operand(1)?, self.algebra.through(operand(2)?));
+                if self.counts(trace, index) {
+                    return Some(Variable::List { item });
+                }
+                let only = self.integers(index)? == [0] && entries == Size::Known(1);
+                only.then_some(Variable::Last { item })
+            }
+            Op::Concat(options) if options.axis == 0 && node.inputs.len() == 3 => {
+                let (before, item, after) = (operand(0)?, operand(1)?, operand(2)?);
+                let fits = self.is_slice(trace, k, before, false) && self.is_slice(trace, k, after, true);
+                let item = self.entry(item)?;
+                fits.then_some(Variable::List { item })
+            }
+            Op::Reshape | Op::ExpandDims | Op::Pack(_) if entries == Size::Known(1) => {
+                let item = self.entry(self.nexts[k])?;
+                Some(Variable::Last { item })
+            }
+            _ => None,
+        }
+    }
+
+    /// `item` behind `item` with a leading axis of size 1.
+    fn entry(&self, value: ValueId) -> Option<ValueId> {
+        let (node, _) = self.algebra.producer(value)?;
+        let input = first(node)?;
+        let shape = |id: ValueId| self.inner.body.get(id).and_then(|value| value.ty.shape.as_deref());
+        let (outer, inner) = (shape(value)?, shape(input)?);
+        let leading = outer.split_first().is_some_and(|(one, rest)| {
+            one.known() == Some(1)
+                && rest.len() == inner.len()
+                && rest.iter().zip(inner).all(|(a, b)| a.agrees_with(*b))
+        });
+        let plain = match &node.op {
+            Op::Pack(pack) => pack.axis == 0 && node.inputs.len() == 1,
+            Op::Reshape => {
+                // Sizes that are not known twice may have moved.
+                let (a, b) = (outer.iter().skip(1), inner.iter());
+                a.zip(b).filter(|(a, b)| a.known().is_none() || b.known().is_none()).count() <= 1
+            }
+            Op::ExpandDims => self.integers(node.inputs.get(1).copied().flatten()?)? == [0],
+            _ => false,
+        };
+        (leading && plain).then(|| self.algebra.through(input))
+    }
+
+    /// Whether a value is the part of list `k` before the counter, or after it.
+    fn is_slice(&self, trace: &Trace, k: usize, value: ValueId, after: bool) -> bool {
+        let check = || -> Option<bool> {
+            let (node, _) = self.algebra.producer(value)?;
+            let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
+            if !matches!(node.op, Op::Slice) || self.variable(operand(0)?) != Some(k) {
+                return Some(false);
+            }
+            // [counter, rest, rest, …]
+            let vector = |value: ValueId, rest: i64| -> Option<bool> {
+                let (node, _) = self.algebra.producer(value)?;
+                let (Op::Concat(_), [Some(head), Some(tail)]) = (&node.op, node.inputs.as_slice()) else {
+                    return Some(false);
+                };
+                let tail = self.integers(*tail)?.iter().all(|&x| x == rest);
+                let (node, _) = self.algebra.producer(*head)?;
+                if !matches!(node.op, Op::Reshape | Op::ExpandDims) {
+                    return Some(false);
+                }
+                let head = first(node)?;
+                let at = if after {
+                    (0..self.inputs.len()).any(|c| self.is_counter(trace, c) && self.is_next_of(head, c))
+                } else {
+                    self.counts(trace, head)
+                };
+                Some(tail && at)
+            };
+            let constant = |value: ValueId, x: i64| self.integers(value).is_some_and(|all| all.iter().all(|&y| y == x));
+            Some(if after {
+                vector(operand(1)?, 0)? && constant(operand(2)?, -1)
+            } else {
+                constant(operand(1)?, 0) && vector(operand(2)?, -1)?
+            })
+        };
+        check().unwrap_or(false)
+    }
+
+    // ---- number of turns ---------------------------------------------------------------------------------------------------
+
+    /// The bounds that every counter must stay below.
+    fn limits(&self, trace: &Trace) -> Result<Vec<Limit>, Reason> {
+        let condition = &self.inner.condition;
+        let producers = condition.producers();
+        let mut limits = Vec::new();
+        let mut open = vec![condition.outputs.first().map(|port| port.value).ok_or("the loop has no condition")?];
+        let refuse = || Reason::from("the condition is not `counter < bound`");
+        let mut budget = 64;
+        while let Some(value) = open.pop() {
+            budget -= 1;
+            if let Some(tensor) = condition.constant(value)
+                && tensor.as_slice::<bool>().is_ok_and(|truth| truth == [true])
+            {
+                continue;
+            }
+            let node = producers.get(value.0 as usize).copied().flatten();
+            let node = node.and_then(|id| condition.nodes.get(id.0 as usize)).filter(|_| budget > 0);
+            let node = node.ok_or_else(refuse)?;
+            let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
+            let (Some(a), b) = (operand(0), operand(1)) else { return Err(refuse()) };
+            let function = match &node.op {
+                Op::Binary(binary) => binary.function,
+                Op::Reshape | Op::Squeeze(_) => {
+                    open.push(a);
+                    continue;
+                }
+                _ => return Err(refuse()),
+            };
+            let b = b.ok_or_else(refuse)?;
+            let (counter, bound) = match function {
+                BinaryFunction::And => {
+                    open.extend([a, b]);
+                    continue;
+                }
+                BinaryFunction::Less => (a, b),
+                BinaryFunction::Greater => (b, a),
+                _ => return Err(refuse()),
+            };
+            let position = |value: ValueId| condition.inputs.iter().position(|port| port.value == value);
+            if !position(counter).is_some_and(|k| self.is_counter(trace, k)) {
+                return Err(refuse());
+            }
+            limits.push(match (condition.constant(bound), position(bound)) {
+                (Some(tensor), _) => match tensor.to_i64().ok().as_deref() {
+                    Some([bound]) => Limit::Known(*bound),
+                    _ => return Err(refuse()),
+                },
+                (None, Some(k)) if self.nexts[k] == self.inputs[k] => Limit::Operand(self.operands[k]),
+                _ => return Err("the bound of the loop changes in the loop".into()),
+            });
+        }
+        Ok(limits)
+    }
+
+    // ---- the rewrite -------------------------------------------------------------------------------------------------------
+
+    fn fuse(mut self, trace: &mut Trace, used: &[bool]) -> Result<Fused, Reason> {
+        let mut variables = Vec::new();
+        for k in 0..self.inputs.len() {
+            variables.push(self.classify(trace, k)?);
+        }
+        self.outputs_kept(trace, &mut variables);
+        let mut cuts = self.inputs.clone();
+        for variable in &variables {
+            if let Variable::State { next, .. } = variable {
+                cuts.push(*next);
+            }
+        }
+        self.algebra.cut(cuts);
+        let layers = self.layers(&variables)?;
+        let mask = common_mask(&variables)?;
+        let limits = self.limits(trace)?;
+
+        // Every list that is read decides about the number of turns; each must say the same.
+        let lists: Vec<usize> = (0..self.inputs.len()).filter(|&k| self.is_read(trace, k)).collect();
+        let Some(&list) = lists.first() else { return Err("the loop reads no list".into()) };
+        let time = trace.axis(self.operands[list], 0);
+        if lists.iter().any(|&k| trace.axis(self.operands[k], 0) != time) {
+            return Err("the lists that the loop reads have different numbers of entries".into());
+        }
+        let mut shortened = false;
+        for limit in &limits {
+            shortened |= self.check_limit(trace, limit, time, mask)?;
+        }
+        if limits.is_empty() {
+            return Err("the loop has no bound".into());
+        }
+        let mut build = Build {
+            sequences: Sequences::new(&self.inner.body),
+            this: &self,
+            variables: &variables,
+            layers: &layers,
+            mask,
+            masking: None,
+            time,
+            list: self.operands[list],
+            built: HashMap::new(),
+            open: Vec::new(),
+            made: Vec::new(),
+        };
+        for k in 0..self.inputs.len() {
+            build.note_reads(trace, k);
+        }
+        build.masking = build.find_masking(trace)?;
+        for k in layers.keys().copied().collect::<std::collections::BTreeSet<_>>() {
+            build.layer(trace, k)?;
+        }
+        let mut results = Vec::new();
+        for (k, variable) in variables.iter().enumerate() {
+            let Some(result) = self.node.outputs.get(k).copied().flatten() else { continue };
+            if !used.get(result.0 as usize).copied().unwrap_or(true) {
+                continue;
+            }
+            let value = match variable {
+                Variable::Invariant => self.operands[k],
+                Variable::Counter => build.final_count(trace, k, &limits)?,
+                Variable::State { .. } => build.final_state(k)?,
+                Variable::List { item } => {
+                    if !trace.has_entries(self.operands[k], time) {
+                        return Err(format!("list {k} may have another number of entries than there are turns"));
+                    }
+                    if shortened && !trace.is_zero(self.operands[k]) {
+                        return Err(format!("entries of list {k} that no turn writes are not 0"));
+                    }
+                    build.output_sequence(trace, *item)?
+                }
+                Variable::Last { item } => build.last_output(trace, *item, k)?,
+                Variable::Output => {
+                    return Err(format!("the masked output (loop variable {k}) is used after the loop"));
+                }
+            };
+            results.push((result, value));
+        }
+        Ok(Fused { made: build.made, results })
+    }
+
+    /// States that hold the output of the turn before are no states of a cell: the same choice is written to a list.
+    fn outputs_kept(&self, trace: &Trace, variables: &mut [Variable]) {
+        let items: Vec<ValueId> = variables
+            .iter()
+            .filter_map(|variable| match variable {
+                Variable::List { item } | Variable::Last { item } => Some(*item),
+                _ => None,
+            })
+            .collect();
+        for k in 0..variables.len() {
+            let is_choice = matches!(variables[k], Variable::State { mask: Some(_), .. });
+            let shared = variables.iter().enumerate().any(|(j, other)| {
+                let same = match (&variables[k], other) {
+                    (Variable::State { next: a, .. }, Variable::State { next: b, .. }) => a == b,
+                    _ => false,
+                };
+                j != k && same
+            });
+            // The state itself comes under the same choice, with its own old value.
+            if is_choice && shared && items.contains(&self.nexts[k]) && trace.is_zero(self.operands[k]) {
+                variables[k] = Variable::Output;
+            }
+        }
+    }
+
+    /// The cells, by the position of their output state.
+    fn layers(&self, variables: &[Variable]) -> Result<HashMap<usize, Layer>, Reason> {
+        let mut layers = HashMap::new();
+        let mut taken = vec![false; variables.len()];
+        for (k, variable) in variables.iter().enumerate() {
+            let Variable::State { next, mask } = variable else { continue };
+            let Some(step) = match_step(&self.algebra, *next) else { continue };
+            let mut cell_state = None;
+            if let Form::Lstm { .. } = step.form {
+                let position = variables.iter().enumerate().position(|(j, other)| match other {
+                    Variable::State { next, mask: other } => {
+                        Some(*next) == step.c_new && Some(self.inputs[j]) == step.c_old && other == mask
+                    }
+                    _ => false,
+                });
+                let Some(j) = position.filter(|&j| j != k) else { continue };
+                cell_state = Some(j);
+            }
+            if step.h_old.is_some_and(|h_old| h_old != self.inputs[k]) {
+                continue;
+            }
+            let canonical = match canonical(&self.algebra, &step, self.inputs[k]) {
+                Ok(canonical) => canonical,
+                Err(reason) => return Err(format!("state {k}: {reason}")),
+            };
+            taken[k] = true;
+            if let Some(j) = cell_state {
+                taken[j] = true;
+            }
+            layers.insert(k, Layer { step, canonical, cell_state });
+        }
+        for (k, variable) in variables.iter().enumerate() {
+            if matches!(variable, Variable::State { .. }) && !taken[k] {
+                return Err(format!("loop variable {k} is not the state of an LSTM, GRU or RNN cell"));
+            }
+        }
+        if layers.is_empty() {
+            return Err("no recurrent cell in the loop".into());
+        }
+        Ok(layers)
+    }
+
+    fn is_read(&self, trace: &Trace, k: usize) -> bool {
+        self.reads(trace, k).next().is_some()
+    }
+
+    /// The values of the body that are the entry of list `k` at the counter.
+    fn reads<'s>(&'s self, trace: &'s Trace, k: usize) -> impl Iterator<Item = ValueId> + 's {
+        self.inner.body.nodes.iter().filter_map(move |node| {
+            (self.list_read(trace, node) == Some(k)).then(|| node.outputs.first().copied().flatten()).flatten()
+        })
+    }
+
+    /// Whether a bound stops the loop before the end of the lists, where only masked turns follow.
+    fn check_limit(&self, trace: &Trace, limit: &Limit, time: Size, mask: Option<Mask>) -> Result<bool, Reason> {
+        let size = match limit {
+            Limit::Known(bound) => usize::try_from(*bound).ok().map(Size::Known),
+            Limit::Operand(value) => trace.scalar(*value),
+        };
+        if size == Some(time) {
+            return Ok(false);
+        }
+        if let (Limit::Operand(value), Some(Mask::Lengths(k))) = (limit, mask)
+            && trace.longest(*value) == Some((time, trace.uncast(self.operands[k])))
+        {
+            return Ok(true);
+        }
+        Err("the number of turns may differ from the number of entries that are read".into())
+    }
+}
+
+/// What a counter must stay below.
+enum Limit {
+    Known(i64),
+    Operand(ValueId),
+}
+
+struct Layer {
+    step: Step,
+    canonical: Canonical,
+    /// Position of the cell state.
+    cell_state: Option<usize>,
+}
+
+/// Every state must be under the same mask.
+fn common_mask(variables: &[Variable]) -> Result<Option<Mask>, Reason> {
+    let mut masks = variables.iter().filter_map(|variable| match variable {
+        Variable::State { mask, .. } => Some(*mask),
+        _ => None,
+    });
+    let Some(mask) = masks.next() else { return Ok(None) };
+    if masks.any(|other| other != mask) {
+        return Err("some states are masked and others not, or otherwise".into());
+    }
+    Ok(mask)
+}
+
+/// What a built layer yields.
+#[derive(Clone, Copy)]
+struct Built {
+    y: ValueId,
+    h_n: ValueId,
+    c_n: Option<ValueId>,
+}
+
+/// The recurrent ops that take the place of the loop.
+struct Build<'b, 'a> {
+    sequences: Sequences<'a>,
+    this: &'b Loop<'a>,
+    variables: &'b [Variable],
+    layers: &'b HashMap<usize, Layer>,
+    mask: Option<Mask>,
+    masking: Option<Masking>,
+    time: Size,
+    /// A list that is read: its axes 0 and 1 are time and batch.
+    list: ValueId,
+    built: HashMap<usize, Built>,
+    open: Vec<usize>,
+    made: Vec<String>,
+}
+
+impl Build<'_, '_> {
+    fn note_reads(&mut self, trace: &Trace, k: usize) {
+        let reads: Vec<ValueId> = self.this.reads(trace, k).collect();
+        for value in reads {
+            self.sequences.set(value, self.this.operands[k]);
+        }
+    }
+
+    /// What the outputs of masked turns are; states alone do not say.
+    fn find_masking(&self, trace: &Trace) -> Result<Option<Masking>, Reason> {
+        if self.mask.is_none() {
+            return Ok(None);
+        }
+        let mut masking = None;
+        for variable in self.variables {
+            let (Variable::List { item } | Variable::Last { item }) = variable else { continue };
+            let (_, this) = self.masked_item(trace, *item)?;
+            if masking.is_some_and(|masking| masking != this) {
+                return Err("lists of masked outputs with different values for masked turns".into());
+            }
+            masking = Some(this);
+        }
+        Ok(Some(masking.unwrap_or(Masking::Zero)))
+    }
+
+    /// The layer behind an entry of a list under the mask, and what masked turns write.
+    fn masked_item(&self, trace: &Trace, item: ValueId) -> Result<(usize, Masking), Reason> {
+        let refuse = || Reason::from("outputs under a mask that is not that of the states");
+        // The masked state itself: on masked turns the old state, which is the last output when it starts from 0.
+        for (k, layer) in self.layers {
+            if self.this.nexts[*k] == item && layer.step.h_new != item {
+                let zero = trace.is_zero(self.this.operands[*k]);
+                return if zero { Ok((*k, Masking::Hold)) } else { Err(refuse()) };
+            }
+        }
+        let (mask, new, old) = self.this.masked(trace, item).ok_or_else(refuse)?;
+        if Some(mask) != self.mask {
+            return Err(refuse());
+        }
+        let k = self.layer_of(new).ok_or("a masked output is not that of a cell")?;
+        if self.this.is_zero(trace, old) {
+            return Ok((k, Masking::Zero));
+        }
+        let kept = self.this.variable(old).and_then(|j| self.variables.get(j).map(|variable| (j, variable)));
+        match kept {
+            Some((j, Variable::Output)) if self.this.nexts[j] == item => Ok((k, Masking::Hold)),
+            // The old state takes the place of the last output, when both start from 0.
+            Some((j, Variable::State { .. })) if j == k && trace.is_zero(self.this.operands[k]) => {
+                Ok((k, Masking::Hold))
+            }
+            _ => Err(refuse()),
+        }
+    }
+
+    fn layer_of(&self, new: ValueId) -> Option<usize> {
+        self.layers.iter().find(|(_, layer)| layer.step.h_new == new).map(|(k, _)| *k)
+    }
+
+    /// Builds the layer whose output state is variable `k`, and the layers that it reads.
+    fn layer(&mut self, trace: &mut Trace, k: usize) -> Result<Built, Reason> {
+        if let Some(built) = self.built.get(&k) {
+            return Ok(*built);
+        }
+        if self.open.contains(&k) {
+            return Err("the cells of the loop read each other in a circle".into());
+        }
+        self.open.push(k);
+        let layer = self.layers.get(&k).ok_or("no such layer")?;
+        let mut parts = Vec::new();
+        for &(input, _) in &layer.canonical.inputs {
+            parts.push(self.sequence(trace, input)?);
+        }
+        let name = match self.layers.len() {
+            1 => self.this.node.name.clone(),
+            _ => format!("{}/{k}", self.this.node.name),
+        };
+        let x = match parts.as_slice() {
+            [one] => *one,
+            _ => {
+                let width: usize = layer.canonical.inputs.iter().map(|(_, width)| width).sum();
+                let ty = self.sequence_type(trace, width);
+                let joined = trace.graph.add_value(format!("{name}/input"), ty);
+                let op =
+                    Op::Concat(crate::graph::op::Concat { axis: -1, activation: crate::graph::op::Activation::Linear });
+                let inputs = parts.into_iter().map(Some).collect();
+                trace.push(Node { name: format!("{name}/join"), op, inputs, outputs: vec![Some(joined)] });
+                joined
+            }
+        };
+        let built = self.emit(trace, k, x, &name)?;
+        self.open.pop();
+        self.built.insert(k, built);
+        Ok(built)
+    }
+
+    fn emit(&mut self, trace: &mut Trace, k: usize, x: ValueId, name: &str) -> Result<Built, Reason> {
+        let layer = self.layers.get(&k).ok_or("no such layer")?;
+        let canonical = &layer.canonical;
+        let blocks = canonical.cell.gate_blocks();
+        let (units, width) = (canonical.weights.units(blocks), canonical.weights.output_width(blocks));
+        let mask = match self.mask {
+            None => None,
+            Some(Mask::Lengths(m)) => Some(self.this.operands[m]),
+            Some(Mask::List(m)) => Some(self.mask_list(trace, m, name)?),
+        };
+        let op = Recurrent {
+            cell: canonical.cell.clone(),
+            directions: vec![Direction {
+                reverse: false,
+                source: Source::X,
+                weights: Arc::new(canonical.weights.clone()),
+            }],
+            layout: Layout::TimeMajor,
+            masking: self.masking.unwrap_or(Masking::Zero),
+            merge: Merge::Separate,
+            arithmetic: canonical.arithmetic.clone(),
+        };
+        let state = |trace: &Trace, k: usize| {
+            let operand = self.this.operands[k];
+            (!trace.is_zero(operand)).then_some(operand)
+        };
+        let h0 = state(trace, k);
+        let c0 = layer.cell_state.and_then(|j| state(trace, j));
+        let sequence = self.sequence_type(trace, width);
+        let batch = sequence.shape.as_ref().and_then(|shape| shape.get(1)).copied().unwrap_or(Dim::Unknown);
+        let y = trace.graph.add_value(format!("{name}/y"), sequence);
+        let state_type = |width: usize| ValueType::symbolic(DType::F32, vec![batch, Dim::Known(width)]);
+        let h_n = trace.graph.add_value(format!("{name}/h"), state_type(width));
+        let c_n = layer.cell_state.map(|_| trace.graph.add_value(format!("{name}/c"), state_type(units)));
+        let mut inputs = vec![None; op.input_slots()];
+        let mut outputs = vec![None; op.output_slots()];
+        for (slot, value) in
+            [(Recurrent::X, Some(x)), (Recurrent::MASK, mask), (Recurrent::h0(0), h0), (Recurrent::c0(0), c0)]
+        {
+            inputs[slot] = value;
+        }
+        for (slot, value) in [(Recurrent::y(0), Some(y)), (Recurrent::h_n(0), Some(h_n)), (Recurrent::c_n(0), c_n)] {
+            if let Some(slot) = outputs.get_mut(slot) {
+                *slot = value;
+            }
+        }
+        self.made.push(super::describe(&op, name));
+        trace.push(Node { name: name.to_owned(), op: Op::Recurrent(op), inputs, outputs });
+        Ok(Built { y, h_n, c_n })
+    }
+
+    /// The mask as `[T, B]`.
+    fn mask_list(&self, trace: &mut Trace, m: usize, name: &str) -> Result<ValueId, Reason> {
+        let list = self.this.operands[m];
+        let ty = trace.graph.get(list).map(|value| value.ty.clone()).ok_or("the mask is missing")?;
+        let mut list = list;
+        if ty.rank() == Some(3) {
+            let squeezed = trace.graph.add_value(
+                format!("{name}/mask"),
+                ValueType { shape: ty.shape.clone().map(|shape| shape[..2].to_vec()), ..ty.clone() },
+            );
+            let op = Op::Squeeze(crate::graph::op::Squeeze { axes: vec![2] });
+            let name = format!("{name}/mask");
+            trace.push(Node { name, op, inputs: vec![Some(list)], outputs: vec![Some(squeezed)] });
+            list = squeezed;
+        } else if ty.rank() != Some(2) {
+            return Err("the mask has neither 2 nor 3 axes".into());
+        }
+        if ty.dtype == DType::Bool {
+            return Ok(list);
+        }
+        let shape = trace.graph.get(list).and_then(|value| value.ty.shape.clone());
+        let bools =
+            trace.graph.add_value(format!("{name}/mask"), ValueType { dtype: DType::Bool, shape, quantization: None });
+        let (op, name) = (Op::Cast(DType::Bool), format!("{name}/mask"));
+        trace.push(Node { name, op, inputs: vec![Some(list)], outputs: vec![Some(bools)] });
+        Ok(bools)
+    }
+
+    /// `[T, B, width]`.
+    fn sequence_type(&self, trace: &Trace, width: usize) -> ValueType {
+        let list = trace.graph.get(self.list).and_then(|value| value.ty.shape.as_ref());
+        let dim = |axis: usize| list.and_then(|shape| shape.get(axis)).copied().unwrap_or(Dim::Unknown);
+        ValueType::symbolic(DType::F32, vec![dim(0), dim(1), Dim::Known(width)])
+    }
+
+    /// A value of the body over all turns.
+    fn sequence(&mut self, trace: &mut Trace, value: ValueId) -> Result<ValueId, Reason> {
+        let value = self.this.algebra.through(value);
+        let wanted = self.sequences.needs(value)?;
+        for source in wanted {
+            let k =
+                self.layer_of(source).ok_or("an input of the cell depends on the turn before, or on the counter")?;
+            let built = self.layer(trace, k)?;
+            self.sequences.set(source, built.y);
+        }
+        let lead = self.sequence_type(trace, 1);
+        self.sequences.build(trace, value, &lead)
+    }
+
+    /// What a list of outputs becomes.
+    fn output_sequence(&mut self, trace: &mut Trace, item: ValueId) -> Result<ValueId, Reason> {
+        if self.mask.is_none() {
+            return self.sequence(trace, item);
+        }
+        let (k, _) = self.masked_item(trace, item)?;
+        Ok(self.layer(trace, k)?.y)
+    }
+
+    fn final_state(&self, k: usize) -> Result<ValueId, Reason> {
+        if let Some(built) = self.built.get(&k) {
+            return Ok(built.h_n);
+        }
+        let owner = self.layers.iter().find(|(_, layer)| layer.cell_state == Some(k));
+        let built = owner.and_then(|(k, _)| self.built.get(k));
+        built.and_then(|built| built.c_n).ok_or_else(|| "a state of no layer".into())
+    }
+
+    /// The last entry, `[1, B, P]`.
+    fn last_output(&mut self, trace: &mut Trace, item: ValueId, list: usize) -> Result<ValueId, Reason> {
+        let k = match self.mask {
+            None => self.layer_of(item).ok_or("the last output is not that of a cell")?,
+            Some(_) => self.masked_item(trace, item)?.0,
+        };
+        let built = self.layer(trace, k)?;
+        // Without a turn the list keeps what it had.
+        let turns = matches!(self.time, Size::Known(turns) if turns > 0);
+        let from_zero = trace.is_zero(self.this.operands[k]) && trace.is_zero(self.this.operands[list]);
+        if !turns && !from_zero {
+            return Err("with no turn at all, the last output is not known".into());
+        }
+        let ends_in_state = match self.masking {
+            None => true,
+            Some(Masking::Hold) => trace.is_zero(self.this.operands[k]),
+            Some(Masking::Zero) => false,
+        };
+        let name = &self.this.node.name;
+        let mut ty = trace.graph.get(built.y).map(|value| value.ty.clone()).ok_or("no output")?;
+        if let Some(time) = ty.shape.as_mut().and_then(|shape| shape.first_mut()) {
+            *time = Dim::Known(1);
+        }
+        let last = trace.graph.add_value(format!("{name}/last"), ty);
+        let node = if ends_in_state {
+            let axis = trace.graph.add_constant(format!("{name}/axis"), Tensor::scalar(0i32));
+            Node {
+                name: format!("{name}/last"),
+                op: Op::ExpandDims,
+                inputs: vec![Some(built.h_n), Some(axis)],
+                outputs: vec![Some(last)],
+            }
+        } else {
+            // The entry of the last turn, 0 for rows that ended before it.
+            let mut bound = |values: [i32; 1]| -> Result<ValueId, Reason> {
+                let tensor = Tensor::from_slice(&[1], &values).map_err(|error| error.to_string())?;
+                Ok(trace.graph.add_constant(format!("{name}/last"), tensor))
+            };
+            let (begin, end, step) = (bound([-1])?, bound([0])?, bound([1])?);
+            let op = Op::StridedSlice(crate::graph::op::StridedSlice { end_mask: 1, ..Default::default() });
+            Node {
+                name: format!("{name}/last"),
+                op,
+                inputs: vec![Some(built.y), Some(begin), Some(end), Some(step)],
+                outputs: vec![Some(last)],
+            }
+        };
+        trace.push(node);
+        Ok(last)
+    }
+
+    /// What a counter ends at: its bound.
+    fn final_count(&self, trace: &mut Trace, k: usize, limits: &[Limit]) -> Result<ValueId, Reason> {
+        let dtype = self.this.inner.body.get(self.this.inputs[k]).map(|value| value.ty.dtype);
+        match limits {
+            [Limit::Operand(value)] if trace.graph.get(*value).map(|value| value.ty.dtype) == dtype => Ok(*value),
+            [Limit::Known(bound), ..] if matches!(self.time, Size::Known(_)) => {
+                let tensor = match dtype {
+                    Some(DType::I64) => Tensor::scalar(*bound),
+                    _ => Tensor::scalar(*bound as i32),
+                };
+                Ok(trace.graph.add_constant("turns", tensor))
+            }
+            _ => Err("the counter is used after the loop".into()),
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! Recurrent layers, found where they were written out: in structured loops and in unrolled chains.
+//!
+//! Four steps, the same for every source: find the cell from its equations ([`algebra`], [`cells`], [`weights`]), find what repeats
+//! it ([`loops`], [`chains`]), make the recurrent op, and merge what stands around it (the `merge` pass).
+
+mod algebra;
+mod cells;
+pub(super) mod loops;
+mod sequence;
+mod trace;
+mod weights;
+
+use crate::graph::Recurrent;
+use crate::graph::recurrent::Cell;
+
+/// One line about a recurrent op that was made.
+fn describe(op: &Recurrent, name: &str) -> String {
+    let blocks = op.cell.gate_blocks();
+    let weights = op.directions.first().map(|direction| &direction.weights);
+    let sizes = weights.map(|weights| format!("{} → {} units", weights.input.columns(), weights.units(blocks)));
+    let kind = match &op.cell {
+        Cell::Lstm(lstm) if lstm.coupled_input_forget => "LSTM (coupled gates)",
+        Cell::Lstm(_) => "LSTM",
+        Cell::Gru(gru) if gru.reset_after => "GRU (reset after)",
+        Cell::Gru(_) => "GRU (reset before)",
+        Cell::Rnn(_) => "RNN",
+    };
+    format!("{kind} `{name}` {}", sizes.unwrap_or_default())
+}

@@ -1,0 +1,147 @@
+//! Values of a loop's body as values over all turns, `[B, n]` becoming `[T, B, n]`: what does not depend on the turn before can be
+//! computed for all turns at once.
+
+use std::collections::HashMap;
+
+use super::cells::Reason;
+use crate::graph::op::{Concat, FullyConnected};
+use crate::graph::{Dim, Graph, Node, NodeId, Op, ValueId, ValueType};
+
+use super::trace::Trace;
+
+/// Longest chain of ops between a list and a cell; real ones have two or three.
+const MOST_DEPTH: usize = 64;
+
+/// What is known over all turns.
+pub struct Sequences<'a> {
+    body: &'a Graph,
+    producers: Vec<Option<NodeId>>,
+    known: HashMap<ValueId, ValueId>,
+}
+
+impl<'a> Sequences<'a> {
+    pub fn new(body: &'a Graph) -> Self {
+        Sequences { body, producers: body.producers(), known: HashMap::new() }
+    }
+
+    /// `value` of the body is the entry of `sequence` in every turn.
+    pub fn set(&mut self, value: ValueId, sequence: ValueId) {
+        self.known.insert(value, sequence);
+    }
+
+    fn node(&self, value: ValueId) -> Option<&'a Node> {
+        self.body.nodes.get(self.producers.get(value.0 as usize)?.as_ref()?.0 as usize)
+    }
+
+    /// The ops that can be lifted row by row, and the operands that go with the turns.
+    fn operands(&self, value: ValueId) -> Option<(&'a Node, Vec<ValueId>)> {
+        let node = self.node(value)?;
+        let constant = |id: ValueId| self.body.constant(id);
+        // Constants that are repeated for every row, or as wide as the columns.
+        let repeated = |id: ValueId| constant(id).is_some_and(|tensor| tensor.shape().len() <= 2);
+        let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
+        let rank = |id: ValueId| self.body.get(id).and_then(|value| value.ty.rank());
+        if rank(value) != Some(2) {
+            return None;
+        }
+        let moving = match &node.op {
+            Op::Unary(_) | Op::Activation(_) | Op::Cast(_) => vec![operand(0)?],
+            Op::Binary(_) => {
+                let (a, b) = (operand(0)?, operand(1)?);
+                [a, b].into_iter().filter(|&id| !repeated(id)).collect()
+            }
+            Op::FullyConnected(_) | Op::MatMul(_) => {
+                let weights = constant(operand(1)?)?;
+                let plain = match &node.op {
+                    Op::MatMul(options) => !options.transpose_a,
+                    _ => true,
+                };
+                (plain && weights.shape().len() == 2).then_some(())?;
+                if let Some(bias) = operand(2) {
+                    constant(bias)?;
+                }
+                vec![operand(0)?]
+            }
+            Op::Concat(options) => {
+                (options.axis == -1 || options.axis == 1).then_some(())?;
+                node.inputs.iter().copied().collect::<Option<Vec<_>>>()?
+            }
+            _ => return None,
+        };
+        moving.iter().all(|&id| rank(id) == Some(2)).then_some((node, moving))
+    }
+
+    /// The values that have to be known before `value` can be built.
+    pub fn needs(&self, value: ValueId) -> Result<Vec<ValueId>, Reason> {
+        let mut open = vec![value];
+        let mut missing = Vec::new();
+        let mut seen = 0;
+        while let Some(value) = open.pop() {
+            seen += 1;
+            if seen > MOST_DEPTH {
+                return Err("what the cell reads is computed by too many ops".into());
+            }
+            if self.known.contains_key(&value) {
+                continue;
+            }
+            match self.operands(value) {
+                Some((_, operands)) if !self.is_state_like(value) => open.extend(operands),
+                _ => missing.push(value),
+            }
+        }
+        Ok(missing)
+    }
+
+    fn is_state_like(&self, value: ValueId) -> bool {
+        // The outputs of the body are next states: their layers are built whole.
+        self.body.outputs.iter().any(|port| port.value == value)
+    }
+
+    /// Builds `value` over all turns; `lead` is a type `[T, B, _]`.
+    pub fn build(&mut self, trace: &mut Trace, value: ValueId, lead: &ValueType) -> Result<ValueId, Reason> {
+        if let Some(known) = self.known.get(&value) {
+            return Ok(*known);
+        }
+        let (node, moving) =
+            self.operands(value).ok_or("an input of the cell is computed in a way that is not followed")?;
+        let mut lifted = HashMap::new();
+        for operand in moving {
+            lifted.insert(operand, self.build(trace, operand, lead)?);
+        }
+        let mut inputs = Vec::new();
+        for input in &node.inputs {
+            inputs.push(match input {
+                None => None,
+                Some(id) => Some(match (lifted.get(id), self.body.constant(*id)) {
+                    (Some(lifted), _) => *lifted,
+                    (None, Some(tensor)) => {
+                        let name = self.body.get(*id).map(|value| value.name.clone()).unwrap_or_default();
+                        let copy = trace.graph.add_constant(name, tensor.clone());
+                        let quantization = self.body.get(*id).and_then(|value| value.ty.quantization.clone());
+                        if let Some(value) = trace.graph.values.get_mut(copy.0 as usize) {
+                            value.ty.quantization = quantization;
+                        }
+                        copy
+                    }
+                    (None, None) => return Err("an operand of the loop is not followed".into()),
+                }),
+            });
+        }
+        let op = match &node.op {
+            Op::FullyConnected(options) => Op::FullyConnected(FullyConnected { keep_leading_axes: true, ..*options }),
+            Op::Concat(options) => Op::Concat(Concat { axis: -1, ..*options }),
+            other => other.clone(),
+        };
+        let own = self.body.get(value).ok_or("no such value")?;
+        let mut shape = lead.shape.clone().unwrap_or_else(|| vec![Dim::Unknown; 3]);
+        shape.truncate(2);
+        // Symbols of the body are not those of the graph around it.
+        let width = own.ty.shape.as_ref().and_then(|shape| shape.last()?.known());
+        shape.push(width.map_or(Dim::Unknown, Dim::Known));
+        let ty = ValueType { dtype: own.ty.dtype, shape: Some(shape), quantization: None };
+        let result = trace.graph.add_value(own.name.clone(), ty);
+        trace.push(Node { name: node.name.clone(), op, inputs, outputs: vec![Some(result)] });
+        self.known.insert(value, result);
+        Ok(result)
+    }
+}
