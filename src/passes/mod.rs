@@ -1,10 +1,12 @@
 //! Rewrites of the graph, in order. Each says what it matched and made, and why it declined what looked like a match.
 
 pub mod dequantise;
+mod fold;
 mod recurrence;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::Graph;
+use crate::graph::check::check;
 
 /// What a pass did or would not do, for `inspect --passes`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,10 +35,24 @@ pub struct Declined {
     pub reason: String,
 }
 
+/// A rewrite: the new graph, and what was done.
+type Pass = fn(Graph) -> Result<(Graph, Report)>;
+
+/// The passes, in their order. `fold` makes weights constant for the passes that look for cells, and clears up after them.
+const PASSES: [(&str, Pass); 3] = [("fold", fold::fold), ("loops", recurrence::loops), ("clear", fold::fold)];
+
 /// Runs every pass in order; the graph is checked after each.
 ///
 /// # Errors
 /// Only when a pass broke the graph ([`Internal`](crate::ErrorKind::Internal)): declining is no error.
-pub fn run_all(graph: Graph) -> Result<(Graph, Vec<Report>)> {
-    Ok((graph, Vec::new()))
+pub fn run_all(mut graph: Graph) -> Result<(Graph, Vec<Report>)> {
+    let mut reports = Vec::new();
+    for (name, pass) in PASSES {
+        let (rewritten, report) = pass(graph)?;
+        check(&rewritten)
+            .map_err(|error| Error::internal(format!("pass `{name}` broke the graph")).with_source(error))?;
+        graph = rewritten;
+        reports.push(Report { pass: name, ..report });
+    }
+    Ok((graph, reports))
 }

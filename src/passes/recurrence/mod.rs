@@ -5,13 +5,25 @@
 
 mod algebra;
 mod cells;
-pub(super) mod loops;
+mod loops;
 mod sequence;
 mod trace;
 mod weights;
 
-use crate::graph::Recurrent;
+use super::Report;
+use crate::error::Result;
 use crate::graph::recurrent::Cell;
+use crate::graph::{Graph, Recurrent};
+
+/// Makes recurrent ops of structured loops.
+///
+/// # Errors
+/// None of its own: a loop that is not understood stays.
+pub fn loops(graph: Graph) -> Result<(Graph, Report)> {
+    let mut report = Report::new("loops");
+    let graph = loops::fuse(graph, &mut report)?;
+    Ok((graph, report))
+}
 
 /// One line about a recurrent op that was made.
 fn describe(op: &Recurrent, name: &str) -> String {
