@@ -47,12 +47,14 @@ impl BasicStep {
         if !plain || options.contains(&true) {
             return Err(Error::unsupported("the uint8 BASIC kernel knows the plain LSTM only"));
         }
-        let (&[scale], &[recurrent_scale]) = (weights.input.scales.as_slice(), weights.recurrent.scales.as_slice())
-        else {
+        // One scale, stored once or once for each gate.
+        let scales = || weights.input.scales.iter().chain(&weights.recurrent.scales);
+        let scale = scales().copied().next().unwrap_or(f32::NAN);
+        if scales().any(|&other| other != scale) {
             return Err(Error::graph("the uint8 BASIC kernel has one weight scale"));
-        };
-        if scale != recurrent_scale || !(scale.is_finite() && scale > 0.0) || !(0..=255).contains(&zero) {
-            return Err(Error::graph(format!("weights of scale {scale} and {recurrent_scale}, zero point {zero}")));
+        }
+        if !(scale.is_finite() && scale > 0.0) || !(0..=255).contains(&zero) {
+            return Err(Error::graph(format!("weights of scale {scale}, zero point {zero}")));
         }
         let centred = |matrix: &Matrix| -> Result<Vec<i32>> {
             Ok(matrix.data.as_slice::<u8>()?.iter().map(|&w| i32::from(w) - zero).collect())
