@@ -141,14 +141,14 @@ pub(super) fn create_with(device: &Device, meter: &Meter, words: &[u32]) -> Resu
 /// Names a constant on the device: where its elements lie on the host, and how they were arranged.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct ConstantKey {
-    address: usize,
+    addresses: Vec<usize>,
     layout: String,
 }
 
 struct Constant {
     view: View,
-    /// Keeps the elements alive, so that their address names nothing else.
-    _owner: Arc<dyn std::any::Any + Send + Sync>,
+    /// Keeps the elements alive, so that their addresses name nothing else.
+    _owners: Vec<Arc<dyn std::any::Any + Send + Sync>>,
 }
 
 /// Weights and constants that were uploaded, once for all programs of a session.
@@ -167,12 +167,26 @@ impl Constants {
         layout: String,
         words: impl FnOnce() -> Result<Vec<u32>>,
     ) -> Result<View> {
-        let key = ConstantKey { address: Arc::as_ptr(owner).cast::<u8>() as usize, layout };
+        self.get_joined(device, meter, std::slice::from_ref(owner), &layout, words)
+    }
+
+    /// The elements of several owners in one buffer.
+    pub(super) fn get_joined<T: std::any::Any + Send + Sync>(
+        &self,
+        device: &Device,
+        meter: &Meter,
+        owners: &[Arc<T>],
+        layout: &str,
+        words: impl FnOnce() -> Result<Vec<u32>>,
+    ) -> Result<View> {
+        let addresses = owners.iter().map(|owner| Arc::as_ptr(owner).cast::<u8>() as usize).collect();
+        let key = ConstantKey { addresses, layout: layout.to_owned() };
         if let Some(constant) = self.entries.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(constant.view.clone());
         }
         let view = create_with(device, meter, &words()?)?;
-        let constant = Constant { view: view.clone(), _owner: Arc::clone(owner) as _ };
+        let owners = owners.iter().map(|owner| Arc::clone(owner) as _).collect();
+        let constant = Constant { view: view.clone(), _owners: owners };
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).insert(key, constant);
         Ok(view)
     }

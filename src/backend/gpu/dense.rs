@@ -16,15 +16,36 @@ pub(super) struct Dense<'a> {
     pub(super) weights: &'a View,
     /// `[ceil(N/4)]` vectors.
     pub(super) bias: &'a View,
-    /// `[M, K]`.
     pub(super) x: &'a View,
-    /// `[M, N]`.
+    /// Where the rows of x lie.
+    pub(super) x_rows: Rows,
     pub(super) y: &'a View,
+    /// Word of y where row 0 starts; the rows follow without gaps.
+    pub(super) y_offset: usize,
+    /// Add to what y holds, and leave the bias out; for `N` in fours.
+    pub(super) accumulate: bool,
     pub(super) rows: usize,
     pub(super) depth: usize,
     pub(super) columns: usize,
     pub(super) activation: Activation,
     pub(super) phase: Phase,
+}
+
+/// Where the rows of a matrix lie: in runs of `inner`, `run` words from one run to the next (modulo 2³², so that it may go
+/// backwards), `stride` words from one row of a run to the next.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rows {
+    pub(super) offset: u32,
+    pub(super) inner: u32,
+    pub(super) run: u32,
+    pub(super) stride: u32,
+}
+
+impl Rows {
+    /// Rows of `depth` words without gaps.
+    pub(super) fn dense(depth: u32) -> Rows {
+        Rows { offset: 0, inner: u32::MAX, run: 0, stride: depth }
+    }
 }
 
 /// Weights `[N, K]` as `[K, ceil(N/4)]` vectors of four columns, zero past the last.
@@ -61,9 +82,11 @@ pub(super) fn record(ctx: &mut Recorder<'_>, dense: &Dense<'_>) -> Result<()> {
     }
     let quads = columns.div_ceil(4);
     let tile = if rows >= 5 { 8 } else { rows.next_power_of_two() };
-    let kernel = Kernel::new(Shader::DenseDirect).with("ROWS", tile);
+    let kernel = Kernel::new(Shader::DenseDirect).with("ROWS", tile).with("ACCUMULATE", u8::from(dense.accumulate));
     let kernel = activation::fused(kernel, dense.activation);
-    let params = [rows, depth, quads, columns, columns, 0];
+    let Rows { offset, inner, run, stride } = dense.x_rows;
+    let y_offset = count(dense.y_offset)?;
+    let params = [rows, depth, quads, columns, columns, y_offset, offset, inner, run, stride];
     let bindings = [dense.weights, dense.x, dense.bias, dense.y];
     let groups = ctx.linear(quads * rows.div_ceil(tile), 64);
     ctx.dispatch_repeated(&kernel, &bindings, &params, groups, Repeat::ONCE, dense.phase)

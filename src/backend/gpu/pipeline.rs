@@ -46,6 +46,8 @@ macro_rules! shaders {
 shaders! {
     Activation = ["functions.wgsl", "activation.wgsl"];
     DenseDirect = ["functions.wgsl", "weights_f32.wgsl", "dense_direct.wgsl"];
+    RecurrentLoop = ["functions.wgsl", "weights_f32.wgsl", "recurrent.wgsl", "recurrent_loop.wgsl"];
+    RecurrentStep = ["functions.wgsl", "weights_f32.wgsl", "recurrent.wgsl", "recurrent_step.wgsl"];
 }
 
 /// A specialised entry point: what a pipeline is made of, and the key of the cache.
@@ -228,7 +230,8 @@ mod tests {
         naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all())
     }
 
-    /// Assignments of values to overrides: all of them when there are few, else every pair of values of every two overrides.
+    /// Assignments of values to overrides: all of them when there are few; else each value of each override, and every pair of
+    /// values of every two overrides that are no long list (activations, which meet nothing but their own switch).
     fn assignments(overrides: &[Override]) -> Vec<Vec<(&'static str, f64)>> {
         let listed: Vec<_> = overrides.iter().filter(|o| !o.values.is_empty()).collect();
         let all: usize = listed.iter().map(|o| o.values.len()).product();
@@ -244,8 +247,12 @@ mod tests {
             }
             return found;
         }
-        for (i, a) in listed.iter().enumerate() {
-            for b in &listed[i + 1..] {
+        for o in &listed {
+            found.extend(o.values.iter().map(|&v| vec![(o.name, v)]));
+        }
+        let short: Vec<_> = listed.into_iter().filter(|o| o.values.len() <= 4).collect();
+        for (i, a) in short.iter().enumerate() {
+            for b in &short[i + 1..] {
                 for &x in &a.values {
                     found.extend(b.values.iter().map(|&y| vec![(a.name, x), (b.name, y)]));
                 }

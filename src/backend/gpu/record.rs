@@ -203,6 +203,20 @@ impl<'a> Recorder<'a> {
         self.shared.constants.get(&self.shared.device, self.meter, owner, layout, words)
     }
 
+    /// Weights of several owners in one buffer, made by `words` once a session.
+    pub(super) fn weights_of<T: std::any::Any + Send + Sync>(
+        &self,
+        owners: &[Arc<T>],
+        layout: &str,
+        words: impl FnOnce() -> Result<Vec<u32>>,
+    ) -> Result<View> {
+        match owners {
+            [] => Err(Error::internal("weights without an owner")),
+            [owner] => self.weights(owner, layout.to_owned(), words),
+            owners => self.shared.constants.get_joined(&self.shared.device, self.meter, owners, layout, words),
+        }
+    }
+
     /// Small data that only this program has.
     pub(super) fn table(&self, words: &[u32]) -> Result<View> {
         buffers::create_with(&self.shared.device, self.meter, words)

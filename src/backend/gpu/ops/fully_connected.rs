@@ -1,8 +1,8 @@
 //! The fully connected layer.
 
 use crate::backend::gpu::buffers::{View, Word};
-use crate::backend::gpu::dense::{self, Dense};
-use crate::backend::gpu::record::{Phase, Recorder};
+use crate::backend::gpu::dense::{self, Dense, Rows};
+use crate::backend::gpu::record::{Phase, Recorder, count};
 use crate::error::{Error, Result};
 use crate::graph::Node;
 use crate::graph::op::FullyConnected;
@@ -34,8 +34,21 @@ pub(super) fn record(ctx: &mut Recorder<'_>, node: &Node, options: &FullyConnect
     };
     let y = ctx.output(node, 0)?;
     let rows = y.count()? as usize / columns.max(1);
-    let (weights, bias, x, y, activation) = (&packed, &bias, &x.view, &y.view, options.activation);
-    dense::record(ctx, &Dense { weights, bias, x, y, rows, depth, columns, activation, phase: Phase::Other })
+    let product = Dense {
+        weights: &packed,
+        bias: &bias,
+        x: &x.view,
+        x_rows: Rows::dense(count(depth)?),
+        y: &y.view,
+        y_offset: 0,
+        accumulate: false,
+        rows,
+        depth,
+        columns,
+        activation: options.activation,
+        phase: Phase::Other,
+    };
+    dense::record(ctx, &product)
 }
 
 /// A constant in a layout of its own, once a session.

@@ -1,10 +1,390 @@
-//! The recurrent layer on the GPU.
+//! The recurrent layer on the GPU: the input product of many steps as one matrix product ([`projection`]), then the recurrence by
+//! one of several strategies, one file each. [`choose`] says which.
+//!
+//! Directions of equal form run in the same dispatches. Nothing is read back inside a sequence.
 
-use super::record::Recorder;
+mod choose;
+mod loop_;
+mod pack;
+mod projection;
+mod step;
+
+use std::sync::Arc;
+
+use super::buffers::{View, Word, aligned};
+use super::ops::activation;
+use super::pipeline::Kernel;
+use super::record::{Operand, Recorder, count};
 use crate::error::{Error, Result};
+use crate::graph::op::Activation;
+use crate::graph::recurrent::{Arithmetic, Cell, Direction, Layout, Masking, Merge};
 use crate::graph::{Node, Recurrent};
+use choose::Strategy;
+use pack::Extras;
+
+/// Most bytes of input products held at a time; longer sequences go in chunks. Enough for 128 steps of 64 rows of 512 units.
+const CHUNK_BYTES: u64 = 64 << 20;
+
+/// What changes the kernel; each is an override of `recurrent.wgsl`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+struct Options {
+    peephole: bool,
+    layer_norm: bool,
+    projection: bool,
+    diagonal: bool,
+    reset_before: bool,
+}
+
+/// Directions of a layer that have the same sizes and options, with their operands.
+struct Layer<'a> {
+    op: &'a Recurrent,
+    /// Indices of the directions, in the order of the kernel's `d`.
+    directions: Vec<usize>,
+    options: Options,
+    time: usize,
+    batch: usize,
+    units: usize,
+    width: usize,
+    x: Operand,
+    auxiliary: Option<Operand>,
+    mask: Option<Operand>,
+    extras: Extras,
+}
+
+/// The memory of a layer as its kernels bind it, and its strides in words.
+struct Memory {
+    weights: View,
+    inputs: View,
+    extras: View,
+    mask: View,
+    h: View,
+    c: View,
+    y: View,
+    /// y is wanted.
+    keep: bool,
+    chunk_steps: usize,
+    h_slot: usize,
+    h_direction: usize,
+    c_direction: usize,
+    y_first: usize,
+    y_step: usize,
+    y_row: usize,
+    y_direction: usize,
+}
+
+impl Memory {
+    fn bindings(&self) -> [&View; 7] {
+        [&self.weights, &self.inputs, &self.extras, &self.mask, &self.h, &self.c, &self.y]
+    }
+}
+
+/// Numbers as words.
+fn words(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
 
 /// Records a recurrent layer.
-pub(super) fn record(_ctx: &mut Recorder<'_>, _node: &Node, _layer: &Recurrent) -> Result<()> {
-    Err(Error::unsupported("the recurrent kernels are not written yet"))
+pub(super) fn record(ctx: &mut Recorder<'_>, node: &Node, op: &Recurrent) -> Result<()> {
+    if op.arithmetic != Arithmetic::Float {
+        return Err(Error::unsupported("the gpu backend runs the float form of a layer"));
+    }
+    let mut layers: Vec<Layer<'_>> = Vec::new();
+    for (index, direction) in op.directions.iter().enumerate() {
+        let layer = Layer::new(ctx, node, op, index, direction)?;
+        match layers.iter_mut().find(|l| l.runs_with(&layer)) {
+            Some(first) => first.directions.push(index),
+            None => layers.push(layer),
+        }
+    }
+    let outputs = Outputs::new(ctx, node, op, &layers)?;
+    for layer in &layers {
+        layer.record(ctx, node, &outputs)?;
+    }
+    Ok(())
 }
+
+/// Where y goes: one block for both directions.
+struct Outputs {
+    y: View,
+    keep: bool,
+    /// Words of one row of one step.
+    row: usize,
+    /// Word where each direction starts.
+    first: [usize; 2],
+}
+
+impl Outputs {
+    fn new(ctx: &mut Recorder<'_>, node: &Node, op: &Recurrent, layers: &[Layer<'_>]) -> Result<Outputs> {
+        let mut widths = [0; 2];
+        for layer in layers {
+            layer.directions.iter().filter(|&&d| d < 2).for_each(|&d| widths[d] = layer.width);
+        }
+        let Some(Layer { time, batch, .. }) = layers.first() else {
+            return Err(Error::graph("a layer without directions"));
+        };
+        let wanted = |slot: usize| node.outputs.get(slot).copied().flatten().is_some();
+        let keep = wanted(Recurrent::y(0)) || (op.merge == Merge::Separate && wanted(Recurrent::y(1)));
+        if !keep {
+            // A binding that is written to may not be one that others read, so it has memory of its own.
+            return Ok(Outputs { y: ctx.scratch(4)?, keep, row: 0, first: [0, 0] });
+        }
+        if op.merge == Merge::Concat {
+            let y = ctx.output(node, Recurrent::y(0))?.view;
+            return Ok(Outputs { y, keep, row: widths[0] + widths[1], first: [0, widths[0]] });
+        }
+        let bytes = widths.map(|w| aligned(4 * (time * batch * w) as u64));
+        let y = ctx.scratch(bytes[0] + bytes[1])?;
+        for (slot, offset) in [(0, 0), (1, bytes[0])] {
+            if wanted(Recurrent::y(slot)) {
+                let part = y.part(offset, (y.size - offset).min(bytes[slot].max(4)))?;
+                ctx.place_output(node, Recurrent::y(slot), &part)?;
+            }
+        }
+        // Directions of unequal width have kernels of their own, each with its own row length.
+        Ok(Outputs { y, keep, row: 0, first: [0, (bytes[0] / 4) as usize] })
+    }
+}
+
+impl<'a> Layer<'a> {
+    fn new(
+        ctx: &mut Recorder<'_>,
+        node: &Node,
+        op: &'a Recurrent,
+        index: usize,
+        direction: &Direction,
+    ) -> Result<Layer<'a>> {
+        let weights = &direction.weights;
+        let blocks = op.cell.gate_blocks();
+        let (units, width) = (weights.units(blocks), weights.output_width(blocks));
+        let options = Options {
+            peephole: weights.peephole.is_some(),
+            layer_norm: weights.layer_norm.is_some(),
+            projection: weights.projection.is_some(),
+            diagonal: weights.is_diagonal(),
+            reset_before: matches!(&op.cell, Cell::Gru(gru) if !gru.reset_after),
+        };
+        let lstm = matches!(op.cell, Cell::Lstm(_));
+        if !lstm && (options.peephole || options.layer_norm || options.projection) {
+            return Err(Error::unsupported(format!("{} with peephole, layer norm or projection", op.cell.name())));
+        }
+        if options.diagonal && options.projection {
+            return Err(Error::unsupported("diagonal recurrent weights with a projection"));
+        }
+        let x = ctx.input(node, Recurrent::X)?;
+        if x.word != Word::F32 {
+            return Err(Error::unsupported(format!("a recurrent layer over {}", x.dtype)));
+        }
+        let (time, batch) = match op.layout {
+            Layout::TimeMajor => (x.dim(0), x.dim(1)),
+            Layout::BatchMajor => (x.dim(1), x.dim(0)),
+        };
+        let auxiliary = ctx.optional_input(node, Recurrent::AUXILIARY)?;
+        let mask = ctx.optional_input(node, Recurrent::MASK)?;
+        let extras = Extras::new(&options, units, width);
+        count(batch * units.max(width) * 4)?;
+        Ok(Layer { op, directions: vec![index], options, time, batch, units, width, x, auxiliary, mask, extras })
+    }
+
+    /// Whether another direction can go into the same dispatches.
+    fn runs_with(&self, other: &Layer<'_>) -> bool {
+        self.options == other.options && self.units == other.units && self.width == other.width
+    }
+
+    fn directions(&self) -> impl Iterator<Item = &'a Direction> + '_ {
+        self.directions.iter().filter_map(|&d| self.op.directions.get(d))
+    }
+
+    fn record(&self, ctx: &mut Recorder<'_>, node: &Node, outputs: &Outputs) -> Result<()> {
+        let forced = ctx.shared.options.strategy.clone();
+        let (strategy, reason) = choose::choose(self, &ctx.shared.device, forced.as_deref())?;
+        ctx.notes.push(format!("{}: {} strategy ({reason})", node.name, strategy.name()));
+        let memory = self.memory(ctx, node, outputs, &strategy)?;
+        for first in (0..self.time).step_by(memory.chunk_steps.max(1)) {
+            if self.batch == 0 || self.units == 0 {
+                break;
+            }
+            let steps = memory.chunk_steps.min(self.time - first);
+            projection::record(ctx, self, &memory.inputs, memory.chunk_steps, first, steps)?;
+            match strategy {
+                Strategy::Loop(form) => loop_::record(ctx, self, &memory, form, (first, steps))?,
+                Strategy::Step => step::record(ctx, self, &memory, (first, steps))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the layer's memory: packed weights, input products, states that start from their operands.
+    fn memory(&self, ctx: &mut Recorder<'_>, node: &Node, outputs: &Outputs, strategy: &Strategy) -> Result<Memory> {
+        let slots = match strategy {
+            Strategy::Loop(_) => 1,
+            Strategy::Step => 2,
+        };
+        let (weights, extras) = self.weights(ctx)?;
+        let (inputs, chunk_steps) = self.inputs(ctx)?;
+        let count = self.directions.len();
+        let h_bytes = aligned(4 * (self.batch * self.width) as u64);
+        let c_bytes = aligned(4 * (self.batch * self.units) as u64);
+        let h = ctx.scratch((h_bytes * (slots * count) as u64).max(4))?;
+        let c = ctx.scratch((c_bytes * count as u64).max(4))?;
+        // The last step writes slot 0, so the first of T reads slot T & 1.
+        let first_slot = if slots == 2 { (self.time & 1) * count } else { 0 };
+        for (d, &direction) in self.directions.iter().enumerate() {
+            let place = |view: &View, at: usize, bytes: u64| view.part(bytes * at as u64, bytes.max(4));
+            if h_bytes > 0 {
+                start(ctx, node, Recurrent::h0(direction), &place(&h, first_slot + d, h_bytes)?)?;
+                ctx.place_output(node, Recurrent::h_n(direction), &place(&h, d, h_bytes)?)?;
+            } else {
+                ctx.place_output(node, Recurrent::h_n(direction), &h)?;
+            }
+            if !self.op.cell.has_cell_state() {
+                continue;
+            }
+            if c_bytes > 0 {
+                start(ctx, node, Recurrent::c0(direction), &place(&c, d, c_bytes)?)?;
+                ctx.place_output(node, Recurrent::c_n(direction), &place(&c, d, c_bytes)?)?;
+            } else {
+                ctx.place_output(node, Recurrent::c_n(direction), &c)?;
+            }
+        }
+        let mask = self.mask.as_ref().map_or_else(|| ctx.unused().clone(), |m| m.view.clone());
+        let row = if outputs.row > 0 { outputs.row } else { self.width };
+        let (y_step, y_row) = match self.op.layout {
+            Layout::TimeMajor => (self.batch * row, row),
+            Layout::BatchMajor => (row, self.time * row),
+        };
+        let y_first = self.directions.first().and_then(|&d| outputs.first.get(d)).copied().unwrap_or(0);
+        let (y, keep) = (outputs.y.clone(), outputs.keep);
+        let y_direction = outputs.first[1];
+        let (h_direction, c_direction) = ((h_bytes / 4) as usize, (c_bytes / 4) as usize);
+        let h_slot = count * h_direction;
+        Ok(Memory {
+            weights,
+            inputs,
+            extras,
+            mask,
+            h,
+            c,
+            y,
+            keep,
+            chunk_steps,
+            h_slot,
+            h_direction,
+            c_direction,
+            y_first,
+            y_step,
+            y_row,
+            y_direction,
+        })
+    }
+
+    /// Recurrent weights `[d, P, H]` quads and the rare weights of every direction.
+    fn weights(&self, ctx: &Recorder<'_>) -> Result<(View, View)> {
+        let owners: Vec<_> = self.directions().map(|d| Arc::clone(&d.weights)).collect();
+        let (cell, units, width) = (&self.op.cell, self.units, self.width);
+        let all = |part: &dyn Fn(&crate::graph::recurrent::CellWeights) -> Vec<f32>| {
+            owners.iter().flat_map(|w| words(&part(w))).collect::<Vec<u32>>()
+        };
+        let weights = ctx.weights_of(&owners, "recurrent quads", || Ok(all(&|w| pack::recurrent(cell, w, units))))?;
+        let extras = match self.extras.words {
+            0 => ctx.unused().clone(),
+            _ => ctx.weights_of(&owners, "extras", || Ok(all(&|w| pack::extras(cell, w, units, width))))?,
+        };
+        Ok((weights, extras))
+    }
+
+    /// Memory for the input products of a chunk, and the steps of a chunk.
+    fn inputs(&self, ctx: &mut Recorder<'_>) -> Result<(View, usize)> {
+        let step = 16 * (self.directions.len() * self.batch * self.units) as u64;
+        let most = ctx.shared.device.limits.max_storage_buffer_binding_size;
+        if step > most {
+            return Err(Error::limit(format!("the sums of one step take {step} bytes, the adapter allows {most}")));
+        }
+        let steps = (CHUNK_BYTES.clamp(step.max(1), most) / step.max(1)).min(self.time as u64);
+        Ok((ctx.scratch(steps * step)?, steps as usize))
+    }
+
+    /// A kernel with the overrides that all strategies share.
+    fn kernel(&self, kernel: Kernel, keep: bool) -> Kernel {
+        let (cell, gate, candidate, output, clipped, coupled) = match &self.op.cell {
+            Cell::Lstm(l) => (0u32, l.gate, l.candidate, l.output, l.cell_clip.is_some(), l.coupled_input_forget),
+            Cell::Gru(g) => (1, g.gate, g.candidate, Activation::Tanh, false, false),
+            Cell::Rnn(r) => (2, Activation::Sigmoid, r.activation, Activation::Tanh, false, false),
+        };
+        let mask = self.mask.as_ref().map_or(0u32, |m| if m.word == Word::Bool { 2 } else { 1 });
+        let flag = |on: bool| u32::from(on);
+        kernel
+            .with("CELL", cell)
+            .with("GATE", activation::code(gate).0)
+            .with("CANDIDATE", activation::code(candidate).0)
+            .with("OUTPUT", activation::code(output).0)
+            .with("COUPLED", flag(coupled))
+            .with("PEEPHOLE", flag(self.options.peephole))
+            .with("LAYER_NORM", flag(self.options.layer_norm))
+            .with("PROJECTION", flag(self.options.projection))
+            .with("CLIPPED", flag(clipped))
+            .with("DIAGONAL", flag(self.options.diagonal))
+            .with("RESET_AFTER", flag(!self.options.reset_before))
+            .with("MASK", mask)
+            .with("HOLD", flag(mask != 0 && self.op.masking == Masking::Hold))
+            .with("KEEP", flag(keep))
+    }
+
+    /// The immediates of `recurrent.wgsl`.
+    fn params(&self, memory: &Memory, chunk_first: usize, step: usize, count: usize) -> Vec<u32> {
+        let (gate, candidate, output, cell_clip, projection_clip) = match &self.op.cell {
+            Cell::Lstm(l) => (l.gate, l.candidate, l.output, l.cell_clip, l.projection_clip),
+            Cell::Gru(g) => (g.gate, g.candidate, Activation::Linear, None, None),
+            Cell::Rnn(r) => (Activation::Linear, r.activation, Activation::Linear, None, None),
+        };
+        let reverse = self.directions().enumerate().map(|(d, direction)| usize::from(direction.reverse) << d).sum();
+        let (mask_step, mask_row) = match self.op.layout {
+            Layout::TimeMajor => (self.batch, 1),
+            Layout::BatchMajor => (1, self.time),
+        };
+        let sizes = [
+            step,
+            chunk_first,
+            memory.chunk_steps,
+            count,
+            self.time,
+            self.batch,
+            self.units,
+            self.width,
+            reverse,
+            memory.y_first,
+            memory.y_step,
+            memory.y_row,
+            memory.y_direction,
+            memory.h_slot,
+            memory.h_direction,
+            memory.c_direction,
+            mask_step,
+            mask_row,
+            self.extras.peephole,
+            self.extras.norm,
+            self.extras.projection,
+            self.extras.words,
+        ];
+        let mut params: Vec<u32> = sizes.iter().map(|&n| n as u32).collect();
+        params.extend([cell_clip, projection_clip].map(|clip| clip.unwrap_or(f32::MAX).to_bits()));
+        for activation in [gate, candidate, output] {
+            let (_, alpha, beta) = activation::code(activation);
+            params.extend([alpha.to_bits(), beta.to_bits()]);
+        }
+        params
+    }
+}
+
+/// Records what a state starts from: its operand, or zeros.
+fn start(ctx: &mut Recorder<'_>, node: &Node, slot: usize, state: &View) -> Result<()> {
+    match ctx.optional_input(node, slot)? {
+        Some(operand) => ctx.copy(&operand.view, state),
+        None => {
+            ctx.clear(state);
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,297 @@
+// A chunk of steps in one dispatch: a workgroup owns ROWS batch rows of one direction and keeps their h and c in workgroup memory.
+// Grid: row tiles, 1, directions. Layer norm and the GRU that resets before the product need ROWS = 1.
+
+override THREADS: u32 = 64u; // 32 64 128 256
+override ROWS: u32 = 1u; // 1 2 4
+override H_WORDS: u32 = 128u; // any: 2 ROWS P
+override C_WORDS: u32 = 64u; // any: ROWS H
+override M_WORDS: u32 = 64u; // any: ROWS H with a projection or a reset before the product, else 1
+
+@group(0) @binding(1) var<storage, read_write> inputs: array<vec4<f32>>; // [d, chunk_steps, B, H] quads: x W + b; layer norm works in place
+
+var<workgroup> hs: array<f32, H_WORDS>; // [parity, row, P]
+var<workgroup> cs: array<f32, C_WORDS>; // [row, H]
+var<workgroup> ms: array<f32, M_WORDS>; // [row, H]: gated output before the projection, or r h of the GRU
+var<workgroup> partial: array<vec4<f32>, THREADS>; // of the layer norm's sums
+
+var<private> d: u32;
+var<private> lane: u32;
+var<private> first: u32; // row
+var<private> from_h: u32; // word of hs
+var<private> to_h: u32;
+
+fn input_at(step: u32, row: u32, unit: u32) -> u32 {
+    return ((d * params.chunk_steps + step - params.chunk_first) * params.batch + min(row, params.batch - 1u)) * params.units + unit;
+}
+
+// The recurrent sums of a unit, added to its input sums; row 0 .. ROWS - 1 of the tile.
+var<private> s0: vec4<f32>;
+var<private> s1: vec4<f32>;
+var<private> s2: vec4<f32>;
+var<private> s3: vec4<f32>;
+
+fn sum_up(step: u32, unit: u32) {
+    var a0 = inputs[input_at(step, first, unit)];
+    var a1 = vec4<f32>();
+    var a2 = vec4<f32>();
+    var a3 = vec4<f32>();
+    if ROWS > 1u {
+        a1 = inputs[input_at(step, first + 1u, unit)];
+    }
+    if ROWS > 2u {
+        a2 = inputs[input_at(step, first + 2u, unit)];
+        a3 = inputs[input_at(step, first + 3u, unit)];
+    }
+    let width = params.width;
+    if DIAGONAL {
+        let w = weight(d * params.units + unit);
+        a0 += w * hs[from_h + unit];
+        if ROWS > 1u {
+            a1 += w * hs[from_h + width + unit];
+        }
+        if ROWS > 2u {
+            a2 += w * hs[from_h + 2u * width + unit];
+            a3 += w * hs[from_h + 3u * width + unit];
+        }
+    } else {
+        var at = d * width * params.units + unit;
+        for (var k = 0u; k < width; k++) {
+            let w = weight(at);
+            at += params.units;
+            a0 += w * hs[from_h + k];
+            if ROWS > 1u {
+                a1 += w * hs[from_h + width + k];
+            }
+            if ROWS > 2u {
+                a2 += w * hs[from_h + 2u * width + k];
+                a3 += w * hs[from_h + 3u * width + k];
+            }
+        }
+    }
+    s0 = a0;
+    s1 = a1;
+    s2 = a2;
+    s3 = a3;
+}
+
+// The new cell state of a unit, and its new output or what the projection takes.
+fn finish(step: u32, r: u32, unit: u32, sums: vec4<f32>) {
+    let row = first + r;
+    let on = row < params.batch && is_on(time_of(step, d), min(row, params.batch - 1u));
+    let cell = r * params.units + unit;
+    if PROJECTION {
+        if on {
+            let next = unit_step(d, unit, sums, cs[cell], 0.0);
+            cs[cell] = next.y;
+            ms[cell] = next.x;
+        }
+        return;
+    }
+    let old_h = hs[from_h + r * params.width + unit];
+    var new_h = old_h;
+    if on {
+        let next = unit_step(d, unit, sums, cs[cell], old_h);
+        new_h = next.x;
+        cs[cell] = next.y;
+    }
+    hs[to_h + r * params.width + unit] = new_h;
+    if row < params.batch {
+        put_y(step, row, d, on, unit, new_h);
+    }
+}
+
+// h' = clip(Q m + q)
+fn project(step: u32, r: u32) {
+    let row = first + r;
+    let on = row < params.batch && is_on(time_of(step, d), min(row, params.batch - 1u));
+    let base = d * params.extras_direction + params.projection;
+    for (var p = lane; p < params.width; p += THREADS) {
+        let at_h = r * params.width + p;
+        var new_h = hs[from_h + at_h];
+        if on {
+            new_h = extras[base + params.units * params.width + p];
+            for (var k = 0u; k < params.units; k++) {
+                new_h += extras[base + k * params.width + p] * ms[r * params.units + k];
+            }
+            new_h = clamp(new_h, -params.projection_clip, params.projection_clip);
+        }
+        hs[to_h + at_h] = new_h;
+        if row < params.batch {
+            put_y(step, row, d, on, p, new_h);
+        }
+    }
+}
+
+// The sum of a value over all invocations.
+fn total(value: vec4<f32>) -> vec4<f32> {
+    workgroupBarrier();
+    partial[lane] = value;
+    workgroupBarrier();
+    for (var half = THREADS / 2u; half > 0u; half /= 2u) {
+        if lane < half {
+            partial[lane] += partial[lane + half];
+        }
+        workgroupBarrier();
+    }
+    return partial[0];
+}
+
+// b + coef (s - mean) / sqrt(var + 1e-8)
+fn normalised(unit: u32, s: vec4<f32>, mean: vec4<f32>, scale: vec4<f32>) -> vec4<f32> {
+    let at = d * params.extras_direction + params.norm + 8u * unit;
+    let coefficient = vec4<f32>(extras[at], extras[at + 1u], extras[at + 2u], extras[at + 3u]);
+    let bias = vec4<f32>(extras[at + 4u], extras[at + 5u], extras[at + 6u], extras[at + 7u]);
+    return bias + coefficient * (s - mean) * scale;
+}
+
+// The scale 1 / sqrt(var + 1e-8) of the sums that `inputs` holds for this step.
+fn norm_scale(step: u32, mean: vec4<f32>) -> vec4<f32> {
+    var squares = vec4<f32>();
+    for (var unit = lane; unit < params.units; unit += THREADS) {
+        let s = inputs[input_at(step, first, unit)] - mean;
+        squares += s * s;
+    }
+    return inverseSqrt(total(squares) / f32(params.units) + 1e-8);
+}
+
+// A step of the LSTM with layer norm; the sums stay in `inputs` meanwhile.
+fn normed_step(step: u32) {
+    var sum = vec4<f32>();
+    for (var unit = lane; unit < params.units; unit += THREADS) {
+        sum_up(step, unit);
+        if PEEPHOLE {
+            let p = peephole(d, unit) * cs[unit];
+            s0.x += p.x;
+            s0.y += p.y;
+        }
+        inputs[input_at(step, first, unit)] = s0;
+        sum += s0;
+    }
+    var mean = total(sum) / f32(params.units);
+    var scale = norm_scale(step, mean);
+    let on = is_on(time_of(step, d), first);
+    if PEEPHOLE {
+        // The output gate sees the new cell state, so its mean and variance come after it.
+        sum = vec4<f32>();
+        for (var unit = lane; unit < params.units; unit += THREADS) {
+            let at = input_at(step, first, unit);
+            var s = inputs[at];
+            s.w += peephole(d, unit).z * next_cell(normalised(unit, s, mean, scale), cs[unit]);
+            sum += s;
+            inputs[at] = s;
+        }
+        let new_mean = total(sum) / f32(params.units);
+        let new_scale = norm_scale(step, new_mean);
+        mean.w = new_mean.w;
+        scale.w = new_scale.w;
+    }
+    for (var unit = lane; unit < params.units; unit += THREADS) {
+        let s = normalised(unit, inputs[input_at(step, first, unit)], mean, scale);
+        let old_h = hs[from_h + min(unit, params.width - 1u)];
+        var new_h = old_h;
+        if on {
+            let cell = next_cell(s, cs[unit]);
+            cs[unit] = cell;
+            new_h = gate(s.w) * output(cell);
+        }
+        if PROJECTION {
+            ms[unit] = new_h;
+        } else {
+            hs[to_h + unit] = new_h;
+            put_y(step, first, d, on, unit, new_h);
+        }
+    }
+}
+
+// A step of the GRU whose reset gate acts on the state: n = candidate(x W_n + b_n + R_n (r h)).
+fn reset_before_step(step: u32) {
+    for (var unit = lane; unit < params.units; unit += THREADS) {
+        sum_up(step, unit);
+        let old_h = hs[from_h + unit];
+        ms[unit] = gate(s0.y) * old_h;
+        cs[unit] = gate(s0.x);
+    }
+    workgroupBarrier();
+    let on = is_on(time_of(step, d), first);
+    for (var unit = lane; unit < params.units; unit += THREADS) {
+        var n = inputs[input_at(step, first, unit)].z;
+        if DIAGONAL {
+            n += weight(d * params.units + unit).w * ms[unit];
+        } else {
+            var at = d * params.width * params.units + unit;
+            for (var k = 0u; k < params.width; k++) {
+                n += weight(at).w * ms[k];
+                at += params.units;
+            }
+        }
+        let old_h = hs[from_h + unit];
+        let z = cs[unit];
+        let new_h = select(old_h, z * old_h + (1.0 - z) * candidate(n), on);
+        hs[to_h + unit] = new_h;
+        put_y(step, first, d, on, unit, new_h);
+    }
+}
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
+    d = group.z;
+    lane = index;
+    first = group.x * ROWS;
+    let width = params.width;
+    let size = ROWS * width;
+    for (var i = lane; i < size; i += THREADS) {
+        let row = min(first + i / width, params.batch - 1u);
+        hs[i] = h[d * params.h_direction + row * width + i % width];
+    }
+    if CELL == 0u {
+        for (var i = lane; i < ROWS * params.units; i += THREADS) {
+            let row = min(first + i / params.units, params.batch - 1u);
+            cs[i] = c[d * params.c_direction + row * params.units + i % params.units];
+        }
+    }
+    workgroupBarrier();
+    for (var n = 0u; n < params.count; n++) {
+        let step = params.step + n;
+        from_h = (n & 1u) * size;
+        to_h = size - from_h;
+        if LAYER_NORM {
+            normed_step(step);
+        } else if CELL == 1u && !RESET_AFTER {
+            reset_before_step(step);
+        } else {
+            for (var unit = lane; unit < params.units; unit += THREADS) {
+                sum_up(step, unit);
+                finish(step, 0u, unit, s0);
+                if ROWS > 1u {
+                    finish(step, 1u, unit, s1);
+                }
+                if ROWS > 2u {
+                    finish(step, 2u, unit, s2);
+                    finish(step, 3u, unit, s3);
+                }
+            }
+        }
+        if PROJECTION {
+            workgroupBarrier();
+            for (var r = 0u; r < ROWS; r++) {
+                project(step, r);
+            }
+        }
+        workgroupBarrier();
+    }
+    from_h = (params.count & 1u) * size;
+    for (var i = lane; i < size; i += THREADS) {
+        let row = first + i / width;
+        if row < params.batch {
+            h[d * params.h_direction + row * width + i % width] = hs[from_h + i];
+        }
+    }
+    if CELL == 0u {
+        for (var i = lane; i < ROWS * params.units; i += THREADS) {
+            let row = first + i / params.units;
+            if row < params.batch {
+                c[d * params.c_direction + row * params.units + i % params.units] = cs[i];
+            }
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! A chunk of steps in one dispatch, one workgroup a tile of batch rows: for small widths, and for the rare options at any width.
+
+use super::{Layer, Memory};
+use crate::backend::gpu::dense::SOFTWARE_ITERATIONS;
+use crate::backend::gpu::device::Device;
+use crate::backend::gpu::pipeline::{Kernel, Shader};
+use crate::backend::gpu::record::{Phase, Recorder, Repeat};
+use crate::error::{Error, Result};
+
+/// The form of the kernel for one layer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Form {
+    threads: usize,
+    rows: usize,
+    /// Most steps of one dispatch.
+    steps: usize,
+}
+
+/// Words of the three workgroup arrays, in powers of two so that layers of like size share a pipeline.
+fn words(layer: &Layer<'_>, rows: usize) -> [usize; 3] {
+    let gated = layer.options.projection || layer.options.reset_before;
+    let m = if gated { rows * layer.units } else { 1 };
+    [2 * rows * layer.width, rows * layer.units, m].map(|n| n.max(1).next_power_of_two())
+}
+
+/// The form that fits the device, or why there is none.
+pub(super) fn form(layer: &Layer<'_>, device: &Device) -> Result<Form> {
+    let threads = layer.units.next_power_of_two().clamp(32, 256);
+    let fits = |rows: usize| {
+        let bytes = 4 * words(layer, rows).iter().sum::<usize>() + 16 * threads;
+        bytes <= device.limits.max_compute_workgroup_storage_size as usize
+    };
+    let tiled = !layer.options.layer_norm && !layer.options.reset_before;
+    let wanted = match layer.batch {
+        _ if !tiled => 1,
+        0 | 1 => 1,
+        2 | 3 => 2,
+        _ => 4,
+    };
+    let Some(rows) = [4, 2, 1].into_iter().find(|&rows| rows <= wanted && fits(rows)) else {
+        let most = device.limits.max_compute_workgroup_storage_size;
+        return Err(Error::limit(format!(
+            "the state of {} units passes the {most} bytes of workgroup memory",
+            layer.units
+        )));
+    };
+    let mut steps = usize::MAX;
+    if device.software {
+        steps = SOFTWARE_ITERATIONS as usize / iterations(layer, threads, rows);
+        if steps == 0 {
+            return Err(Error::limit("one step has more loop iterations than the software driver allows"));
+        }
+    }
+    Ok(Form { threads, rows, steps })
+}
+
+/// Loop iterations of one invocation in one step, all loops added.
+fn iterations(layer: &Layer<'_>, threads: usize, rows: usize) -> usize {
+    let units = layer.units.div_ceil(threads);
+    let depth = if layer.options.diagonal { 1 } else { layer.width };
+    let sums = units * (depth + 2);
+    let norm = if layer.options.layer_norm { 5 * (units + 12) } else { 0 };
+    let again = if layer.options.reset_before { sums } else { 0 };
+    let project =
+        if layer.options.projection { rows * (1 + layer.width.div_ceil(threads) * (layer.units + 2)) } else { 0 };
+    1 + sums + norm + again + project
+}
+
+/// Records the steps `first .. first + steps`.
+pub(super) fn record(
+    ctx: &mut Recorder<'_>,
+    layer: &Layer<'_>,
+    memory: &Memory,
+    form: Form,
+    (first, steps): (usize, usize),
+) -> Result<()> {
+    let [h_words, c_words, m_words] = words(layer, form.rows).map(|n| n as u32);
+    let kernel = layer
+        .kernel(Kernel::new(Shader::RecurrentLoop), memory.keep)
+        .with("THREADS", form.threads as u32)
+        .with("ROWS", form.rows as u32)
+        .with("H_WORDS", h_words)
+        .with("C_WORDS", c_words)
+        .with("M_WORDS", m_words);
+    let groups = [layer.batch.div_ceil(form.rows) as u32, 1, layer.directions.len() as u32];
+    for start in (first..first + steps).step_by(form.steps.min(steps).max(1)) {
+        let count = form.steps.min(first + steps - start);
+        let params = layer.params(memory, first, start, count);
+        let bindings = memory.bindings();
+        ctx.dispatch_repeated(&kernel, &bindings, &params, groups, Repeat::ONCE, Phase::Recurrence)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,333 @@
+//! The recurrent kernels against `eval`, option by option.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::sync::Arc;
+
+use crate::backend::gpu::testing::{gpu, max_abs, noise, open, plan};
+use crate::backend::gpu::{Gpu, testing};
+use crate::backend::{Backend, BackendOptions, Counters, Io};
+use crate::graph::op::Activation;
+use crate::graph::recurrent::{
+    Arithmetic, Cell, CellWeights, Direction, Gru, Layout, Lstm, Masking, Matrix, Merge, Projection, Rnn, Source,
+};
+use crate::graph::{Graph, Op, Port, Recurrent, ValueType};
+use crate::tensor::{DType, Tensor};
+
+/// A layer to build: sizes and every option.
+#[derive(Clone, Debug)]
+pub(super) struct Case {
+    cell: Cell,
+    /// T, B, I, H.
+    sizes: [usize; 4],
+    /// P of a projection.
+    projection: Option<usize>,
+    peephole: bool,
+    layer_norm: bool,
+    diagonal: bool,
+    /// Width of the auxiliary input, and whether the second direction reads it instead of x.
+    auxiliary: Option<(usize, bool)>,
+    /// `reverse` of each direction.
+    directions: Vec<bool>,
+    layout: Layout,
+    mask: Option<(bool, Masking)>,
+    merge: Merge,
+    initial: bool,
+    y: bool,
+}
+
+fn lstm() -> Lstm {
+    Lstm {
+        gate: Activation::Sigmoid,
+        candidate: Activation::Tanh,
+        output: Activation::Tanh,
+        coupled_input_forget: false,
+        cell_clip: None,
+        projection_clip: None,
+    }
+}
+
+fn gru(reset_after: bool) -> Cell {
+    Cell::Gru(Gru { gate: Activation::Sigmoid, candidate: Activation::Tanh, reset_after })
+}
+
+pub(super) fn plain(cell: Cell, sizes: [usize; 4]) -> Case {
+    Case {
+        cell,
+        sizes,
+        projection: None,
+        peephole: false,
+        layer_norm: false,
+        diagonal: false,
+        auxiliary: None,
+        directions: vec![false],
+        layout: Layout::TimeMajor,
+        mask: None,
+        merge: Merge::Separate,
+        initial: false,
+        y: true,
+    }
+}
+
+impl Case {
+    fn width(&self) -> usize {
+        self.projection.unwrap_or(self.sizes[3])
+    }
+
+    fn direction(&self, d: usize) -> Direction {
+        let [_, _, i, h] = self.sizes;
+        let (g, p) = (self.cell.gate_blocks(), self.width());
+        let parallel = d == 1 && self.auxiliary.is_some_and(|(_, parallel)| parallel);
+        let i = if parallel { self.auxiliary.unwrap().0 } else { i };
+        let mut seed = 100 * (d as u64 + 1);
+        let mut random = |shape: &[usize], scale: f32| {
+            seed += 1;
+            let values = noise(seed, shape.iter().product()).iter().map(|x| x * scale).collect();
+            Tensor::from_vec(shape, values).unwrap()
+        };
+        // Sums stay of order 1, as trained weights keep them.
+        let scale = |n: usize| 1.5 / (n.max(1) as f32).sqrt();
+        let gates = if matches!(&self.cell, Cell::Lstm(l) if l.coupled_input_forget) { 2 } else { 3 };
+        let after = matches!(&self.cell, Cell::Gru(g) if g.reset_after);
+        let recurrent = if self.diagonal { random(&[g * h], 0.8) } else { random(&[g * h, p], scale(p)) };
+        let weights = CellWeights {
+            input: Matrix::float(random(&[g * h, i], scale(i))),
+            recurrent: Matrix::float(recurrent),
+            auxiliary: match self.auxiliary {
+                Some((a, false)) => Some(Matrix::float(random(&[g * h, a], scale(a)))),
+                _ => None,
+            },
+            bias: Some(random(&[g * h], 0.3)),
+            recurrent_bias: after.then(|| random(&[h], 0.3)),
+            peephole: self.peephole.then(|| Matrix::float(random(&[gates * h], 0.5))),
+            layer_norm: self.layer_norm.then(|| Matrix::float(random(&[g * h], 1.0))),
+            projection: self.projection.map(|p| Projection {
+                weight: Matrix::float(random(&[p, h], scale(h))),
+                bias: Some(random(&[p], 0.2)),
+            }),
+        };
+        let source = if parallel { Source::Auxiliary } else { Source::X };
+        Direction { reverse: self.directions[d], source, weights: Arc::new(weights) }
+    }
+
+    /// The graph of the one layer, its inputs, and the values of every output by name.
+    pub(super) fn build(&self) -> (Graph, Vec<Tensor>) {
+        let [t, b, i, h] = self.sizes;
+        let p = self.width();
+        let count = self.directions.len();
+        let op = Recurrent {
+            cell: self.cell.clone(),
+            directions: (0..count).map(|d| self.direction(d)).collect(),
+            layout: self.layout,
+            masking: self.mask.map_or(Masking::Zero, |(_, masking)| masking),
+            merge: self.merge,
+            arithmetic: Arithmetic::Float,
+        };
+        let outer = |width: usize| match self.layout {
+            Layout::TimeMajor => [t, b, width],
+            Layout::BatchMajor => [b, t, width],
+        };
+        let mut graph = Graph::default();
+        let mut tensors = Vec::new();
+        let mut inputs = vec![None; op.input_slots()];
+        let mut give = |graph: &mut Graph, slot: usize, tensor: Tensor| {
+            let value = graph.add_value(format!("in{slot}"), ValueType::fixed(tensor.dtype(), tensor.shape()));
+            graph.inputs.push(Port { name: format!("in{slot}"), value });
+            inputs[slot] = Some(value);
+            tensors.push(tensor);
+        };
+        let random = |seed: u64, shape: &[usize]| Tensor::from_vec(shape, noise(seed, shape.iter().product())).unwrap();
+        give(&mut graph, Recurrent::X, random(1, &outer(i)));
+        if let Some((lengths, _)) = self.mask {
+            let tensor = if lengths {
+                Tensor::from_vec(&[b], (0..b).map(|r| ((r * 5 + 2) % (t + 1)) as i32).collect::<Vec<_>>()).unwrap()
+            } else {
+                let shape = [outer(1)[0], outer(1)[1]];
+                Tensor::from_vec(&shape, noise(7, t * b).iter().map(|&x| x > -0.3).collect::<Vec<bool>>()).unwrap()
+            };
+            give(&mut graph, Recurrent::MASK, tensor);
+        }
+        if let Some((a, _)) = self.auxiliary {
+            give(&mut graph, Recurrent::AUXILIARY, random(2, &outer(a)));
+        }
+        let cells = self.cell.has_cell_state();
+        for d in (0..count).filter(|_| self.initial) {
+            give(&mut graph, Recurrent::h0(d), random(3 + d as u64, &[b, p]));
+            if cells {
+                give(&mut graph, Recurrent::c0(d), random(5 + d as u64, &[b, h]));
+            }
+        }
+        let mut outputs = vec![None; op.output_slots()];
+        let mut want = |graph: &mut Graph, slot: usize, shape: &[usize]| {
+            let value = graph.add_value(format!("out{slot}"), ValueType::fixed(DType::F32, shape));
+            graph.outputs.push(Port { name: format!("out{slot}"), value });
+            outputs[slot] = Some(value);
+        };
+        match self.merge {
+            Merge::Concat if self.y => want(&mut graph, Recurrent::y(0), &outer(p * count)),
+            Merge::Separate if self.y => (0..count).for_each(|d| want(&mut graph, Recurrent::y(d), &outer(p))),
+            Merge::Concat | Merge::Separate => {}
+        }
+        for d in 0..count {
+            want(&mut graph, Recurrent::h_n(d), &[b, p]);
+            if cells {
+                want(&mut graph, Recurrent::c_n(d), &[b, h]);
+            }
+        }
+        graph.add_node("layer", Op::Recurrent(op), inputs, outputs);
+        (graph, tensors)
+    }
+}
+
+/// The node's results by `eval`, in the order of the graph's outputs.
+fn expected(graph: &Graph, inputs: &[Tensor]) -> Vec<Tensor> {
+    let node = &graph.nodes[0];
+    let find = |id| graph.inputs.iter().position(|p| p.value == id).map(|i| &inputs[i]);
+    let operands: Vec<_> =
+        node.inputs.iter().map(|id| id.map(|id| (find(id).unwrap(), &graph.get(id).unwrap().ty))).collect();
+    let types: Vec<_> = node.outputs.iter().map(|id| id.map(|id| &graph.get(id).unwrap().ty)).collect();
+    crate::eval::evaluate(&node.op, &operands, &types).unwrap().into_iter().flatten().collect()
+}
+
+/// Runs a case on a device and holds it against `eval`.
+fn check(gpu: &Gpu, case: &Case) -> Counters {
+    let (graph, inputs) = case.build();
+    // eval returns by slot: y, then h_n and c_n of each direction, which is the order of the outputs here.
+    let want = expected(&graph, &inputs);
+    let plan = plan(graph);
+    let mut program = gpu.compile(&plan).unwrap_or_else(|e| panic!("{case:?}: {e}"));
+    for round in 0..2 {
+        let got = testing::run(program.as_mut(), &plan, &inputs);
+        for ((got, want), port) in got.iter().zip(&want).zip(&plan.graph.outputs) {
+            assert_eq!(got.shape(), want.shape(), "{case:?}");
+            let error = max_abs(got.as_slice().unwrap(), want.as_slice().unwrap());
+            // The project's bar for float layers; observed here: below 2e-6.
+            assert!(error <= 1e-5, "{} differs by {error} in round {round}: {case:?}", port.name);
+        }
+    }
+    let counters = program.counters();
+    assert_eq!((counters.pipelines_created, counters.buffers_created), (0, 0), "the second run creates nothing");
+    counters
+}
+
+fn forced(strategy: &str, checked: bool) -> Option<Gpu> {
+    open(&BackendOptions { strategy: Some(strategy.into()), checked_shaders: checked, ..BackendOptions::default() })
+}
+
+/// Cases that both strategies run.
+fn common() -> Vec<Case> {
+    let lstm_cell = Cell::Lstm(lstm());
+    let base = plain(lstm_cell.clone(), [7, 3, 5, 20]);
+    let coupled = Cell::Lstm(Lstm { coupled_input_forget: true, cell_clip: Some(0.6), ..lstm() });
+    vec![
+        base.clone(),
+        Case { initial: true, sizes: [4, 1, 3, 7], ..base.clone() },
+        Case { sizes: [0, 3, 5, 20], initial: true, ..base.clone() },
+        Case { sizes: [4, 0, 5, 20], initial: true, ..base.clone() },
+        Case { sizes: [3, 9, 4, 33], layout: Layout::BatchMajor, ..base.clone() },
+        Case { y: false, initial: true, ..base.clone() },
+        Case { directions: vec![false, true], merge: Merge::Concat, initial: true, ..base.clone() },
+        Case {
+            directions: vec![false, true],
+            layout: Layout::BatchMajor,
+            mask: Some((true, Masking::Zero)),
+            ..base.clone()
+        },
+        Case { directions: vec![true], mask: Some((true, Masking::Hold)), initial: true, ..base.clone() },
+        Case { mask: Some((false, Masking::Hold)), layout: Layout::BatchMajor, ..base.clone() },
+        Case { mask: Some((false, Masking::Zero)), ..base.clone() },
+        Case { cell: coupled, peephole: true, initial: true, ..base.clone() },
+        Case { peephole: true, auxiliary: Some((4, false)), ..base.clone() },
+        Case { directions: vec![false, true], auxiliary: Some((6, true)), ..base.clone() },
+        Case { diagonal: true, initial: true, ..base.clone() },
+        Case { cell: gru(true), initial: true, ..base.clone() },
+        Case { cell: gru(true), directions: vec![false, true], mask: Some((true, Masking::Zero)), ..base.clone() },
+        Case { cell: Cell::Rnn(Rnn { activation: Activation::Relu6 }), initial: true, ..base.clone() },
+    ]
+}
+
+#[test]
+fn the_loop_kernel() {
+    let Some(gpu) = forced("loop", true) else { return };
+    for case in common() {
+        check(&gpu, &case);
+    }
+}
+
+#[test]
+fn the_step_kernel() {
+    let Some(gpu) = forced("step", true) else { return };
+    for case in common() {
+        check(&gpu, &case);
+    }
+}
+
+#[test]
+fn rare_options() {
+    let Some(gpu) = gpu() else { return };
+    let clipped = Cell::Lstm(Lstm { cell_clip: Some(0.5), projection_clip: Some(0.4), ..lstm() });
+    let base = plain(Cell::Lstm(lstm()), [6, 3, 5, 20]);
+    let cases = [
+        Case { cell: clipped, projection: Some(9), initial: true, ..base.clone() },
+        Case { projection: Some(24), mask: Some((true, Masking::Hold)), directions: vec![false, true], ..base.clone() },
+        Case { layer_norm: true, initial: true, ..base.clone() },
+        Case {
+            layer_norm: true,
+            peephole: true,
+            projection: Some(7),
+            mask: Some((true, Masking::Zero)),
+            ..base.clone()
+        },
+        Case { cell: gru(false), initial: true, mask: Some((false, Masking::Hold)), ..base.clone() },
+        Case { cell: gru(false), diagonal: true, sizes: [5, 2, 3, 40], ..base.clone() },
+    ];
+    for case in cases {
+        check(&gpu, &case);
+    }
+}
+
+#[test]
+fn without_checks_in_the_shaders() {
+    for strategy in ["loop", "step"] {
+        let Some(gpu) = forced(strategy, false) else { return };
+        let case = plain(Cell::Lstm(lstm()), [9, 5, 6, 70]);
+        check(&gpu, &Case { directions: vec![false, true], initial: true, ..case });
+    }
+}
+
+#[test]
+fn unequal_directions_and_dispatch_counts() {
+    let Some(gpu) = gpu() else { return };
+    let counters = check(gpu, &plain(Cell::Lstm(lstm()), [12, 2, 4, 64]));
+    assert!(counters.dispatches <= 4 && counters.submissions == 1, "{counters:?}");
+    let counters = check(gpu, &plain(Cell::Lstm(lstm()), [12, 2, 4, 200]));
+    assert!(counters.dispatches <= 12 + 4 && counters.submissions == 1, "{counters:?}");
+}
+
+/// A row of NaN stays alone.
+#[test]
+fn rows_are_independent() {
+    for strategy in ["loop", "step"] {
+        let Some(gpu) = forced(strategy, true) else { return };
+        let (graph, mut inputs) = plain(Cell::Lstm(lstm()), [4, 6, 3, 20]).build();
+        for t in 0..4 {
+            inputs[0].as_mut_slice::<f32>().unwrap()[(t * 6 + 2) * 3] = f32::NAN;
+        }
+        let plan = plan(graph);
+        let mut program = gpu.compile(&plan).unwrap();
+        let mut outputs = vec![Tensor::scalar(0f32); plan.graph.outputs.len()];
+        program.run(Io { inputs: &inputs, states: &mut [], outputs: &mut outputs }).unwrap();
+        for (at, y) in outputs[0].as_slice::<f32>().unwrap().iter().enumerate() {
+            assert_eq!(y.is_nan(), at / 20 % 6 == 2, "{strategy}: element {at} is {y}");
+        }
+    }
+}
+
+/// The error does not grow with the sequence, and the chunk limit of the software driver is kept.
+#[test]
+fn a_thousand_steps() {
+    for (strategy, units) in [("loop", 96), ("step", 24)] {
+        let Some(gpu) = forced(strategy, false) else { return };
+        check(&gpu, &plain(Cell::Lstm(lstm()), [1000, 1, 3, units]));
+    }
+}
