@@ -7,7 +7,7 @@
 
 mod common;
 
-use common::{Pair, corpus, gpu_or_skip};
+use common::{Pair, corpus, gpu_or_skip, loops_and_keras};
 use fuselstm::measure::crosscheck::{Check, Rule, check, rule};
 use fuselstm::measure::{Tolerance, golden};
 use fuselstm::{Device, Model, Session};
@@ -42,10 +42,13 @@ fn checks(pair: &Pair, device: &Device) -> Vec<Check> {
 
 /// All pairs on one device; the message lists everything that failed.
 fn whole_corpus(device: &Device) {
-    let Some(pairs) = corpus() else { return };
+    corpus().into_iter().for_each(|pairs| all_hold(device, &pairs));
+}
+
+fn all_hold(device: &Device, pairs: &[Pair]) {
     let mut failures = Vec::new();
     let mut worst = std::collections::BTreeMap::<&str, (f64, String)>::new();
-    for pair in &pairs {
+    for pair in pairs {
         for check in checks(pair, device) {
             let what = format!("{} {} {}", pair.model.display(), check.run, check.output);
             if let Ok(comparison) = &check.result {
@@ -82,6 +85,13 @@ fn every_pair_on_reference() {
 #[test]
 fn every_pair_on_cpu() {
     whole_corpus(&Device::cpu());
+}
+
+#[test]
+fn every_loop_and_keras_model_on_reference_and_cpu() {
+    for device in [Device::reference(), Device::cpu()] {
+        loops_and_keras().into_iter().for_each(|pairs| all_hold(&device, &pairs));
+    }
 }
 
 #[test]

@@ -14,10 +14,45 @@ pub const MOST_NESTED_LOOPS: usize = 16;
 /// # Errors
 /// [`InvalidGraph`](crate::ErrorKind::InvalidGraph) with the node's name and index.
 pub fn check(graph: &Graph) -> Result<()> {
-    check_nested(graph, 0)
+    check_nested(graph, 0).map(drop)
 }
 
-fn check_nested(graph: &Graph, depth: usize) -> Result<()> {
+/// Checks a whole graph as [`check`] does, and declares what inference found: ranks and sizes that a file left open.
+///
+/// States keep their declaration, whose batch size is one of many.
+///
+/// # Errors
+/// As [`check`]; the graph is then as it was.
+pub fn refine(graph: &mut Graph) -> Result<()> {
+    let types = check_nested(graph, 0)?;
+    declare(graph, types)
+}
+
+fn declare(graph: &mut Graph, types: Vec<Option<ValueType>>) -> Result<()> {
+    let mut is_state = vec![false; graph.values.len()];
+    for state in &graph.states {
+        if let Some(slot) = is_state.get_mut(state.value.0 as usize) {
+            *slot = true;
+        }
+    }
+    for ((value, ty), is_state) in graph.values.iter_mut().zip(types).zip(is_state) {
+        if let (Some(ty), false) = (ty, is_state) {
+            value.ty.shape = ty.shape;
+        }
+    }
+    for node in &mut graph.nodes {
+        if let Op::While(body) = &mut node.op {
+            for inner in [&mut body.condition, &mut body.body] {
+                let types = check_nested(inner, 1)?;
+                declare(inner, types)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The types of all values, as exactly as declarations and inference tell.
+fn check_nested(graph: &Graph, depth: usize) -> Result<Vec<Option<ValueType>>> {
     if depth > MOST_NESTED_LOOPS {
         return Err(Error::limit(format!("loops are nested more than {MOST_NESTED_LOOPS} deep")));
     }
@@ -32,7 +67,8 @@ fn check_nested(graph: &Graph, depth: usize) -> Result<()> {
             check_nested(&body.body, depth + 1).within(|| format!("{} / body", place(index, node)))?;
         }
     }
-    check.results()
+    check.results()?;
+    Ok(check.types)
 }
 
 /// How a node is named in messages: `node 3 (lstm, Recurrent)`.
@@ -352,6 +388,17 @@ mod tests {
         let c = graph.add_constant("c", Tensor::zeros(DType::F32, &[2]).unwrap());
         graph.values[c.0 as usize].ty = float(&[3]);
         assert!(complaint(&graph).starts_with("value 2 (c): expected a constant of float32 [3]"));
+    }
+
+    #[test]
+    fn refining_declares_what_was_left_open() {
+        let (mut graph, _, y) = small();
+        graph.values[y.0 as usize].ty = ValueType::unranked(DType::F32);
+        let s = graph.add_value("s", float(&[1, 3]));
+        graph.states.push(State { name: "s".into(), value: s, next: y, reset: 0 });
+        refine(&mut graph).unwrap();
+        assert_eq!(graph.get(y).unwrap().ty, float(&[2, 3]));
+        assert_eq!(graph.get(s).unwrap().ty, float(&[1, 3]));
     }
 
     #[test]

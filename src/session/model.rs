@@ -83,8 +83,8 @@ impl Model {
         Model::new(graph.clone(), graph, None, Vec::new(), Vec::new())
     }
 
-    fn from_loaded(loaded: Loaded) -> Result<Model> {
-        graph::check::check(&loaded.graph)?;
+    fn from_loaded(mut loaded: Loaded) -> Result<Model> {
+        graph::check::refine(&mut loaded.graph)?;
         let source = Arc::new(loaded.graph.clone());
         let (graph, reports) = passes::run_all(loaded.graph)?;
         Model::new(source, Arc::new(graph), Some(loaded.format), reports, loaded.warnings)

@@ -27,6 +27,18 @@ pub fn models() -> Option<PathBuf> {
 
 /// Every TFLite pair whose recurrence is not a WHILE loop. `CORPUS=part` in the environment narrows them to cases of that name.
 pub fn corpus() -> Option<Vec<Pair>> {
+    let pairs = selected(|kind, control_flow| kind == "tflite" && control_flow != "while")?;
+    assert!(!pairs.is_empty(), "no pair of the corpus was selected");
+    Some(pairs)
+}
+
+/// The TFLite pairs that [`corpus`] leaves out, and those of Keras.
+pub fn loops_and_keras() -> Option<Vec<Pair>> {
+    selected(|kind, control_flow| (kind == "tflite" && control_flow == "while") || kind.starts_with("keras"))
+}
+
+/// The pairs whose kind and control flow `wanted` takes.
+pub fn selected(wanted: impl Fn(&str, &str) -> bool) -> Option<Vec<Pair>> {
     let models = models()?;
     let index = std::fs::read_to_string(models.join("index.json")).expect("the corpus has an index");
     let index: serde_json::Value = serde_json::from_str(&index).expect("the index is JSON");
@@ -34,7 +46,7 @@ pub fn corpus() -> Option<Vec<Pair>> {
     let text = |row: &serde_json::Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
     let rows = index.as_array().expect("the index is a list").iter();
     let pairs: Vec<Pair> = rows
-        .filter(|row| text(row, "kind") == "tflite" && text(row, "control_flow") != "while")
+        .filter(|row| wanted(&text(row, "kind"), &text(row, "control_flow")))
         .filter(|row| text(row, "case").contains(&only))
         .map(|row| Pair {
             case: text(row, "case"),
@@ -44,7 +56,6 @@ pub fn corpus() -> Option<Vec<Pair>> {
             atol: row["atol"].as_f64().expect("every pair has a tolerance"),
         })
         .collect();
-    assert!(!pairs.is_empty(), "no pair of the corpus was selected");
     Some(pairs)
 }
 
