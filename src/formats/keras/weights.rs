@@ -46,9 +46,15 @@ impl Weights {
     /// Turns to a top-level layer.
     pub fn enter_layer(&mut self, name: &str) -> Result<()> {
         if let Weights::Legacy { file, queue, layer } = self {
+            *layer = name.to_owned();
+            let listed = file.group("model_weights").and_then(|all| all.attribute("layer_names")?.read_strings());
+            // Keras 3 lists no layer for an operation such as NotEqual: it has no weights and no group.
+            if listed.is_ok_and(|names| !names.iter().any(|listed| listed == name)) {
+                *queue = VecDeque::new();
+                return Ok(());
+            }
             let group =
                 file.group(&format!("model_weights/{name}")).map_err(|e| hdf5(e).within(format!("layer {name}")))?;
-            *layer = name.to_owned();
             // A layer without weights has an empty attribute, of any type.
             let names = group.attribute("weight_names").ok();
             *queue = match names {
