@@ -1,0 +1,126 @@
+//! TensorFlow's element types, shapes and constants to ours.
+
+use half::f16;
+
+use super::limits::Budget;
+use super::messages::{TensorProto, TensorShapeProto};
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Element, Tensor, element_count};
+
+/// The number of `DT_STRING`, `DT_RESOURCE` and `DT_VARIANT`: types that are no tensors here.
+pub const STRING: i32 = 7;
+pub const RESOURCE: i32 = 20;
+pub const VARIANT: i32 = 21;
+
+/// The element type behind TensorFlow's number; reference types (old variables) count as their base type.
+pub fn dtype(number: i32) -> Result<DType> {
+    Ok(match if number > 100 { number - 100 } else { number } {
+        1 => DType::F32,
+        2 => DType::F64,
+        3 => DType::I32,
+        4 => DType::U8,
+        5 => DType::I16,
+        6 => DType::I8,
+        9 => DType::I64,
+        10 => DType::Bool,
+        19 => DType::F16,
+        STRING => return Err(Error::unsupported("strings are not supported")),
+        0 => return Err(Error::malformed("the element type is missing")),
+        8 | 11..=18 | 22..=33 => {
+            return Err(Error::unsupported(format!("TensorFlow's element type {number} is not supported")));
+        }
+        _ => return Err(Error::malformed(format!("{number} is no element type of TensorFlow"))),
+    })
+}
+
+/// Sizes of the axes, `None` for an open one; `None` as a whole when the rank is open.
+pub fn dims(shape: &TensorShapeProto) -> Result<Option<Vec<Option<usize>>>> {
+    /// TensorFlow itself stops at 254 axes; no op here needs more than 8.
+    const MOST_AXES: usize = 32;
+    if shape.unknown_rank {
+        return Ok(None);
+    }
+    if shape.dim.len() > MOST_AXES {
+        return Err(Error::limit(format!("a shape has {} axes", shape.dim.len())));
+    }
+    let size = |size: i64| match size {
+        -1 => Ok(None),
+        size => usize::try_from(size).map(Some).map_err(|_| Error::malformed(format!("a shape has the size {size}"))),
+    };
+    shape.dim.iter().map(|dim| size(dim.size)).collect::<Result<_>>().map(Some)
+}
+
+/// A constant's elements. `budget` pays for what the file does not hold in full.
+pub fn tensor(proto: &TensorProto, budget: &mut Budget) -> Result<Tensor> {
+    let kind = dtype(proto.dtype)?;
+    let dims = match &proto.tensor_shape {
+        Some(shape) => dims(shape)?,
+        None => Some(Vec::new()),
+    };
+    let shape: Vec<usize> = dims
+        .and_then(|dims| dims.into_iter().collect())
+        .ok_or_else(|| Error::malformed("the shape of a constant is open"))?;
+    if !proto.tensor_content.is_empty() {
+        return from_bytes(kind, &shape, &proto.tensor_content);
+    }
+    match kind {
+        DType::F32 => splat(&shape, &proto.float_val, budget, |&x| Some(x)),
+        DType::F64 => splat(&shape, &proto.double_val, budget, |&x| Some(x)),
+        DType::I64 => splat(&shape, &proto.int64_val, budget, |&x| Some(x)),
+        DType::Bool => splat(&shape, &proto.bool_val, budget, |&x| Some(x)),
+        DType::F16 => splat(&shape, &proto.half_val, budget, |&x| u16::try_from(x).ok().map(f16::from_bits)),
+        DType::I32 => splat(&shape, &proto.int_val, budget, |&x| Some(x)),
+        DType::I16 => splat(&shape, &proto.int_val, budget, |&x| i16::try_from(x).ok()),
+        DType::I8 => splat(&shape, &proto.int_val, budget, |&x| i8::try_from(x).ok()),
+        DType::U8 => splat(&shape, &proto.int_val, budget, |&x| u8::try_from(x).ok()),
+    }
+}
+
+/// Elements from values of which the last one is repeated to the end; no value at all means zeros.
+fn splat<V, E: Element>(
+    shape: &[usize],
+    values: &[V],
+    budget: &mut Budget,
+    convert: impl Fn(&V) -> Option<E>,
+) -> Result<Tensor> {
+    let count = element_count(shape)?;
+    if values.len() > count {
+        return Err(Error::malformed(format!("a constant of shape {shape:?} has {} values", values.len())));
+    }
+    let repeated = (count - values.len()).saturating_mul(std::mem::size_of::<E>());
+    budget.take(repeated)?;
+    let range = || Error::malformed(format!("a value of a constant does not fit {}", E::DTYPE));
+    let mut data = Vec::with_capacity(count);
+    for value in values {
+        data.push(convert(value).ok_or_else(range)?);
+    }
+    data.resize(count, data.last().copied().unwrap_or_default());
+    Tensor::from_vec(shape, data)
+}
+
+/// Elements from raw little-endian bytes.
+pub fn from_bytes(kind: DType, shape: &[usize], bytes: &[u8]) -> Result<Tensor> {
+    let count = element_count(shape)?;
+    if count.checked_mul(kind.size()) != Some(bytes.len()) {
+        return Err(Error::malformed(format!(
+            "{} bytes for {kind} elements of shape {shape:?}, which need {}",
+            bytes.len(),
+            count.saturating_mul(kind.size())
+        )));
+    }
+    fn elements<E: Element, const N: usize>(shape: &[usize], bytes: &[u8], from: impl Fn([u8; N]) -> E) -> Result<Tensor> {
+        let (chunks, _) = bytes.as_chunks::<N>();
+        Tensor::from_vec(shape, chunks.iter().map(|&chunk| from(chunk)).collect())
+    }
+    match kind {
+        DType::F32 => elements(shape, bytes, f32::from_le_bytes),
+        DType::F64 => elements(shape, bytes, f64::from_le_bytes),
+        DType::F16 => elements(shape, bytes, f16::from_le_bytes),
+        DType::I8 => elements(shape, bytes, i8::from_le_bytes),
+        DType::U8 => elements(shape, bytes, u8::from_le_bytes),
+        DType::I16 => elements(shape, bytes, i16::from_le_bytes),
+        DType::I32 => elements(shape, bytes, i32::from_le_bytes),
+        DType::I64 => elements(shape, bytes, i64::from_le_bytes),
+        DType::Bool => elements(shape, bytes, |[byte]: [u8; 1]| byte != 0),
+    }
+}
