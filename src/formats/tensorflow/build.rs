@@ -9,7 +9,7 @@ use crate::eval;
 use crate::graph::infer::{Operand, infer};
 use crate::graph::op::{Binary, BinaryFunction, Concat, Gather, Pack, Squeeze, StridedSlice};
 use crate::graph::{Dim, Graph, Op, ValueId, ValueType};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Tensor, with_storage};
 
 /// One entry of an integer tensor that describes a shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,13 +29,39 @@ pub struct Builder {
     pub graph: Graph,
     /// Entries of integer vectors and scalars that are no constants.
     sizes: HashMap<ValueId, Vec<Size>>,
+    /// `0, 1, … limit − 1`: the limit behind each such range.
+    pub counts: HashMap<ValueId, ValueId>,
+    /// Small constants by type, shape and bytes: an unrolled graph repeats its axes and weights at every step.
+    constants: HashMap<(DType, Vec<usize>, Vec<u8>), ValueId>,
+    /// Results that were computed from constants, by op and operands.
+    folded: HashMap<(String, Vec<Option<ValueId>>), Vec<ValueId>>,
+    /// Variables that were read.
+    pub variables: HashMap<String, ValueId>,
 }
+
+/// Constants up to this size are looked up by their bytes.
+const SMALL: usize = 128;
 
 impl Builder {
     /// An empty graph that knows the symbolic sizes of another.
     pub fn inside(outer: &Graph, name: &str) -> Self {
         let graph = Graph { name: name.to_owned(), symbols: outer.symbols.clone(), ..Graph::default() };
-        Builder { graph, sizes: HashMap::new() }
+        Builder { graph, ..Builder::default() }
+    }
+
+    /// Adds a constant, or returns an equal one that is there.
+    pub fn constant_value(&mut self, name: &str, tensor: Tensor) -> ValueId {
+        if tensor.byte_len() > SMALL {
+            return self.graph.add_constant(name, tensor);
+        }
+        let bytes = with_storage!(tensor.storage(), v => bytemuck::cast_slice::<_, u8>(v).to_vec());
+        let key = (tensor.dtype(), tensor.shape().to_vec(), bytes);
+        if let Some(&id) = self.constants.get(&key) {
+            return id;
+        }
+        let id = self.graph.add_constant(name, tensor);
+        self.constants.insert(key, id);
+        id
     }
 
     /// Adds a node and returns its results. `derived` pays for results that are computed here.
@@ -47,6 +73,10 @@ impl Builder {
         inputs: Vec<Option<ValueId>>,
         outputs: usize,
     ) -> Result<Vec<ValueId>> {
+        let folding = self.folding_key(&op, &inputs);
+        if let Some(ids) = folding.as_ref().and_then(|key| self.folded.get(key)).filter(|ids| ids.len() == outputs) {
+            return Ok(ids.clone());
+        }
         let mut types = {
             let operands = self.operands(&inputs)?;
             infer(&op, &operands, outputs)?
@@ -57,7 +87,11 @@ impl Builder {
         types.truncate(outputs);
         if let Some(tensors) = self.fold(derived, &op, &inputs, &types)? {
             let named = tensors.into_iter().enumerate();
-            return Ok(named.map(|(index, tensor)| self.graph.add_constant(port(name, index), tensor)).collect());
+            let ids: Vec<_> = named.map(|(index, tensor)| self.constant_value(&port(name, index), tensor)).collect();
+            if let Some(key) = folding {
+                self.folded.insert(key, ids.clone());
+            }
+            return Ok(ids);
         }
         self.refine_results(&op, &inputs, &mut types);
         let mut ids = Vec::with_capacity(outputs);
@@ -78,12 +112,12 @@ impl Builder {
 
     /// Adds an i32 scalar.
     pub fn scalar(&mut self, name: &str, value: i32) -> ValueId {
-        self.graph.add_constant(name, Tensor::scalar(value))
+        self.constant_value(name, Tensor::scalar(value))
     }
 
     /// Adds an i32 vector.
     pub fn vector(&mut self, name: &str, values: &[i32]) -> Result<ValueId> {
-        Ok(self.graph.add_constant(name, Tensor::from_slice(&[values.len()], values)?))
+        Ok(self.constant_value(name, Tensor::from_slice(&[values.len()], values)?))
     }
 
     /// What is known of a value.
@@ -110,6 +144,16 @@ impl Builder {
             return Some(tensor.to_i64().ok()?.into_iter().map(Size::Known).collect());
         }
         self.sizes.get(&id).cloned()
+    }
+
+    /// Whether the first axis of `items` certainly has the size that the scalar `length` holds.
+    pub fn has_length(&self, items: ValueId, length: ValueId) -> bool {
+        let first = self.graph.get(items).and_then(|value| value.ty.shape.as_ref()?.first().copied());
+        match (self.sizes(length).as_deref(), first) {
+            (Some([Size::Known(n)]), Some(Dim::Known(size))) => usize::try_from(*n) == Ok(size),
+            (Some([Size::Axis(Dim::Symbol(a))]), Some(Dim::Symbol(b))) => *a == b,
+            _ => false,
+        }
     }
 
     /// Says more about a value's shape: `None` entries are open.
@@ -147,6 +191,12 @@ impl Builder {
             .collect()
     }
 
+    /// What identifies a result that follows from constants.
+    fn folding_key(&self, op: &Op, inputs: &[Option<ValueId>]) -> Option<(String, Vec<Option<ValueId>>)> {
+        let constant = inputs.iter().flatten().all(|&id| self.constant(id).is_some());
+        (foldable(op) && constant).then(|| (format!("{op:?}"), inputs.to_vec()))
+    }
+
     /// The results, when every operand is a constant and computing them is worth it.
     fn fold(
         &self,
@@ -155,7 +205,7 @@ impl Builder {
         inputs: &[Option<ValueId>],
         types: &[ValueType],
     ) -> Result<Option<Vec<Tensor>>> {
-        if matches!(op, Op::While(_) | Op::Custom(_) | Op::Recurrent(_)) {
+        if !foldable(op) {
             return Ok(None);
         }
         // The shape of a value may be known where its elements are not.
@@ -312,6 +362,11 @@ fn combined(function: BinaryFunction, a: &[Size], b: &[Size]) -> Option<Vec<Size
         _ => Size::Axis(Dim::Unknown),
     };
     Some(vec![size])
+}
+
+/// Whether an op is computed here when its operands are constants.
+fn foldable(op: &Op) -> bool {
+    !matches!(op, Op::While(_) | Op::Custom(_) | Op::Recurrent(_) | Op::Svdf(_))
 }
 
 /// The name of a node's result.

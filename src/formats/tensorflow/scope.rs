@@ -141,8 +141,8 @@ impl Scope {
         source
     }
 
-    /// The nodes that `roots` need, each after the nodes that it needs itself.
-    pub fn order(&self, roots: impl IntoIterator<Item = usize>) -> Result<Vec<usize>> {
+    /// The nodes that `roots` need, each after the nodes that it needs itself; what lies behind `known` nodes is left out.
+    pub fn order(&self, roots: impl IntoIterator<Item = usize>, known: impl Fn(usize) -> bool) -> Result<Vec<usize>> {
         #[derive(Clone, Copy, PartialEq)]
         enum Mark {
             New,
@@ -157,6 +157,9 @@ impl Scope {
             while let Some((index, position)) = stack.pop() {
                 let node = self.node(index)?;
                 if position == 0 {
+                    if known(index) {
+                        continue;
+                    }
                     match marks[index] {
                         Mark::Done => continue,
                         Mark::Open => return Err(Error::malformed("the node depends on itself").within(self.place(index))),

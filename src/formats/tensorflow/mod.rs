@@ -1,0 +1,320 @@
+//! TensorFlow: frozen graphs (GraphDef, binary or text) and SavedModel folders.
+//!
+//! A graph's nodes become ops one by one; loops of either kind become [`Op::While`](crate::graph::Op::While), lists of tensors
+//! dense tensors, function calls the bodies of the functions. What layers these nodes make up is found later, by the passes.
+
+mod build;
+mod bundle;
+mod control;
+mod elementwise;
+mod frames;
+mod hints;
+mod limits;
+mod linear;
+mod lists;
+mod lower;
+mod messages;
+mod movement;
+mod prune;
+mod saved_model;
+mod scope;
+mod state;
+mod stub;
+mod tensor;
+mod text;
+
+use std::collections::HashMap;
+
+use prost::Message;
+
+pub use saved_model::open_saved_model;
+
+use self::build::Builder;
+use self::lower::{Context, Library, NoVariables, Val, Variables};
+use self::messages::GraphDef;
+use self::scope::{Scope, ScopeNode, Source};
+use crate::error::{Error, Place, Result};
+use crate::graph::{Dim, Graph, Port, ValueType, check};
+
+/// What a reader of a TensorFlow graph may be told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Tensors to take as inputs, by node name (`name` or `name:0`); empty: every placeholder.
+    pub inputs: Vec<String>,
+    /// Tensors to return, by name (`name` or `name:output`); empty: the results that nothing else uses, and those that the
+    /// author of the graph gave a name.
+    pub outputs: Vec<String>,
+    /// Signature of a SavedModel; `None`: `serving_default`.
+    pub signature: Option<String>,
+    /// Make one custom op of every hinted call whose name is no recurrent layer, instead of the ops that it computes.
+    pub custom_ops: bool,
+}
+
+/// Whether the bytes begin as a GraphDef does, binary or text.
+pub fn recognises(bytes: &[u8]) -> bool {
+    // A node (field 1), the function library (2) or the versions (4) come first; a node begins with its name (field 1).
+    let binary = match bytes {
+        [0x0a, rest @ ..] => {
+            let mut rest = rest;
+            limits::varint(&mut rest).is_some() && rest.first() == Some(&0x0a)
+        }
+        [0x12 | 0x22, _, 0x0a | 0x08, ..] => true,
+        _ => false,
+    };
+    binary || text::recognises(bytes)
+}
+
+/// Reads a GraphDef; also returns what the user should know.
+///
+/// # Errors
+/// [`Malformed`](crate::ErrorKind::Malformed), [`Unsupported`](crate::ErrorKind::Unsupported) or
+/// [`Limit`](crate::ErrorKind::Limit) with the node that it was found at.
+pub fn read(bytes: &[u8], options: &Options) -> Result<(Graph, Vec<String>)> {
+    let graph = decode(bytes)?;
+    let read = Read { options, variables: &NoVariables, ports: None };
+    read.graph(graph)
+}
+
+fn decode(bytes: &[u8]) -> Result<GraphDef> {
+    let binary;
+    let bytes = if text::recognises(bytes) {
+        binary = text::to_binary(bytes)?;
+        binary.as_slice()
+    } else {
+        bytes
+    };
+    limits::check_node_count(bytes)?;
+    let graph =
+        GraphDef::decode(bytes).map_err(|error| Error::malformed("the GraphDef cannot be decoded").with_source(error))?;
+    if graph.node.is_empty() {
+        return Err(Error::malformed("the graph has no nodes"));
+    }
+    Ok(graph)
+}
+
+/// An input or output of a signature.
+struct NamedTensor {
+    /// Name that the caller uses.
+    name: String,
+    /// Name in the graph.
+    tensor: String,
+}
+
+/// Inputs and outputs of a signature, in order.
+struct Ports {
+    inputs: Vec<NamedTensor>,
+    outputs: Vec<NamedTensor>,
+}
+
+/// A graph on its way in.
+struct Read<'a> {
+    options: &'a Options,
+    variables: &'a dyn Variables,
+    ports: Option<Ports>,
+}
+
+impl Read<'_> {
+    fn graph(&self, graph: GraphDef) -> Result<(Graph, Vec<String>)> {
+        hints::check(&graph.node)?;
+        let producer = graph.versions.as_ref().map_or(0, |versions| versions.producer);
+        let library = Library::new(graph.library, self.options.custom_ops)?;
+        let mut main = Scope::from_graph(graph.node)?;
+        library.prepare(&mut main)?;
+        let index: HashMap<String, usize> =
+            main.nodes.iter().enumerate().map(|(position, node)| (node.name.clone(), position)).collect();
+        let ports = match &self.ports {
+            Some(ports) => resolve(&ports.inputs, &index)?.into_iter().zip(std::iter::repeat(true)).collect(),
+            None => Vec::new(),
+        };
+        let inputs = match ports.is_empty() {
+            false => ports.into_iter().map(|(port, _)| port).collect(),
+            true => self.inputs(&main, &index)?,
+        };
+        let outputs = match &self.ports {
+            Some(ports) => resolve(&ports.outputs, &index)?,
+            None => self.outputs(&main, &index)?,
+        };
+        let reading = Reading { main: &main, library: &library, inputs, outputs, producer };
+        // A variable that the model writes must be a state from the start, which is known only after a first reading.
+        let mut context = Context::new(&library, self.variables);
+        let first = reading.lower(&mut context)?;
+        if context.states.writes.is_empty() {
+            return Ok((first, context.warnings));
+        }
+        let names = context.states.writes.keys().cloned().collect();
+        let mut context = Context::new(&library, self.variables);
+        context.states.names = names;
+        let graph = reading.lower(&mut context)?;
+        Ok((graph, context.warnings))
+    }
+
+    /// The inputs that were asked for, or every placeholder.
+    fn inputs(&self, main: &Scope, index: &HashMap<String, usize>) -> Result<Vec<(String, Source)>> {
+        if !self.options.inputs.is_empty() {
+            let named = |name: &String| NamedTensor { name: name.clone(), tensor: name.clone() };
+            return resolve(&self.options.inputs.iter().map(named).collect::<Vec<_>>(), index);
+        }
+        let is_input = |node: &ScopeNode| {
+            let dtype = node.type_number("dtype").ok().flatten();
+            matches!(node.op.as_str(), "Placeholder" | "PlaceholderV2") && dtype != Some(&tensor::STRING)
+        };
+        let nodes = main.nodes.iter().enumerate().filter(|(_, node)| is_input(node));
+        Ok(nodes.map(|(position, node)| (node.name.clone(), Source::Node(position, 0))).collect())
+    }
+
+    /// The outputs that were asked for, or those that look like results.
+    fn outputs(&self, main: &Scope, index: &HashMap<String, usize>) -> Result<Vec<(String, Source)>> {
+        if !self.options.outputs.is_empty() {
+            let named = |name: &String| NamedTensor { name: name.clone(), tensor: name.clone() };
+            return resolve(&self.options.outputs.iter().map(named).collect::<Vec<_>>(), index);
+        }
+        let found = guess_outputs(main);
+        if found.is_empty() {
+            return Err(Error::malformed("the graph has no node that could be its result; name its outputs"));
+        }
+        Ok(found)
+    }
+}
+
+/// `name:0` is written without the zero, as users do.
+fn resolve(names: &[NamedTensor], index: &HashMap<String, usize>) -> Result<Vec<(String, Source)>> {
+    names
+        .iter()
+        .map(|port| {
+            let source = scope::tensor_name(&port.tensor, index)?;
+            let name = port.name.strip_suffix(":0").unwrap_or(&port.name);
+            Ok((name.to_owned(), source))
+        })
+        .collect()
+}
+
+/// The nodes that look like results: those that no other node uses, and those at the top level that have a name of their own.
+///
+/// Marks of hinted calls, unused parts of loops, variables and side effects are no results.
+fn guess_outputs(main: &Scope) -> Vec<(String, Source)> {
+    let mut used = vec![false; main.nodes.len()];
+    for node in &main.nodes {
+        for input in &node.inputs {
+            if let Source::Node(index, _) = input
+                && let Some(slot) = used.get_mut(*index)
+            {
+                *slot = true;
+            }
+        }
+    }
+    let nodes = main.nodes.iter().enumerate().zip(used);
+    let results = nodes.filter(|((_, node), used)| is_result(node) && (!used || has_own_name(node)));
+    results.map(|((index, node), _)| (node.name.clone(), Source::Node(index, 0))).collect()
+}
+
+/// Whether a node computes something that may be a result.
+fn is_result(node: &ScopeNode) -> bool {
+    let silent = [
+        "Const", "Placeholder", "PlaceholderV2", "PlaceholderWithDefault", "NoOp", "Assert", "Enter", "Exit", "Merge", "Switch",
+        "NextIteration", "LoopCond", "While", "StatelessWhile", "VarHandleOp", "ReadVariableOp", "VarIsInitializedOp",
+        "TensorArrayV3", "TensorListReserve", "TensorListFromTensor", "Shape", "SaveV2", "RestoreV2", "MergeV2Checkpoints",
+        "ShardedFilename", "StringJoin", "Unpack", "Split", "SplitV",
+    ];
+    let op = node.op.as_str();
+    !silent.contains(&op) && !op.starts_with("Assign") && !op.contains("Variable") && !hints::is_output_mark(node)
+}
+
+/// Whether the author gave the node a name: at the top level, and not the one that TensorFlow makes from the op.
+fn has_own_name(node: &ScopeNode) -> bool {
+    let plain = |name: &str| name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    // Names that the Python functions give, where they differ from the op's.
+    let made = [
+        "add", "sub", "mul", "truediv", "div", "stack", "unstack", "concat", "reverse", "lstm", "gru", "rnn", "onehot", "gather",
+        "transpose", "reduce", "mean", "sum", "identity", "cond", "while", "select", "where", "cast", "tofloat", "tofloat32",
+        "todouble", "toint32", "toint64", "logicaland", "zeros", "ones", "embeddinglookup", "expanddims", "squeeze",
+    ];
+    if node.name.contains('/') || is_uuid(&node.name) || node.name.starts_with("OpHint") {
+        return false;
+    }
+    let base = node.name.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('_');
+    let base = plain(base);
+    let op = plain(node.op.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('V'));
+    base != op && !made.contains(&base.as_str())
+}
+
+/// The stub pass names fused nodes by the call's identifier.
+fn is_uuid(name: &str) -> bool {
+    name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// A main graph with its ports.
+struct Reading<'a> {
+    main: &'a Scope,
+    library: &'a Library,
+    inputs: Vec<(String, Source)>,
+    outputs: Vec<(String, Source)>,
+    producer: i32,
+}
+
+impl Reading<'_> {
+    fn lower(&self, context: &mut Context<'_>) -> Result<Graph> {
+        debug_assert!(std::ptr::eq(self.library, context.library));
+        let mut builder = Builder::default();
+        let mut given: HashMap<usize, Vec<Val>> = HashMap::new();
+        for (name, source) in &self.inputs {
+            let Source::Node(index, output) = *source else { continue };
+            let node = self.main.node(index)?;
+            let id = self.add_input(&mut builder, name, node).within(|| self.main.place(index))?;
+            let outputs = given.entry(index).or_default();
+            outputs.resize(outputs.len().max(output + 1), Val::Opaque("this output is cut off by an input".into()));
+            if let Some(slot) = outputs.get_mut(output) {
+                *slot = Val::Tensor(id);
+            }
+        }
+        for (index, node) in self.main.nodes.iter().enumerate() {
+            if node.op == "Placeholder" && !given.contains_key(&index) {
+                let why = format!("the placeholder '{}' is not among the inputs", node.name);
+                given.insert(index, vec![Val::Opaque(why)]);
+            }
+        }
+        let roots: Vec<Source> = self.outputs.iter().map(|(_, source)| *source).collect();
+        let values = lower::scope(context, &mut builder, self.main, &[], &roots, given)?;
+        for ((name, _), value) in self.outputs.iter().zip(values) {
+            match value {
+                Val::Tensor(value) => builder.graph.outputs.push(Port { name: name.clone(), value }),
+                Val::Opaque(why) => return Err(Error::unsupported(why).within(format!("output '{name}'"))),
+                _ => return Err(Error::unsupported("the output is no tensor").within(format!("output '{name}'"))),
+            }
+        }
+        state::finish(context, &mut builder);
+        let graph = prune::prune(builder.graph);
+        check::check(&graph)?;
+        Ok(graph)
+    }
+
+    fn add_input(&self, builder: &mut Builder, name: &str, node: &ScopeNode) -> Result<crate::graph::ValueId> {
+        let placeholder = node.op.starts_with("Placeholder");
+        let attrs = if placeholder { ["dtype", "dtype", "dtype"] } else { ["dtype", "T", "out_type"] };
+        let attr = attrs.into_iter().find(|attr| node.attr(attr).is_some()).unwrap_or("dtype");
+        let dtype = node.dtype(attr)?;
+        let shape = match node.shape("shape")? {
+            // Before version 24 an empty shape meant that nothing was known.
+            Some(shape) if shape.dim.is_empty() && (1..24).contains(&self.producer) => None,
+            Some(shape) if placeholder => tensor::dims(shape)?,
+            _ => None,
+        };
+        let ty = match shape {
+            None => ValueType::unranked(dtype),
+            Some(dims) => {
+                let dims = dims.into_iter().enumerate();
+                let dims = dims.map(|(axis, size)| size.map_or_else(|| symbol(&mut builder.graph, axis), Dim::Known));
+                ValueType::symbolic(dtype, dims.collect())
+            }
+        };
+        let id = builder.graph.add_value(name, ty);
+        builder.graph.inputs.push(Port { name: name.to_owned(), value: id });
+        Ok(id)
+    }
+}
+
+/// A name for an open size. Two inputs may differ in theirs, so that each has its own.
+fn symbol(graph: &mut Graph, axis: usize) -> Dim {
+    let name = ["batch", "time"].get(axis).copied().unwrap_or("size");
+    let taken = graph.symbols.iter().filter(|symbol| symbol.trim_end_matches(char::is_numeric) == name).count();
+    graph.add_symbol(if taken == 0 { name.to_owned() } else { format!("{name}{}", taken + 1) })
+}
