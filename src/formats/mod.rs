@@ -1,6 +1,7 @@
 //! File formats: bytes to a graph, a graph to bytes. A format is known by its magic bytes, never by the file's name alone.
 
 pub mod keras;
+pub mod tensorflow;
 pub mod tflite;
 
 use std::fs;
@@ -52,6 +53,9 @@ pub fn read(bytes: &[u8]) -> Result<Loaded> {
     if bytes.starts_with(keras::HDF5_MAGIC) {
         return loaded(Format::KerasH5, keras::read_h5(bytes));
     }
+    if tensorflow::recognises(bytes) {
+        return loaded(Format::GraphDef, tensorflow::read(bytes, &tensorflow::Options::default()));
+    }
     Err(unknown(bytes))
 }
 
@@ -70,6 +74,9 @@ pub fn open(path: &Path) -> Result<Loaded> {
 fn open_unplaced(path: &Path) -> Result<Loaded> {
     let about = fs::metadata(path)?;
     if about.is_dir() {
+        if path.join("saved_model.pb").is_file() {
+            return loaded(Format::SavedModel, tensorflow::open_saved_model(path, &tensorflow::Options::default()));
+        }
         return Err(Error::new(ErrorKind::UnknownFormat, "a folder without saved_model.pb"));
     }
     if about.len() > MOST_BYTES {

@@ -278,7 +278,9 @@ impl Builder {
         let numbers = |position: usize| self.constant(input(position)?)?.to_i64().ok();
         if let Op::Shape(_) = op {
             let shape = self.graph.get(input(0)?)?.ty.shape.as_ref()?;
-            return Some(shape.iter().map(|&dim| dim.known().map_or(Size::Axis(dim), |n| Size::Known(n as i64))).collect());
+            return Some(
+                shape.iter().map(|&dim| dim.known().map_or(Size::Axis(dim), |n| Size::Known(n as i64))).collect(),
+            );
         }
         // Only vectors and scalars have entries here.
         let entries = |position: usize| self.sizes(input(position)?);
@@ -318,8 +320,7 @@ impl Builder {
             }
             Op::StridedSlice(slice) => {
                 let from = entries(0)?;
-                let (&[begin], &[end], &[1]) =
-                    (numbers(1)?.as_slice(), numbers(2)?.as_slice(), numbers(3)?.as_slice())
+                let (&[begin], &[end], &[1]) = (numbers(1)?.as_slice(), numbers(2)?.as_slice(), numbers(3)?.as_slice())
                 else {
                     return None;
                 };

@@ -62,8 +62,7 @@ fn constant(step: &mut Step<'_, '_>) -> Result<Vec<Val>> {
         Some(_) => return Err(Error::malformed("attribute 'value' is no tensor")),
         None => return Err(Error::malformed("attribute 'value' is missing")),
     };
-    let &number =
-        step.node.type_number("dtype")?.ok_or_else(|| Error::malformed("attribute 'dtype' is missing"))?;
+    let &number = step.node.type_number("dtype")?.ok_or_else(|| Error::malformed("attribute 'dtype' is missing"))?;
     if number != proto.dtype {
         return Err(Error::malformed(format!("attribute 'dtype' says type {number}, the value has {}", proto.dtype)));
     }
@@ -96,12 +95,7 @@ fn inline(context: &mut Context<'_>, builder: &mut Builder, scope: &Scope, args:
     outputs
 }
 
-fn inline_entered(
-    context: &mut Context<'_>,
-    builder: &mut Builder,
-    scope: &Scope,
-    args: &[Val],
-) -> Result<Vec<Val>> {
+fn inline_entered(context: &mut Context<'_>, builder: &mut Builder, scope: &Scope, args: &[Val]) -> Result<Vec<Val>> {
     let mut roots: Vec<Source> = scope.results.iter().map(|(_, source)| *source).collect();
     roots.extend(state::write_roots(context, scope)?);
     let mut outputs = lower::scope(context, builder, scope, args, &roots, HashMap::new())?;
@@ -207,7 +201,11 @@ fn while_loop(step: &mut Step<'_, '_>, cond: &Rc<Scope>, body: &Rc<Scope>) -> Re
     check_args(cond, &init).within(|| "condition")?;
     check_args(body, &init).within(|| "body")?;
     if body.results.len() != init.len() {
-        return Err(Error::malformed(format!("the body has {} results for {} variables", body.results.len(), init.len())));
+        return Err(Error::malformed(format!(
+            "the body has {} results for {} variables",
+            body.results.len(),
+            init.len()
+        )));
     }
     if cond.results.len() != 1 {
         return Err(Error::malformed(format!("the condition has {} results", cond.results.len())));

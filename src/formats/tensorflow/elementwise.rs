@@ -247,7 +247,9 @@ fn random(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
         ("Sub", Some(n), true) => Random { low: low - n, high: high - n, ..random },
         ("Mul", Some(n), _) if n > 0.0 => Random { low: low * n, high: high * n, ..random },
         // The numbers are less than `high`, so that they round down to one number when `high` is at most the next one.
-        ("Floor", None, true) if low.floor() + 1.0 >= high => return Ok(Some(vec![filled(step, &random, low.floor())?])),
+        ("Floor", None, true) if low.floor() + 1.0 >= high => {
+            return Ok(Some(vec![filled(step, &random, low.floor())?]));
+        }
         ("GreaterEqual", Some(n), true) if low >= n => {
             return Ok(Some(vec![filled(step, &Random { dtype: DType::Bool, ..random }, 1.0)?]));
         }

@@ -92,9 +92,9 @@ impl<'a> Frames<'a> {
         let mut enters: HashMap<usize, usize> = HashMap::new();
         let mut roles = HashMap::new();
         for (index, node) in scope.nodes.iter().enumerate().filter(|(_, node)| node.op == "Enter") {
-            let name = node.text("frame_name").and_then(|name| {
-                name.ok_or_else(|| Error::malformed("attribute 'frame_name' is missing"))
-            });
+            let name = node
+                .text("frame_name")
+                .and_then(|name| name.ok_or_else(|| Error::malformed("attribute 'frame_name' is missing")));
             let name = name.within(|| scope.place(index))?;
             let frame = *by_name.entry(name.to_owned()).or_insert_with(|| {
                 frames.push(Frame { name: name.to_owned(), ..Frame::default() });
@@ -134,7 +134,8 @@ impl<'a> Frames<'a> {
     /// Finds the `Switch`, `LoopCond` and `Exit` nodes of the loop variables.
     fn find_switches(&mut self) -> Result<()> {
         for (index, node) in self.scope.nodes.iter().enumerate().filter(|(_, node)| node.op == "Switch") {
-            let (Some(&Source::Node(data, 0)), Some(&Source::Node(condition, 0))) = (node.inputs.first(), node.inputs.get(1))
+            let (Some(&Source::Node(data, 0)), Some(&Source::Node(condition, 0))) =
+                (node.inputs.first(), node.inputs.get(1))
             else {
                 continue;
             };
@@ -191,12 +192,6 @@ impl<'a> Frames<'a> {
     /// The nodes whose level decides that of a node, and what the node adds to it.
     fn level_needs(&self, index: usize) -> Result<(Vec<usize>, usize)> {
         let node = self.scope.node(index)?;
-        let inputs = |node: &ScopeNode| {
-            node.inputs.iter().filter_map(|source| match source {
-                Source::Node(index, _) => Some(*index),
-                Source::Arg(_) => None,
-            })
-        };
         Ok(match self.roles.get(&index) {
             // Of the two inputs of a loop's Merge, NextIteration would lead back here.
             Some(&Role::Argument(frame, position)) if node.op == "Merge" => {
@@ -206,11 +201,11 @@ impl<'a> Frames<'a> {
             Some(&Role::Exit(frame, _)) => {
                 let mut needs = Vec::new();
                 for enter in self.enters(&self.frames[frame]) {
-                    needs.extend(inputs(self.scope.node(enter)?));
+                    needs.extend(sources(self.scope.node(enter)?));
                 }
                 (needs, 0)
             }
-            _ => (inputs(node).collect(), usize::from(node.op == "Enter")),
+            _ => (sources(node).collect(), usize::from(node.op == "Enter")),
         })
     }
 
@@ -306,7 +301,8 @@ impl Part<'_> {
     fn map(&mut self, source: Source) -> Result<Source> {
         let scope = self.frames.scope;
         let Source::Node(index, output) = source else { return Ok(source) };
-        let mixed = |what: &str| Err(Error::malformed(format!("{what} of another loop is used")).within(scope.place(index)));
+        let mixed =
+            |what: &str| Err(Error::malformed(format!("{what} of another loop is used")).within(scope.place(index)));
         match self.frames.roles.get(&index) {
             Some(&Role::Argument(frame, position)) if frame == self.frame => return Ok(Source::Arg(position)),
             Some(&Role::Switch(frame, position)) if frame == self.frame => {
@@ -343,7 +339,9 @@ impl Part<'_> {
         }
         let node = scope.node(index)?;
         if node.op == "Placeholder" {
-            return Err(Error::malformed("the value is used in a loop that it does not enter").within(scope.place(index)));
+            return Err(
+                Error::malformed("the value is used in a loop that it does not enter").within(scope.place(index))
+            );
         }
         let place = match self.places.get(&index) {
             Some(&place) => place,
@@ -378,12 +376,16 @@ impl Part<'_> {
     }
 }
 
+/// The nodes that a node's inputs come from.
+fn sources(node: &ScopeNode) -> impl Iterator<Item = usize> {
+    node.inputs.iter().filter_map(|source| match source {
+        Source::Node(index, _) => Some(*index),
+        Source::Arg(_) => None,
+    })
+}
+
 /// The frame and the variable of a `Merge`, `None` when it joins the branches of a conditional instead.
-fn merge_of_loop(
-    scope: &Scope,
-    node: &ScopeNode,
-    enters: &HashMap<usize, usize>,
-) -> Result<Option<(usize, Variable)>> {
+fn merge_of_loop(scope: &Scope, node: &ScopeNode, enters: &HashMap<usize, usize>) -> Result<Option<(usize, Variable)>> {
     let op = |source: &Source| match source {
         Source::Node(index, _) => scope.nodes.get(*index).map(|node| (*index, node.op.as_str())),
         Source::Arg(_) => None,

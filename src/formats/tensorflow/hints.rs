@@ -125,9 +125,8 @@ impl Hint {
             },
             Some(_) => Err(Error::malformed(format!("attribute '{PREFIX}{name}' is no string"))),
         };
-        let needed = |name: &str| {
-            text(name)?.ok_or_else(|| Error::malformed(format!("attribute '{PREFIX}{name}' is missing")))
-        };
+        let needed =
+            |name: &str| text(name)?.ok_or_else(|| Error::malformed(format!("attribute '{PREFIX}{name}' is missing")));
         let (function, uuid) = (needed("function_name")?, needed("function_uuid")?);
         let (is_input, index) = match (int("function_input_index")?, int("function_output_index")?) {
             (Some(index), None) => (true, index),
@@ -139,7 +138,9 @@ impl Hint {
         }
         let level = int("ophint_level")?.unwrap_or(1);
         if !(1..=2).contains(&level) {
-            return Err(Error::malformed(format!("OpHint level {level} is unknown: 1 is a plain call, 2 encloses others")));
+            return Err(Error::malformed(format!(
+                "OpHint level {level} is unknown: 1 is a plain call, 2 encloses others"
+            )));
         }
         let aggregate = match text("function_aggregate")?.as_deref() {
             None => None,

@@ -55,14 +55,17 @@ fn conv2d(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
 fn window(step: &Step<'_, '_>, attr: &str) -> Result<[usize; 2]> {
     let list = step.node.list(attr)?.map_or(&[][..], |list| list.i.as_slice());
     let size = |size: i64| {
-        usize::try_from(size).ok().filter(|&size| size > 0).ok_or_else(|| {
-            Error::malformed(format!("attribute '{attr}' has the entry {size}"))
-        })
+        usize::try_from(size)
+            .ok()
+            .filter(|&size| size > 0)
+            .ok_or_else(|| Error::malformed(format!("attribute '{attr}' has the entry {size}")))
     };
     match *list {
         [] => Ok([1, 1]),
         [1, height, width, 1] => Ok([size(height)?, size(width)?]),
-        _ => Err(Error::unsupported(format!("attribute '{attr}' is {list:?}: only height and width may differ from 1"))),
+        _ => {
+            Err(Error::unsupported(format!("attribute '{attr}' is {list:?}: only height and width may differ from 1")))
+        }
     }
 }
 
@@ -84,7 +87,9 @@ fn einsum(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
         fits.then_some(transposed)
     };
     let Some(transpose_b) = dense() else {
-        return Err(Error::unsupported(format!("the einsum '{equation}': only forms of a dense layer, as abc,cd->abd")));
+        return Err(Error::unsupported(format!(
+            "the einsum '{equation}': only forms of a dense layer, as abc,cd->abd"
+        )));
     };
     let op = MatMul { transpose_a: false, transpose_b, asymmetric_inputs: false };
     step.one(Op::MatMul(op), &[x, y])

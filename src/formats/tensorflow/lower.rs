@@ -185,7 +185,11 @@ fn value(scope: &Scope, args: &[Val], done: &HashMap<usize, Vec<Val>>, source: S
         Source::Node(index, output) => {
             let outputs = done.get(&index).map_or(&[][..], Vec::as_slice);
             outputs.get(output).cloned().ok_or_else(|| {
-                Error::malformed(format!("output {output} of {} is used, which has {}", scope.place(index), outputs.len()))
+                Error::malformed(format!(
+                    "output {output} of {} is used, which has {}",
+                    scope.place(index),
+                    outputs.len()
+                ))
             })
         }
     }
@@ -200,11 +204,13 @@ fn lower(
     done: &HashMap<usize, Vec<Val>>,
 ) -> Result<Vec<Val>> {
     let inputs = node.inputs.iter().map(|&source| value(scope, args, done, source)).collect::<Result<Vec<_>>>()?;
-    let mut step = Step { context, builder, scope, node, inputs };
+    let mut step = Step { context, builder, node, inputs };
     if is_identity(&node.op) {
         return step.identity();
     }
-    for table in [control::lower, lists::lower, state::lower, elementwise::lower, linear::lower, movement::lower, stub::lower] {
+    for table in
+        [control::lower, lists::lower, state::lower, elementwise::lower, linear::lower, movement::lower, stub::lower]
+    {
         if let Some(outputs) = table(&mut step)? {
             return Ok(outputs);
         }
@@ -219,7 +225,6 @@ fn lower(
 pub struct Step<'s, 'c> {
     pub context: &'s mut Context<'c>,
     pub builder: &'s mut Builder,
-    pub scope: &'s Scope,
     pub node: &'s ScopeNode,
     pub inputs: Vec<Val>,
 }

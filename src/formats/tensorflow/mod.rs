@@ -71,8 +71,8 @@ pub fn recognises(bytes: &[u8]) -> bool {
 /// [`Limit`](crate::ErrorKind::Limit) with the node that it was found at.
 pub fn read(bytes: &[u8], options: &Options) -> Result<(Graph, Vec<String>)> {
     let graph = decode(bytes)?;
-    let read = Read { options, variables: &NoVariables, ports: None };
-    read.graph(graph)
+    let read = Read { options, ports: None };
+    read.graph(graph, |_, _| Ok(Box::new(NoVariables)))
 }
 
 fn decode(bytes: &[u8]) -> Result<GraphDef> {
@@ -84,8 +84,8 @@ fn decode(bytes: &[u8]) -> Result<GraphDef> {
         bytes
     };
     limits::check_node_count(bytes)?;
-    let graph =
-        GraphDef::decode(bytes).map_err(|error| Error::malformed("the GraphDef cannot be decoded").with_source(error))?;
+    let graph = GraphDef::decode(bytes)
+        .map_err(|error| Error::malformed("the GraphDef cannot be decoded").with_source(error))?;
     if graph.node.is_empty() {
         return Err(Error::malformed("the graph has no nodes"));
     }
@@ -109,12 +109,16 @@ struct Ports {
 /// A graph on its way in.
 struct Read<'a> {
     options: &'a Options,
-    variables: &'a dyn Variables,
     ports: Option<Ports>,
 }
 
 impl Read<'_> {
-    fn graph(&self, graph: GraphDef) -> Result<(Graph, Vec<String>)> {
+    /// `variables` finds the values of the variables, given the main graph and the functions.
+    fn graph(
+        &self,
+        graph: GraphDef,
+        variables: impl FnOnce(&Scope, &Library) -> Result<Box<dyn Variables>>,
+    ) -> Result<(Graph, Vec<String>)> {
         hints::check(&graph.node)?;
         let producer = graph.versions.as_ref().map_or(0, |versions| versions.producer);
         let library = Library::new(graph.library, self.options.custom_ops)?;
@@ -122,27 +126,20 @@ impl Read<'_> {
         library.prepare(&mut main)?;
         let index: HashMap<String, usize> =
             main.nodes.iter().enumerate().map(|(position, node)| (node.name.clone(), position)).collect();
-        let ports = match &self.ports {
-            Some(ports) => resolve(&ports.inputs, &index)?.into_iter().zip(std::iter::repeat(true)).collect(),
-            None => Vec::new(),
+        let (inputs, outputs) = match &self.ports {
+            Some(ports) => (resolve(&ports.inputs, &index)?, resolve(&ports.outputs, &index)?),
+            None => (self.inputs(&main, &index)?, self.outputs(&main, &index)?),
         };
-        let inputs = match ports.is_empty() {
-            false => ports.into_iter().map(|(port, _)| port).collect(),
-            true => self.inputs(&main, &index)?,
-        };
-        let outputs = match &self.ports {
-            Some(ports) => resolve(&ports.outputs, &index)?,
-            None => self.outputs(&main, &index)?,
-        };
+        let variables = variables(&main, &library)?;
         let reading = Reading { main: &main, library: &library, inputs, outputs, producer };
         // A variable that the model writes must be a state from the start, which is known only after a first reading.
-        let mut context = Context::new(&library, self.variables);
+        let mut context = Context::new(&library, &*variables);
         let first = reading.lower(&mut context)?;
         if context.states.writes.is_empty() {
             return Ok((first, context.warnings));
         }
         let names = context.states.writes.keys().cloned().collect();
-        let mut context = Context::new(&library, self.variables);
+        let mut context = Context::new(&library, &*variables);
         context.states.names = names;
         let graph = reading.lower(&mut context)?;
         Ok((graph, context.warnings))
@@ -210,10 +207,35 @@ fn guess_outputs(main: &Scope) -> Vec<(String, Source)> {
 /// Whether a node computes something that may be a result.
 fn is_result(node: &ScopeNode) -> bool {
     let silent = [
-        "Const", "Placeholder", "PlaceholderV2", "PlaceholderWithDefault", "NoOp", "Assert", "Enter", "Exit", "Merge", "Switch",
-        "NextIteration", "LoopCond", "While", "StatelessWhile", "VarHandleOp", "ReadVariableOp", "VarIsInitializedOp",
-        "TensorArrayV3", "TensorListReserve", "TensorListFromTensor", "Shape", "SaveV2", "RestoreV2", "MergeV2Checkpoints",
-        "ShardedFilename", "StringJoin", "Unpack", "Split", "SplitV",
+        "Const",
+        "Placeholder",
+        "PlaceholderV2",
+        "PlaceholderWithDefault",
+        "NoOp",
+        "Assert",
+        "Enter",
+        "Exit",
+        "Merge",
+        "Switch",
+        "NextIteration",
+        "LoopCond",
+        "While",
+        "StatelessWhile",
+        "VarHandleOp",
+        "ReadVariableOp",
+        "VarIsInitializedOp",
+        "TensorArrayV3",
+        "TensorListReserve",
+        "TensorListFromTensor",
+        "Shape",
+        "SaveV2",
+        "RestoreV2",
+        "MergeV2Checkpoints",
+        "ShardedFilename",
+        "StringJoin",
+        "Unpack",
+        "Split",
+        "SplitV",
     ];
     let op = node.op.as_str();
     !silent.contains(&op) && !op.starts_with("Assign") && !op.contains("Variable") && !hints::is_output_mark(node)
@@ -224,9 +246,41 @@ fn has_own_name(node: &ScopeNode) -> bool {
     let plain = |name: &str| name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
     // Names that the Python functions give, where they differ from the op's.
     let made = [
-        "add", "sub", "mul", "truediv", "div", "stack", "unstack", "concat", "reverse", "lstm", "gru", "rnn", "onehot", "gather",
-        "transpose", "reduce", "mean", "sum", "identity", "cond", "while", "select", "where", "cast", "tofloat", "tofloat32",
-        "todouble", "toint32", "toint64", "logicaland", "zeros", "ones", "embeddinglookup", "expanddims", "squeeze",
+        "add",
+        "sub",
+        "mul",
+        "truediv",
+        "div",
+        "stack",
+        "unstack",
+        "concat",
+        "reverse",
+        "lstm",
+        "gru",
+        "rnn",
+        "onehot",
+        "gather",
+        "transpose",
+        "reduce",
+        "mean",
+        "sum",
+        "identity",
+        "cond",
+        "while",
+        "select",
+        "where",
+        "cast",
+        "tofloat",
+        "tofloat32",
+        "todouble",
+        "toint32",
+        "toint64",
+        "logicaland",
+        "zeros",
+        "ones",
+        "embeddinglookup",
+        "expanddims",
+        "squeeze",
     ];
     if node.name.contains('/') || is_uuid(&node.name) || node.name.starts_with("OpHint") {
         return false;

@@ -5,7 +5,8 @@ use super::elementwise::function_op;
 use super::lower::{Step, Val};
 use crate::error::{Error, Result};
 use crate::graph::op::{
-    Activation, BinaryFunction, Concat, Gather, Pack, Reduce, ReduceFunction, ReverseSequence, Squeeze, StridedSlice, Unpack,
+    Activation, BinaryFunction, Concat, Gather, Pack, Reduce, ReduceFunction, ReverseSequence, Squeeze, StridedSlice,
+    Unpack,
 };
 use crate::graph::{Op, ValueId};
 use crate::tensor::DType;
@@ -109,7 +110,8 @@ fn parts(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
         "Gather" | "GatherV2" | "ResourceGather" => gather(step),
         "ReverseSequence" => {
             step.expect_inputs(2)?;
-            let &time_axis = step.node.int("seq_dim")?.ok_or_else(|| Error::malformed("attribute 'seq_dim' is missing"))?;
+            let &time_axis =
+                step.node.int("seq_dim")?.ok_or_else(|| Error::malformed("attribute 'seq_dim' is missing"))?;
             let batch_axis = step.node.int_or("batch_dim", 0)?;
             let (x, lengths) = (step.tensor(0)?, step.tensor(1)?);
             step.one(Op::ReverseSequence(ReverseSequence { time_axis, batch_axis }), &[x, lengths])
@@ -250,4 +252,3 @@ fn one_hot(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
     let chosen = step.add(function_op(BinaryFunction::Equal), &[indices, classes])?;
     step.one(Op::Select, &[chosen, on, off])
 }
-

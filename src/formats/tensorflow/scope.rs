@@ -162,7 +162,9 @@ impl Scope {
                     }
                     match marks[index] {
                         Mark::Done => continue,
-                        Mark::Open => return Err(Error::malformed("the node depends on itself").within(self.place(index))),
+                        Mark::Open => {
+                            return Err(Error::malformed("the node depends on itself").within(self.place(index)));
+                        }
                         Mark::New => marks[index] = Mark::Open,
                     }
                 }
@@ -200,7 +202,14 @@ pub fn place(name: &str, op: &str) -> String {
 pub fn is_identity(op: &str) -> bool {
     matches!(
         op,
-        "Identity" | "IdentityN" | "StopGradient" | "PreventGradient" | "CheckNumerics" | "Snapshot" | "DeepCopy" | "EnsureShape"
+        "Identity"
+            | "IdentityN"
+            | "StopGradient"
+            | "PreventGradient"
+            | "CheckNumerics"
+            | "Snapshot"
+            | "DeepCopy"
+            | "EnsureShape"
     )
 }
 
@@ -225,7 +234,9 @@ impl Names<'_> {
         }
         let &node = self.index.get(name).ok_or_else(|| missing(name))?;
         let number = match number {
-            Some(number) => number.parse::<usize>().map_err(|_| Error::malformed(format!("'{text}' is no tensor name")))?,
+            Some(number) => {
+                number.parse::<usize>().map_err(|_| Error::malformed(format!("'{text}' is no tensor name")))?
+            }
             None => 0,
         };
         let op = self.nodes.get(node).map_or("", |node| node.op.as_str());
@@ -362,8 +373,9 @@ impl ScopeNode {
 
     /// An input that must be there.
     pub fn input(&self, position: usize) -> Result<Source> {
-        self.inputs.get(position).copied().ok_or_else(|| {
-            Error::malformed(format!("input {position} is missing: the node has {}", self.inputs.len()))
-        })
+        self.inputs
+            .get(position)
+            .copied()
+            .ok_or_else(|| Error::malformed(format!("input {position} is missing: the node has {}", self.inputs.len())))
     }
 }

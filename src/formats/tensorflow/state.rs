@@ -131,7 +131,9 @@ pub fn note_writes(context: &mut Context<'_>, values: &[Val]) -> Result<()> {
 /// Refuses a function that writes variables where that may not happen in every run, or more than once.
 pub fn refuse(scope: &Scope) -> Result<()> {
     match writes(scope).first() {
-        Some(&index) => Err(Error::unsupported("a variable is written inside a loop or a branch").within(scope.place(index))),
+        Some(&index) => {
+            Err(Error::unsupported("a variable is written inside a loop or a branch").within(scope.place(index)))
+        }
         None => Ok(()),
     }
 }

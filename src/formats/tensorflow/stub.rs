@@ -71,7 +71,8 @@ impl<'a, 's, 'c> Operands<'a, 's, 'c> {
     fn weight(&self, index: usize) -> Result<Option<&'a Tensor>> {
         let Some(id) = self.get(index)? else { return Ok(None) };
         let tensor = self.step.builder.constant(id);
-        let tensor = tensor.ok_or_else(|| Error::unsupported(format!("the weights of operand {index} are no constant")))?;
+        let tensor =
+            tensor.ok_or_else(|| Error::unsupported(format!("the weights of operand {index} are no constant")))?;
         if tensor.dtype() != DType::F32 {
             return Err(Error::unsupported(format!("the weights of operand {index} are {}", tensor.dtype())));
         }
@@ -128,7 +129,11 @@ fn lstm(step: &mut Step<'_, '_>) -> Result<Vec<Val>> {
     let outputs = layer(step, cell, weights, inputs)?;
     // Result 0 of the stub was never marked, 1 is the final cell state, 2 the sequence.
     let (sequence, _, cell_state) = outputs;
-    Ok(vec![Val::Opaque("result 0 of the fused op was never marked".into()), Val::Tensor(cell_state), Val::Tensor(sequence)])
+    Ok(vec![
+        Val::Opaque("result 0 of the fused op was never marked".into()),
+        Val::Tensor(cell_state),
+        Val::Tensor(sequence),
+    ])
 }
 
 fn rnn(step: &mut Step<'_, '_>) -> Result<Vec<Val>> {

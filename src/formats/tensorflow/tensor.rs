@@ -7,10 +7,8 @@ use super::messages::{TensorProto, TensorShapeProto};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Element, Tensor, element_count};
 
-/// The number of `DT_STRING`, `DT_RESOURCE` and `DT_VARIANT`: types that are no tensors here.
+/// The number of `DT_STRING`, which is no tensor here.
 pub const STRING: i32 = 7;
-pub const RESOURCE: i32 = 20;
-pub const VARIANT: i32 = 21;
 
 /// The element type behind TensorFlow's number; reference types (old variables) count as their base type.
 pub fn dtype(number: i32) -> Result<DType> {
@@ -108,7 +106,11 @@ pub fn from_bytes(kind: DType, shape: &[usize], bytes: &[u8]) -> Result<Tensor> 
             count.saturating_mul(kind.size())
         )));
     }
-    fn elements<E: Element, const N: usize>(shape: &[usize], bytes: &[u8], from: impl Fn([u8; N]) -> E) -> Result<Tensor> {
+    fn elements<E: Element, const N: usize>(
+        shape: &[usize],
+        bytes: &[u8],
+        from: impl Fn([u8; N]) -> E,
+    ) -> Result<Tensor> {
         let (chunks, _) = bytes.as_chunks::<N>();
         Tensor::from_vec(shape, chunks.iter().map(|&chunk| from(chunk)).collect())
     }

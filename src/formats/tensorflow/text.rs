@@ -98,8 +98,29 @@ fn field(message: Message, name: &str) -> Option<(u32, Kind)> {
 /// TensorFlow's element types by name.
 fn type_number(name: &str) -> Option<i64> {
     const NAMES: [&str; 24] = [
-        "INVALID", "FLOAT", "DOUBLE", "INT32", "UINT8", "INT16", "INT8", "STRING", "COMPLEX64", "INT64", "BOOL", "QINT8",
-        "QUINT8", "QINT32", "BFLOAT16", "QINT16", "QUINT16", "UINT16", "COMPLEX128", "HALF", "RESOURCE", "VARIANT", "UINT32",
+        "INVALID",
+        "FLOAT",
+        "DOUBLE",
+        "INT32",
+        "UINT8",
+        "INT16",
+        "INT8",
+        "STRING",
+        "COMPLEX64",
+        "INT64",
+        "BOOL",
+        "QINT8",
+        "QUINT8",
+        "QINT32",
+        "BFLOAT16",
+        "QINT16",
+        "QUINT16",
+        "UINT16",
+        "COMPLEX128",
+        "HALF",
+        "RESOURCE",
+        "VARIANT",
+        "UINT32",
         "UINT64",
     ];
     let name = name.strip_prefix("DT_")?;
@@ -160,7 +181,8 @@ impl<'a> Parser<'a> {
     /// A name or a number: everything up to a delimiter.
     fn word(&mut self) -> &'a str {
         let start = self.at;
-        while self.peek().is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-' | b'+')) {
+        while self.peek().is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-' | b'+'))
+        {
             self.at += 1;
         }
         self.bytes.get(start..self.at).and_then(|word| std::str::from_utf8(word).ok()).unwrap_or_default()
