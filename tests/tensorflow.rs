@@ -56,7 +56,9 @@ fn distance(name: &str, got: &Tensor, expected: &Tensor) -> Result<f32, String> 
         return Err(format!("{name}: {:?} instead of {:?}", got.shape(), expected.shape()));
     }
     let pairs = got.to_f32().into_owned().into_iter().zip(expected.to_f32().into_owned());
-    Ok(pairs.map(|(a, b)| if a == b { 0.0 } else { (a - b).abs() }).fold(0.0, |a: f32, b| if b.is_nan() { b } else { a.max(b) }))
+    Ok(pairs
+        .map(|(a, b)| if a == b { 0.0 } else { (a - b).abs() })
+        .fold(0.0, |a: f32, b| if b.is_nan() { b } else { a.max(b) }))
 }
 
 /// Runs every pair of a kind and lists all that fail.

@@ -79,6 +79,9 @@ fn open_unplaced(path: &Path) -> Result<Loaded> {
         }
         return Err(Error::new(ErrorKind::UnknownFormat, "a folder without saved_model.pb"));
     }
+    if !about.is_file() {
+        return Err(Error::new(ErrorKind::Io, "is not a file"));
+    }
     if about.len() > MOST_BYTES {
         return Err(Error::limit(format!("the file has {} bytes, over the limit of {MOST_BYTES}", about.len())));
     }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::error::{Error, Place as _, Result};
+use crate::error::{Error, Result};
 use crate::formats::{self, Format, Loaded};
 use crate::graph::{self, Dim, Graph, Port, Symbol};
 use crate::passes::{self, Report};
@@ -60,9 +60,7 @@ impl Model {
     /// [`Io`](crate::ErrorKind::Io), [`UnknownFormat`](crate::ErrorKind::UnknownFormat), or what the reader of the format says:
     /// which part of the file is malformed, too large or not supported.
     pub fn open(path: impl AsRef<Path>) -> Result<Model> {
-        let path = path.as_ref();
-        let bytes = read_file(path).within(|| path.display().to_string())?;
-        Model::from_loaded(formats::read(&bytes).within(|| path.display().to_string())?)
+        Model::from_loaded(formats::open(path.as_ref())?)
     }
 
     /// Reads a model from the bytes of its file.
@@ -177,20 +175,6 @@ impl Model {
             None => Error::internal("an input that is not there"),
         }
     }
-}
-
-/// Reads a whole file of a size that a model may have.
-fn read_file(path: &Path) -> Result<Vec<u8>> {
-    /// Flatbuffers and protobuf messages end at 2 GiB.
-    const MOST_BYTES: u64 = 2 << 30;
-    let metadata = std::fs::metadata(path)?;
-    if !metadata.is_file() {
-        return Err(Error::new(crate::ErrorKind::Io, "is not a file"));
-    }
-    if metadata.len() > MOST_BYTES {
-        return Err(Error::limit(format!("{} bytes; models of more than {MOST_BYTES} are not read", metadata.len())));
-    }
-    Ok(std::fs::read(path)?)
 }
 
 fn index_of(specs: &[TensorSpec], name: &str, what: &str) -> Result<usize> {
