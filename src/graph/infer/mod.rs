@@ -256,4 +256,6 @@ fn ty(dtype: DType, shape: Option<Vec<Dim>>) -> ValueType {
 }
 
 #[cfg(test)]
+mod recurrent_tests;
+#[cfg(test)]
 mod tests;
