@@ -14,8 +14,7 @@ use super::weights::{Kind, is_absent};
 use crate::error::{Error, Place, Result};
 use crate::graph::op::{Activation, Squeeze};
 use crate::graph::recurrent::{
-    Arithmetic, Cell, CellWeights, Direction, IntegerScales, Layout, Lstm, Masking, Matrix, Merge, Projection,
-    Recurrent, Source,
+    Arithmetic, Cell, CellWeights, Direction, IntegerScales, Layout, Lstm, Masking, Merge, Recurrent, Source,
 };
 use crate::graph::{Dim, Op, ValueId, ValueType};
 use crate::tensor::{DType, Quantization};
