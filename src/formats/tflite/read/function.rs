@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::{opcode, schema};
 use super::{MOST_NESTED_LOOPS, Model, control, lstm, plain, rnn, tensor};
 use crate::error::{Error, Place, Result};
-use crate::graph::{Dim, Graph, Op, Port, State, ValueId, ValueType};
+use crate::graph::{Dim, Graph, Node, Op, Port, State, ValueId, ValueType};
 use crate::tensor::{DType, Tensor};
 
 /// Reads a subgraph. `callers` are the subgraphs whose loops it is read for, outermost first.
@@ -314,6 +314,11 @@ impl<'m> Function<'m> {
     /// Whether the tensor behind an operand is marked variable.
     pub(super) fn is_variable(&self, call: &Call<'m>, slot: usize) -> bool {
         call.inputs.get(slot).and_then(|index| self.tensor(*index).ok()).is_some_and(|(_, tensor)| tensor.is_variable())
+    }
+
+    /// The node that computes a value.
+    pub(super) fn producer(&self, value: ValueId) -> Option<&Node> {
+        self.graph.nodes.iter().rev().find(|node| node.outputs.contains(&Some(value)))
     }
 
     /// Whether the first result goes to a variable tensor.

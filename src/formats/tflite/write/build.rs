@@ -123,7 +123,8 @@ impl Build<'_> {
     ) -> Result<ValueId> {
         let weights = match (weights.data.dtype(), weights.scales.as_slice()) {
             (DType::F32, _) => self.constant("weights", weights.data.clone()),
-            (DType::I8, [scale]) => {
+            // Gates that come from one matrix have its scale each.
+            (DType::I8, [scale, rest @ ..]) if rest.iter().all(|other| other == scale) => {
                 let value = self.constant("weights", weights.data.clone());
                 if let Some(entry) = self.graph.values.last_mut() {
                     entry.ty.quantization = Some(Quantization::per_tensor(*scale, 0));

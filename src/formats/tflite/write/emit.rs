@@ -227,18 +227,30 @@ impl<'e> Emit<'e> {
 
     /// New tensors for every result; one that nobody reads still has one.
     pub(super) fn results(&mut self, node: &Node) -> Result<Vec<i32>> {
-        node.outputs
-            .iter()
-            .enumerate()
-            .map(|(slot, output)| match output {
-                Some(value) => self.result(*value),
+        let mut tensors = Vec::with_capacity(node.outputs.len());
+        for (slot, output) in node.outputs.iter().enumerate() {
+            tensors.push(match output {
+                Some(value) => self.result(*value)?,
                 None => {
-                    let ty =
-                        node.inputs.get(slot).copied().flatten().map(|value| self.ty(value).cloned()).transpose()?;
-                    Ok(self.unread(&ty.unwrap_or_else(|| ValueType::unranked(DType::F32))))
+                    // The parts of a tensor are of its type, the variables of a loop each of its own.
+                    let source = if matches!(node.op, Op::While(_)) { slot } else { 0 };
+                    let source = node.inputs.get(source).copied().flatten();
+                    let ty = source.map(|value| self.ty(value)).transpose()?;
+                    let (dtype, quantization) = ty.map_or((DType::F32, None), |ty| (ty.dtype, ty.quantization.clone()));
+                    let tensor = self.temporary("unread", dtype, &[], quantization);
+                    self.forget_rank(tensor);
+                    tensor
                 }
-            })
-            .collect()
+            });
+        }
+        Ok(tensors)
+    }
+
+    /// Marks a tensor as one of unknown rank.
+    fn forget_rank(&mut self, tensor: i32) {
+        if let Some(record) = self.subgraph.tensors.get_mut(tensor.unsigned_abs() as usize) {
+            record.has_rank = false;
+        }
     }
 
     /// A new tensor for a value that the next operator computes.
@@ -249,12 +261,6 @@ impl<'e> Emit<'e> {
         Ok(tensor)
     }
 
-    /// A tensor for a result that nobody reads.
-    fn unread(&mut self, ty: &ValueType) -> i32 {
-        let shape = ty.known_shape().unwrap_or_default();
-        self.temporary("unread", ty.dtype, &shape, ty.quantization.clone())
-    }
-
     /// Puts a value into a tensor that exists already.
     pub(super) fn place(&mut self, value: ValueId, tensor: i32) {
         self.tensors.insert(value, tensor);
@@ -262,6 +268,7 @@ impl<'e> Emit<'e> {
 
     fn value_tensor(&mut self, value: ValueId, name: &str) -> Result<i32> {
         let ty = self.ty(value)?;
+        let has_rank = self.sizes.shape(value).is_some();
         let shape = self.sizes.shape(value).cloned().unwrap_or_default();
         let sizes: Vec<i32> = shape.iter().map(|size| size.map_or(1, |size| size as i32)).collect();
         let open = shape.iter().any(Option::is_none);
@@ -275,6 +282,7 @@ impl<'e> Emit<'e> {
             buffer: 0,
             quantization: ty.quantization.clone(),
             variable: false,
+            has_rank,
         }))
     }
 
@@ -295,6 +303,7 @@ impl<'e> Emit<'e> {
             buffer: 0,
             quantization,
             variable: false,
+            has_rank: true,
         })
     }
 
@@ -319,6 +328,7 @@ impl<'e> Emit<'e> {
             buffer,
             quantization,
             variable: false,
+            has_rank: true,
         })
     }
 

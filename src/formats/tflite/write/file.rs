@@ -50,6 +50,8 @@ pub(super) struct TensorRecord {
     pub(super) buffer: u32,
     pub(super) quantization: Option<Quantization>,
     pub(super) variable: bool,
+    /// Without it an empty shape may be that of a tensor of any rank.
+    pub(super) has_rank: bool,
 }
 
 pub(super) struct OperatorRecord {
@@ -268,7 +270,7 @@ impl TensorRecord {
         push_some(fbb, 4, quantization);
         fbb.push_slot(slot(5), self.variable, false);
         push_some(fbb, 7, signature);
-        fbb.push_slot_always(slot(8), true);
+        fbb.push_slot(slot(8), self.has_rank, false);
         fbb.end_table(start)
     }
 }

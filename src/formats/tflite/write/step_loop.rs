@@ -506,8 +506,9 @@ fn split_rows(matrix: &Matrix, rows: usize) -> Result<(Matrix, Matrix)> {
             (Tensor::from_slice(&[rows, columns], a)?, Tensor::from_slice(&[below, columns], b)?)
         }};
     }
-    let (a, b) = match (matrix.data.dtype(), matrix.scales.len()) {
-        (DType::I8, 1) => cut!(i8),
+    let one_scale = matrix.scales.windows(2).all(|pair| pair[0] == pair[1]);
+    let (a, b) = match (matrix.data.dtype(), one_scale) {
+        (DType::I8, true) => cut!(i8),
         (DType::F16, _) => cut!(half::f16),
         (DType::F32, _) => cut!(f32),
         _ => {
@@ -517,6 +518,6 @@ fn split_rows(matrix: &Matrix, rows: usize) -> Result<(Matrix, Matrix)> {
             return Ok((Matrix::float(halves.0), Matrix::float(halves.1)));
         }
     };
-    let scales = matrix.scales.clone();
+    let scales: Vec<f32> = matrix.scales.first().copied().into_iter().collect();
     Ok((Matrix { data: a, scales: scales.clone() }, Matrix { data: b, scales }))
 }
