@@ -39,6 +39,14 @@ impl Multiplier {
         let x = x.wrapping_shl(self.shift.max(0) as u32);
         rounding_shift(doubling_high_product(x, self.multiplier), (-self.shift).max(0))
     }
+
+    /// The factor over a whole number that is not 0. As many bits as the number has are kept before the division.
+    pub(crate) fn divided_by(self, number: usize) -> Multiplier {
+        let number = (number as u64).clamp(1, 1 << 62);
+        let bits = (number.ilog2() as i32).min(32).min(31 + self.shift).max(0);
+        let multiplier = (i64::from(self.multiplier) << bits) / number as i64;
+        Multiplier { multiplier: multiplier as i32, shift: self.shift - bits }
+    }
 }
 
 /// `x = fraction · 2^exponent` with `0.5 <= |fraction| < 1`; x is finite and not 0.
@@ -247,6 +255,15 @@ mod tests {
         assert_eq!(Multiplier::new(3.0).apply(7), 21);
         assert_eq!(doubling_high_product(i32::MIN, i32::MIN), i32::MAX);
         assert_eq!(rounding_shift_wide(-(3 << 40), 41), -2);
+    }
+
+    #[test]
+    fn a_mean_folds_the_division_into_the_factor() {
+        // 111 / 2 goes up and −111 / 2 towards zero, 12 / 5 becomes 5 / 2 and then 3: what the two roundings make of them.
+        let half = Multiplier::new(1.0).divided_by(2);
+        assert_eq!((half.apply(111), half.apply(-111)), (56, -55));
+        let fifth = Multiplier::new(1.0).divided_by(5);
+        assert_eq!((fifth.apply(100), fifth.apply(-13), fifth.apply(12)), (20, -3, 3));
     }
 
     #[test]

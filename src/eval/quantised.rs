@@ -61,6 +61,7 @@ impl Target {
 
 /// Stored numbers less their zero point.
 fn centred(x: &Tensor, affine: Affine) -> Result<Vec<i32>> {
+    stored_range(x.dtype())?;
     Ok(x.to_i64()?.into_iter().map(|v| v as i32 - affine.zero).collect())
 }
 
@@ -202,6 +203,7 @@ pub(super) fn concat(options: &Concat, operands: &Operands<'_>) -> Result<Tensor
         .into_iter()
         .enumerate()
         .map(|(slot, part)| {
+            stored_range(part.dtype())?;
             let source = operands.scale(slot, "x")?;
             if source == target.affine && options.activation == Activation::Linear {
                 return Ok(part.clone());
@@ -215,21 +217,21 @@ pub(super) fn concat(options: &Concat, operands: &Operands<'_>) -> Result<Tensor
     movement::concat(&parts.iter().collect::<Vec<_>>(), options.axis)
 }
 
-/// A reduction of quantised rows. Sum and mean are computed in f64 and rounded once: the kernels' integer forms stay within 1.
+/// A reduction of quantised rows; the mean's division is folded into the factor between the scales.
 pub(super) fn reduce(function: ReduceFunction, groups: &Groups, operands: &Operands<'_>) -> Result<Tensor> {
     let source = operands.scale(0, "x")?;
     let target = Target::new(operands, Activation::Linear)?;
     let values = centred(&groups.rows, source)?;
     let rows = (0..groups.groups).map(|g| &values[g * groups.size..][..groups.size]);
-    let scaled = |row: &[i32], divisor: f64| {
-        let sum: i64 = row.iter().map(|&v| i64::from(v)).sum();
-        let real = sum as f64 * f64::from(source.scale) / f64::from(target.affine.scale) / divisor;
-        target.store(real.round() as i32)
-    };
+    let ratio = Multiplier::new(f64::from(source.scale) / f64::from(target.affine.scale));
+    let sum = |row: &[i32]| row.iter().fold(0i32, |sum, &v| sum.wrapping_add(v));
     let results = match function {
-        ReduceFunction::Sum => rows.map(|row| scaled(row, 1.0)).collect(),
+        ReduceFunction::Sum => rows.map(|row| target.store(ratio.apply(sum(row)))).collect(),
         ReduceFunction::Mean if groups.size == 0 => return Err(Error::input("the mean of no number")),
-        ReduceFunction::Mean => rows.map(|row| scaled(row, row.len() as f64)).collect(),
+        ReduceFunction::Mean => {
+            let factor = ratio.divided_by(groups.size);
+            rows.map(|row| target.store(factor.apply(sum(row)))).collect()
+        }
         ReduceFunction::Maximum | ReduceFunction::Minimum if source != target.affine => {
             return Err(Error::unsupported(format!("{function:?} from one scale to another")));
         }
@@ -301,7 +303,7 @@ impl Weights {
                 )));
             }
         };
-        let values = weights.to_i64()?.into_iter().map(|w| w as i32 - zero).collect();
+        let values = centred(weights, Affine { scale: 1.0, zero })?;
         let bias = operands.optional(2).map(|bias| bias.as_slice::<i32>().map(<[i32]>::to_vec)).transpose()?;
         Ok(Weights { values, bias, factors })
     }

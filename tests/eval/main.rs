@@ -1,0 +1,9 @@
+//! What every op means, as [`fuselstm::eval::evaluate`] computes it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod any_operands;
+mod movement;
+mod plain;
+mod quantised;
+mod recurrent;
+mod support;
