@@ -1,5 +1,8 @@
 //! A plan made ready for the processor: where every value lives, and the steps in order.
 
+mod dense;
+mod elementwise;
+mod movement;
 mod recurrent;
 mod slots;
 mod step;

@@ -72,14 +72,6 @@ impl Slots {
         self.shapes.get(id.0 as usize)?.as_deref()
     }
 
-    /// What is known of a value before the run.
-    pub fn known(&self, id: ValueId) -> Option<&Tensor> {
-        match self.places.get(id.0 as usize)? {
-            Some(Place::Known(tensor)) => Some(tensor),
-            Some(Place::Input(_) | Place::State(_) | Place::Buffer(_)) | None => None,
-        }
-    }
-
     /// Gives a value a buffer of its own: of the planned type and shape, or to be filled when the shape depends on data.
     pub fn allocate(&mut self, id: ValueId, plan: &Plan) -> Result<()> {
         let buffer = match (self.shape(id), plan.graph.get(id)) {
@@ -125,6 +117,14 @@ impl Slots {
         };
         let buffer = buffer.ok_or_else(|| Error::internal(format!("value {} has no buffer", id.0)))?;
         Ok(std::mem::replace(buffer, self.nothing.clone()))
+    }
+
+    /// Lets `work` write to the buffer of a value while it reads others.
+    pub fn with_taken(&mut self, id: ValueId, work: impl FnOnce(&Slots, &mut Tensor) -> Result<()>) -> Result<()> {
+        let mut tensor = self.take(id)?;
+        let done = work(self, &mut tensor);
+        self.put(id, tensor);
+        done
     }
 
     /// Puts a buffer back, or another tensor in its place.

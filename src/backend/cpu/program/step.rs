@@ -1,5 +1,8 @@
 //! One step of a program: which kernel computes a node.
 
+use super::dense::Dense;
+use super::elementwise::Elementwise;
+use super::movement::Movement;
 use super::recurrent::RecurrentStep;
 use super::slots::Slots;
 use super::with_shape;
@@ -16,6 +19,12 @@ use crate::tensor::Tensor;
 pub(super) enum Step {
     /// A recurrent layer.
     Recurrent(Box<RecurrentStep>),
+    /// A product with constant weights.
+    Dense(Box<Dense>),
+    /// Copies between strided regions.
+    Movement(Movement),
+    /// Element-wise, softmax, sums.
+    Elementwise(Elementwise),
     /// By the equations as written: rare ops, types other than f32, shapes that depend on data.
     Evaluate(Box<Evaluate>),
 }
@@ -50,6 +59,17 @@ impl Step {
             let step = RecurrentStep::new(op, plan, node, table, options)?;
             return Ok(Some(Step::Recurrent(Box::new(step))));
         }
+        if planned {
+            if let Some(dense) = Dense::new(plan, node, table, options)? {
+                return Ok(Some(Step::Dense(Box::new(dense))));
+            }
+            if let Some(movement) = Movement::new(plan, node) {
+                return Ok(Some(Step::Movement(movement)));
+            }
+            if let Some(elementwise) = Elementwise::new(plan, node, table) {
+                return Ok(Some(Step::Elementwise(elementwise)));
+            }
+        }
         if let Op::Custom(custom) = &node.op {
             return Err(Error::unsupported(format!("the op `{}` is known by name only", custom.name)));
         }
@@ -60,6 +80,9 @@ impl Step {
     pub fn run(&mut self, slots: &mut Slots, inputs: &[Tensor], states: &[Tensor]) -> Result<()> {
         match self {
             Step::Recurrent(step) => step.run(slots, inputs, states),
+            Step::Dense(step) => step.run(slots, inputs, states),
+            Step::Movement(step) => step.run(slots, inputs, states),
+            Step::Elementwise(step) => step.run(slots, inputs, states),
             Step::Evaluate(step) => step.run(slots, inputs, states),
         }
     }
@@ -68,6 +91,7 @@ impl Step {
     pub fn note(&self) -> Option<String> {
         match self {
             Step::Recurrent(step) => Some(step.note()),
+            Step::Dense(_) | Step::Movement(_) | Step::Elementwise(_) => None,
             Step::Evaluate(step) => step.note(),
         }
     }

@@ -5,7 +5,6 @@ mod basic;
 mod control;
 mod function;
 mod lstm;
-mod lstm_weights;
 mod options;
 mod plain;
 mod rnn;
