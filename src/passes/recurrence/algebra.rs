@@ -422,6 +422,21 @@ impl<'g> Algebra<'g> {
         }
     }
 
+    /// The operand of an op that only adds or drops leading axes of size 1, as converters do for one batch row.
+    fn same_columns(&self, node: &Node, value: ValueId) -> Option<ValueId> {
+        if !matches!(node.op, Op::Reshape | Op::Squeeze(_) | Op::ExpandDims) {
+            return None;
+        }
+        let input = first(node)?;
+        (self.rows(input)? == self.rows(value)?).then_some(input)
+    }
+
+    /// The shape without leading axes of size 1, when all of it is known.
+    fn rows(&self, value: ValueId) -> Option<Vec<usize>> {
+        let shape = self.graph.get(value)?.ty.known_shape()?;
+        Some(shape.into_iter().skip_while(|&size| size == 1).collect())
+    }
+
     fn is_last_axis(&self, axis: i64, value: ValueId) -> bool {
         axis == -1 || self.rank(value).is_some_and(|rank| axis == rank as i64 - 1)
     }
@@ -452,7 +467,7 @@ impl<'g> Algebra<'g> {
             return constant_columns(tensor, part).map(Sum::constant);
         }
         let (node, slot) = self.producer(part.value)?;
-        if let Some(inner) = self.passed_on(node, part.value) {
+        if let Some(inner) = self.passed_on(node, part.value).or_else(|| self.same_columns(node, part.value)) {
             return Some((*self.expand(Part { value: inner, ..part }, depth)).clone());
         }
         match &node.op {
@@ -515,8 +530,9 @@ impl<'g> Algebra<'g> {
         let operand = |value: ValueId| -> Option<Rc<Sum>> {
             if self.graph.constant(value).is_none() {
                 // Operands that are repeated along the columns or the rows are not followed.
-                let same =
-                    self.width(value)? == self.width(part.value)? && self.rank(value)? == self.rank(part.value)?;
+                let ranks =
+                    self.rank(value)? == self.rank(part.value)? || self.rows(value)? == self.rows(part.value)?;
+                let same = ranks && self.width(value)? == self.width(part.value)?;
                 return same.then(|| self.expand(Part { value, ..part }, depth));
             }
             Some(self.expand(Part { value, ..part }, depth))
