@@ -39,7 +39,8 @@ pub struct Declined {
 type Pass = fn(Graph) -> Result<(Graph, Report)>;
 
 /// The passes, in their order. `fold` makes weights constant for the passes that look for cells, and clears up after them.
-const PASSES: [(&str, Pass); 3] = [("fold", fold::fold), ("loops", recurrence::loops), ("clear", fold::fold)];
+const PASSES: [(&str, Pass); 4] =
+    [("fold", fold::fold), ("loops", recurrence::loops), ("chains", recurrence::chains), ("clear", fold::fold)];
 
 /// Runs every pass in order; the graph is checked after each.
 ///

@@ -219,6 +219,11 @@ impl<'g> Algebra<'g> {
         self.cache.get_mut().clear();
     }
 
+    /// Makes a value a leaf in what is expanded from now on.
+    pub fn cut_quietly(&mut self, value: ValueId) {
+        self.cuts.insert(value);
+    }
+
     pub fn is_cut(&self, value: ValueId) -> bool {
         self.cuts.contains(&value)
     }
@@ -638,7 +643,14 @@ fn constant_columns(tensor: &Tensor, part: Part) -> Option<Coef> {
         return Some(Coef::Scalar(f64::from(*data.first()?)));
     }
     let (&width, leading) = tensor.shape().split_last()?;
-    if leading.iter().any(|&size| size != 1) || width == 1 {
+    if width == 1 {
+        return None;
+    }
+    let mut rows = data.chunks(width);
+    let first = rows.next()?;
+    let repeated = leading.iter().any(|&size| size != 1);
+    // Rows of zeros are a state before the first step, not a factor.
+    if repeated && (rows.any(|row| row != first) || first.iter().all(|&x| x == 0.0)) {
         return None;
     }
     let columns = data.get(part.start..part.start.checked_add(part.len)?)?;

@@ -229,7 +229,7 @@ fn hard_sigmoid(sum: &Sum, low: f64, high: f64, scale: f64) -> Option<(Sum, Acti
 }
 
 /// The new cell state behind its clip: the terms of `f∘c + i∘g`, and the clip.
-fn cell_update(algebra: &Algebra<'_>, c_new: ValueId) -> Option<(Sum, Option<f64>)> {
+pub fn cell_update(algebra: &Algebra<'_>, c_new: ValueId) -> Option<(Sum, Option<f64>)> {
     let whole = algebra.whole(c_new)?;
     let (inner, clip) = unclipped(algebra, c_new)?;
     let sum = algebra.define(Part { value: inner, ..whole });
@@ -238,6 +238,7 @@ fn cell_update(algebra: &Algebra<'_>, c_new: ValueId) -> Option<(Sum, Option<f64
         && sum.terms.len() <= 3
         && sum.terms.keys().all(|atoms| (1..=2).contains(&atoms.len()))
         && sum.terms.keys().any(|atoms| atoms.len() == 2)
+        && sum.terms.keys().flatten().all(|atom| atom.role != Role::Product)
         && sum.terms.values().all(|factor| factor.is(1.0) || factor.is(-1.0));
     plausible.then_some((sum, clip))
 }
@@ -326,6 +327,11 @@ fn lstm(algebra: &Algebra<'_>, root: ValueId, output_gate: Atom, c_new: ValueId,
                 return None;
             }
             (true, Some(gate(algebra, f, Some(state))?), Some(state), (f, g))
+        }
+        // g − f∘g: coupled, and the old state is zero
+        (&[], Some((n, m)), Some(g)) if is_gate(algebra, g) && (n == g || m == g) => {
+            let f = if n == g { m } else { n };
+            (true, Some(gate(algebra, f, None)?), None, (f, g))
         }
         // c − i∘c + i∘g: the forget gate is 1 − i
         (&[(a, b)], Some((n, m)), Some(c)) => {

@@ -5,7 +5,9 @@
 
 mod algebra;
 mod cells;
+mod chains;
 mod loops;
+mod order;
 mod sequence;
 mod trace;
 mod weights;
@@ -22,6 +24,16 @@ use crate::graph::{Graph, Recurrent};
 pub fn loops(graph: Graph) -> Result<(Graph, Report)> {
     let mut report = Report::new("loops");
     let graph = loops::fuse(graph, &mut report)?;
+    Ok((graph, report))
+}
+
+/// Makes recurrent ops of unrolled chains.
+///
+/// # Errors
+/// None of its own: a chain that is not understood stays.
+pub fn chains(graph: Graph) -> Result<(Graph, Report)> {
+    let mut report = Report::new("chains");
+    let graph = chains::fuse(graph, &mut report);
     Ok((graph, report))
 }
 
