@@ -86,8 +86,10 @@ enum Variable {
     List { item: ValueId },
     /// A list with one entry, overwritten in each turn.
     Last { item: ValueId },
-    /// The output of the turn before, kept for masked turns: the value is the masked output.
+    /// The output of the turn before, kept for masked turns or for nothing: the value is that of a list's entry.
     Output,
+    /// Something else: an error unless it turns out to be an `Output`.
+    Other,
 }
 
 /// Which turns count for which rows.
@@ -201,7 +203,7 @@ impl<'a> Loop<'a> {
             return Ok(Variable::State { next, mask: None });
         };
         if self.variable(old) != Some(k) {
-            return Err(format!("loop variable {k} is chosen between two values, neither of which it had before"));
+            return Ok(Variable::Other);
         }
         Ok(Variable::State { next: new, mask: Some(valid) })
     }
@@ -532,7 +534,7 @@ impl<'a> Loop<'a> {
                     build.output_sequence(trace, *item)?
                 }
                 Variable::Last { item } => build.last_output(trace, *item, k)?,
-                Variable::Output => {
+                Variable::Output | Variable::Other => {
                     return Err(format!("the masked output (loop variable {k}) is used after the loop"));
                 }
             };
@@ -551,6 +553,10 @@ impl<'a> Loop<'a> {
             })
             .collect();
         for k in 0..variables.len() {
+            if matches!(variables[k], Variable::Other) && items.contains(&self.nexts[k]) && !self.is_used(k) {
+                variables[k] = Variable::Output;
+                continue;
+            }
             let is_choice = matches!(variables[k], Variable::State { mask: Some(_), .. });
             let shared = variables.iter().enumerate().any(|(j, other)| {
                 let same = match (&variables[k], other) {
@@ -564,6 +570,12 @@ impl<'a> Loop<'a> {
                 variables[k] = Variable::Output;
             }
         }
+    }
+
+    /// Whether the body reads what a loop variable was before.
+    fn is_used(&self, k: usize) -> bool {
+        let value = Some(self.inputs[k]);
+        self.inner.body.nodes.iter().any(|node| node.inputs.contains(&value)) || self.nexts.contains(&self.inputs[k])
     }
 
     /// The cells, by the position of their output state.
@@ -598,6 +610,9 @@ impl<'a> Loop<'a> {
             layers.insert(k, Layer { step, canonical, cell_state });
         }
         for (k, variable) in variables.iter().enumerate() {
+            if matches!(variable, Variable::Other) {
+                return Err(format!("loop variable {k} is chosen between two values, neither of which it had before"));
+            }
             if matches!(variable, Variable::State { .. }) && !taken[k] {
                 return Err(format!("loop variable {k} is not the state of an LSTM, GRU or RNN cell"));
             }

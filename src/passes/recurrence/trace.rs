@@ -185,12 +185,36 @@ impl Trace {
                 }
                 None
             }
-            Op::Binary(binary) if matches!(binary.function, BinaryFunction::Minimum | BinaryFunction::Maximum) => {
+            // min(n, max(1, n))
+            Op::Binary(binary) if binary.function == BinaryFunction::Minimum && index == 0 => {
+                let second = self.operand(node, 1)?;
+                let least = |value: ValueId, other: ValueId| {
+                    self.scalar_at(value, 0, depth).filter(|size| self.is_at_least(other, *size, depth))
+                };
+                least(first, second).or_else(|| least(second, first))
+            }
+            Op::Binary(binary) if binary.function == BinaryFunction::Maximum => {
                 let (a, b) =
                     (self.scalar_at(first, index, depth)?, self.scalar_at(self.operand(node, 1)?, index, depth)?);
                 (a == b).then_some(a)
             }
             _ => None,
+        }
+    }
+
+    /// Whether a scalar is no less than a size: the size itself, or a maximum with it.
+    fn is_at_least(&self, value: ValueId, size: Size, depth: usize) -> bool {
+        if depth > MOST_STEPS {
+            return false;
+        }
+        if self.scalar_at(value, 0, depth + 1) == Some(size) {
+            return true;
+        }
+        let value = self.uncast(value);
+        let Some(node) = self.producer(value) else { return false };
+        match self.extreme(node, BinaryFunction::Maximum) {
+            Some((a, b)) => self.is_at_least(a, size, depth + 1) || self.is_at_least(b, size, depth + 1),
+            None => false,
         }
     }
 
