@@ -45,6 +45,20 @@ macro_rules! shaders {
 
 shaders! {
     Activation = ["functions.wgsl", "activation.wgsl"];
+    Binary = ["functions.wgsl", "binary.wgsl"];
+    Conv2d = ["functions.wgsl", "conv2d.wgsl"];
+    Copy = ["copy.wgsl"];
+    Fill = ["fill.wgsl"];
+    Gather = ["gather.wgsl"];
+    Matmul = ["matmul.wgsl"];
+    Quantise = ["quantise.wgsl"];
+    Reduce = ["reduce.wgsl"];
+    ReverseSequence = ["reverse_sequence.wgsl"];
+    Select = ["select.wgsl"];
+    Softmax = ["softmax.wgsl"];
+    SvdfMemory = ["svdf_memory.wgsl"];
+    SvdfOutput = ["functions.wgsl", "svdf_output.wgsl"];
+    Unary = ["unary.wgsl"];
     DenseDirect = ["functions.wgsl", "weights_f32.wgsl", "dense_direct.wgsl"];
     RecurrentLoop = ["functions.wgsl", "weights_f32.wgsl", "recurrent.wgsl", "recurrent_loop.wgsl"];
     RecurrentStep = ["functions.wgsl", "weights_f32.wgsl", "recurrent.wgsl", "recurrent_step.wgsl"];

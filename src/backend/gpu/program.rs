@@ -124,6 +124,11 @@ impl GpuProgram {
         waiting: Waiting,
     ) -> Result<()> {
         if !segment.uploads.is_empty() || !segment.commands.is_empty() || !segment.downloads.is_empty() {
+            for &(id, limit) in &segment.checks {
+                let tensor = given(&self.plan, id, inputs, states);
+                let tensor = tensor.ok_or_else(|| Error::internal("positions that are not on the host"))?;
+                super::record::in_range(tensor, limit).within(|| name(&self.plan.graph, id))?;
+            }
             self.upload(segment, inputs, states)?;
             let submission = self.submit(segment)?;
             match waiting {

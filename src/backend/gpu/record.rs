@@ -9,7 +9,7 @@ use super::pipeline::{Kernel, Pipeline};
 use crate::error::{Error, Place, Result};
 use crate::graph::{Node, ValueId};
 use crate::plan::Plan;
-use crate::tensor::{DType, element_count};
+use crate::tensor::{DType, Tensor, element_count};
 
 /// Which part of a run a command belongs to, for timing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -59,6 +59,8 @@ pub(super) struct Segment {
     pub(super) uploads: Vec<(ValueId, View)>,
     pub(super) commands: Vec<Command>,
     pub(super) downloads: Vec<(ValueId, View)>,
+    /// Values of the host that kernels of this segment use as positions: each is in `0..limit`, or the run is refused.
+    pub(super) checks: Vec<(ValueId, usize)>,
     /// Index of the node that the host computes after the commands.
     pub(super) host: Option<usize>,
 }
@@ -145,6 +147,24 @@ impl<'a> Recorder<'a> {
         };
         self.set(id, view.clone());
         Ok(Some(Operand { view, shape, dtype, word }))
+    }
+
+    /// Has every number of an integer operand checked to be in `0..limit` before the commands run: kernels use it as a position.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for numbers that the device computes, which nobody could refuse in time.
+    pub(super) fn check_range(&mut self, node: &Node, slot: usize, limit: usize) -> Result<()> {
+        let Some(id) = node.inputs.get(slot).copied().flatten() else { return Ok(()) };
+        let graph = &self.plan.graph;
+        if let Some(tensor) = self.plan.known(id).or_else(|| graph.constant(id)) {
+            return in_range(tensor, limit);
+        }
+        let given = graph.inputs.iter().any(|port| port.value == id) || graph.states.iter().any(|s| s.value == id);
+        if !given {
+            return Err(Error::unsupported("positions that are computed from data are the host's to check"));
+        }
+        self.segment.checks.push((id, limit));
+        Ok(())
     }
 
     /// The result in an output slot, with memory of its own; an error when nobody wants it.
@@ -387,6 +407,15 @@ impl<'a> Recorder<'a> {
         if let Some(view) = self.views.get_mut(id.0 as usize).and_then(Option::take) {
             self.blocks.release(&view);
         }
+    }
+}
+
+/// Every number is in `0..limit`.
+pub(super) fn in_range(tensor: &Tensor, limit: usize) -> Result<()> {
+    let numbers = tensor.to_i64()?;
+    match numbers.iter().find(|&&n| usize::try_from(n).map_or(true, |n| n >= limit)) {
+        Some(wrong) => Err(Error::input(format!("position {wrong} is not in 0..{limit}"))),
+        None => Ok(()),
     }
 }
 

@@ -6,7 +6,13 @@ use crate::error::{Error, Result};
 use crate::graph::{Node, Op};
 
 pub(super) mod activation;
+mod elementwise;
 mod fully_connected;
+mod gather;
+mod movement;
+mod product;
+mod reduce;
+mod walk;
 
 /// Records the commands of one node.
 ///
@@ -21,35 +27,33 @@ pub(super) fn record(ctx: &mut Recorder<'_>, node: &Node) -> Result<()> {
         Op::Reshape | Op::Squeeze(_) | Op::ExpandDims => ctx.alias(node),
         Op::While(_) => Err(Error::unsupported("the host decides when a loop ends")),
         Op::Custom(custom) => Err(Error::unsupported(format!("custom op {}", custom.name))),
-        // Not on the device yet.
-        Op::Svdf(_)
-        | Op::MatMul(_)
-        | Op::Conv2d(_)
-        | Op::Unary(_)
-        | Op::Binary(_)
-        | Op::Select
-        | Op::Softmax(_)
-        | Op::Reduce(_)
-        | Op::ArgMax(_)
-        | Op::Cast(_)
-        | Op::Quantize
-        | Op::Dequantize
-        | Op::Transpose
-        | Op::Shape(_)
-        | Op::Fill
-        | Op::Range
-        | Op::Tile
-        | Op::BroadcastTo
-        | Op::Pad
-        | Op::Slice
-        | Op::StridedSlice(_)
-        | Op::Gather(_)
-        | Op::Pack(_)
-        | Op::Unpack(_)
-        | Op::Split
-        | Op::Concat(_)
-        | Op::Reverse
-        | Op::ReverseSequence(_)
-        | Op::SetItem => Err(Error::unsupported("there is no kernel for this op")),
+        Op::Svdf(layer) => product::svdf(ctx, node, layer),
+        Op::MatMul(options) => product::matmul(ctx, node, options),
+        Op::Conv2d(options) => product::conv2d(ctx, node, options),
+        Op::Unary(function) => elementwise::unary(ctx, node, *function),
+        Op::Binary(options) => elementwise::binary(ctx, node, options),
+        Op::Select => elementwise::select(ctx, node),
+        Op::Cast(to) => elementwise::cast(ctx, node, *to),
+        Op::Quantize => elementwise::quantise(ctx, node, false),
+        Op::Dequantize => elementwise::quantise(ctx, node, true),
+        Op::Softmax(options) => reduce::softmax(ctx, node, options),
+        Op::Reduce(options) => reduce::reduce(ctx, node, options),
+        Op::ArgMax(options) => reduce::arg_max(ctx, node, options),
+        Op::Transpose => movement::transpose(ctx, node),
+        Op::Fill => movement::fill(ctx, node),
+        Op::Tile => movement::tile(ctx, node),
+        Op::BroadcastTo => movement::broadcast_to(ctx, node),
+        Op::Pad => movement::pad(ctx, node),
+        Op::Slice => movement::slice(ctx, node),
+        Op::StridedSlice(options) => movement::strided_slice(ctx, node, options),
+        Op::Gather(options) => gather::gather(ctx, node, options),
+        Op::Pack(options) => movement::pack(ctx, node, options),
+        Op::Unpack(options) => movement::unpack(ctx, node, options),
+        Op::Split => movement::split(ctx, node),
+        Op::Concat(options) => movement::concat(ctx, node, options),
+        Op::Reverse => movement::reverse(ctx, node),
+        Op::ReverseSequence(options) => gather::reverse_sequence(ctx, node, options),
+        Op::Shape(_) | Op::Range => Err(Error::unsupported("sizes that depend on data are the host's")),
+        Op::SetItem => Err(Error::unsupported("lists of tensors are written by loops, which the host runs")),
     }
 }
