@@ -85,14 +85,14 @@ fn apply(p: u32, q: u32) -> u32 {
         let s = bitcast<i32>(p);
         let t = bitcast<i32>(q);
         if FUNCTION >= 10u {
-            return u32(compare(s < t, s == t, s > t));
+            return u32(compare((s < t), (s == t), (s > t)));
         }
         return bitcast<u32>(integer(s, t));
     }
     let s = bitcast<f32>(p);
     let t = bitcast<f32>(q);
     if FUNCTION >= 10u {
-        return u32(compare(s < t, s == t, s > t));
+        return u32(compare((s < t), (s == t), (s > t)));
     }
     return bitcast<u32>(activate(ACTIVATION, arithmetic(s, t), ALPHA, BETA));
 }

@@ -1,4 +1,4 @@
-// Every op that moves elements without computing: y[to] = x[from], both indices a sum of steps over the axes.
+// Every op that moves elements without computing: y[to] = x[source], both indices a sum of steps over the axes.
 
 struct Params {
     count: u32, // elements to move
@@ -20,14 +20,14 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     }
     var rest = i;
     // Steps may be negative: the sums wrap, and the result is in range.
-    var from = params.x_offset;
+    var source = params.x_offset;
     var to = params.y_offset;
     for (var k = 0u; k < params.rank; k++) {
         let size = axes[k];
         let index = rest % size;
         rest /= size;
-        from += index * axes[params.rank + k];
+        source += index * axes[params.rank + k];
         to += index * axes[2u * params.rank + k];
     }
-    y[to] = x[from];
+    y[to] = x[source];
 }

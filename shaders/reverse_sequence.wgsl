@@ -21,6 +21,6 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     }
     let t = (i / params.time_step) % params.time;
     let length = lengths[(i / params.batch_step) % params.batch];
-    let from = select(t, length - 1u - t, t < length);
-    y[i] = x[i + (from - t) * params.time_step];
+    let source = select(t, length - 1u - t, t < length);
+    y[i] = x[i + (source - t) * params.time_step];
 }
