@@ -43,7 +43,7 @@ impl Dense {
             }
             [leading, &[outputs]].concat()
         } else {
-            if inputs == 0 || x.len() % inputs != 0 {
+            if inputs == 0 || !x.len().is_multiple_of(inputs) {
                 return Err(wrong());
             }
             vec![x.len() / inputs, outputs]

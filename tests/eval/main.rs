@@ -5,5 +5,6 @@ mod any_operands;
 mod movement;
 mod plain;
 mod quantised;
+mod quantised_recurrent;
 mod recurrent;
 mod support;

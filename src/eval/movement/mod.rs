@@ -134,7 +134,7 @@ pub(crate) fn reshape(x: &Tensor, target: &Tensor) -> Result<Tensor> {
     if let Some(slot) = target.iter().position(|&n| n == -1) {
         let rest = checked_count(x.dtype(), &shape)?;
         // 0 elements fit any size of the open axis; 0 is what TensorFlow takes.
-        shape[slot] = if rest == 0 { 0 } else { x.len() / rest };
+        shape[slot] = x.len().checked_div(rest).unwrap_or(0);
     }
     x.reshaped(&shape).map_err(|_| wrong())
 }

@@ -71,7 +71,7 @@ pub(crate) fn split(x: &Tensor, axis: &Tensor, parts: Option<&Tensor>, count: us
     let size = x.shape()[axis];
     let sizes = match parts {
         Some(parts) => part_sizes(&parts.to_i64()?, size)?,
-        None if count > 0 && size % count == 0 => vec![size / count; count],
+        None if count > 0 && size.is_multiple_of(count) => vec![size / count; count],
         None => return Err(Error::input(format!("axis {axis} of size {size} cannot be cut into {count} equal parts"))),
     };
     if sizes.len() != count {

@@ -53,7 +53,7 @@ impl BasicStep {
         if scales().any(|&other| other != scale) {
             return Err(Error::graph("the uint8 BASIC kernel has one weight scale"));
         }
-        if !(scale.is_finite() && scale > 0.0) || !(0..=255).contains(&zero) {
+        if !(scale.is_finite() && scale > 0.0 && (0..=255).contains(&zero)) {
             return Err(Error::graph(format!("weights of scale {scale}, zero point {zero}")));
         }
         let centred = |matrix: &Matrix| -> Result<Vec<i32>> {
