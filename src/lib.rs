@@ -2,6 +2,7 @@
 //! them on any GPU through wgpu, on the processor, and on a plain reference path that judges both.
 
 pub mod backend;
+pub mod convert;
 mod error;
 pub mod eval;
 pub mod formats;

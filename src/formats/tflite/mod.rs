@@ -9,8 +9,10 @@ mod opcode;
 mod read;
 mod schema;
 mod wire;
+mod write;
 
 pub use read::read;
+pub(crate) use write::{count_loops, write};
 
 /// Whether the bytes begin as a `.tflite` file does.
 pub(super) fn recognises(bytes: &[u8]) -> bool {

@@ -111,9 +111,16 @@ fn read_weights<'m>(function: &mut Function<'m>, call: &Call<'m>, integer: bool)
         parts[1].push(matrix.block(rows(block), width..columns)?);
         parts[2].push(bias.run(rows(block))?);
     }
+    // All blocks come from one matrix, with one scale.
+    let one_scale = |blocks: &[Weight]| {
+        stack(blocks).map(|mut matrix| {
+            matrix.scales.truncate(1);
+            matrix
+        })
+    };
     let weights = CellWeights {
-        input: stack(&parts[0])?,
-        recurrent: stack(&parts[1])?,
+        input: one_scale(&parts[0])?,
+        recurrent: one_scale(&parts[1])?,
         auxiliary: None,
         bias: Some(stack_bias(&parts[2])?),
         recurrent_bias: None,

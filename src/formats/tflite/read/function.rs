@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::{opcode, schema};
 use super::{MOST_NESTED_LOOPS, Model, control, lstm, plain, rnn, tensor};
 use crate::error::{Error, Place, Result};
-use crate::graph::{Dim, Graph, Op, Port, State, ValueId, ValueType};
+use crate::graph::{Dim, Graph, Node, Op, Port, State, ValueId, ValueType};
 use crate::tensor::{DType, Tensor};
 
 /// Reads a subgraph. `callers` are the subgraphs whose loops it is read for, outermost first.
@@ -257,13 +257,14 @@ impl<'m> Function<'m> {
             call.outputs.get(slot).copied().ok_or_else(|| Error::malformed("the operator has no such output"))?;
         let (position, tensor) = self.tensor(index)?;
         let place = || describe(position, tensor);
-        if tensor.is_variable() {
-            return Err(Error::malformed("a variable tensor is the output of an operator").within(place()));
-        }
         if !self.model.buffer(tensor.buffer()).within(place)?.is_empty() {
             return Err(Error::malformed("a constant is the output of an operator").within(place()));
         }
-        if self.current.contains_key(&position) || !self.computed.insert(position) {
+        let fresh = self.computed.insert(position);
+        if tensor.is_variable() {
+            return self.overwrite(position, tensor).within(place);
+        }
+        if self.current.contains_key(&position) || !fresh {
             return Err(Error::malformed("it is computed twice, or read before it is computed").within(place()));
         }
         let mut ty = self.value_type(position, tensor)?;
@@ -276,12 +277,25 @@ impl<'m> Function<'m> {
         Ok(value)
     }
 
+    /// An ordinary operator writes to a variable tensor: what follows reads the new value, and so does the next run where
+    /// the tensor was read before.
+    fn overwrite(&mut self, position: usize, tensor: schema::Tensor<'m>) -> Result<ValueId> {
+        let ty = tensor::value_type(tensor)?;
+        let value = self.graph.add_value(tensor.name(), ty);
+        if let Some(state) = self.states.get(&position).and_then(|state| self.graph.states.get_mut(*state)) {
+            state.next = value;
+        }
+        self.current.insert(position, value);
+        Ok(value)
+    }
+
     /// Declares that an operator leaves `value` in the variable tensor behind an operand.
     pub(super) fn write_state(&mut self, call: &Call<'m>, slot: usize, value: ValueId) -> Result<()> {
         let (position, _) = self.tensor(call.inputs.get(slot).copied().unwrap_or(-1))?;
-        let state = self.states.get(&position).and_then(|state| self.graph.states.get_mut(*state));
-        let state = state.ok_or_else(|| Error::internal("a state that was not read is written"))?;
-        state.next = value;
+        // A variable tensor that an operator filled before is no state: nothing of it reaches the next run.
+        if let Some(state) = self.states.get(&position).and_then(|state| self.graph.states.get_mut(*state)) {
+            state.next = value;
+        }
         self.current.insert(position, value);
         Ok(())
     }
@@ -300,6 +314,11 @@ impl<'m> Function<'m> {
     /// Whether the tensor behind an operand is marked variable.
     pub(super) fn is_variable(&self, call: &Call<'m>, slot: usize) -> bool {
         call.inputs.get(slot).and_then(|index| self.tensor(*index).ok()).is_some_and(|(_, tensor)| tensor.is_variable())
+    }
+
+    /// The node that computes a value.
+    pub(super) fn producer(&self, value: ValueId) -> Option<&Node> {
+        self.graph.nodes.iter().rev().find(|node| node.outputs.contains(&Some(value)))
     }
 
     /// Whether the first result goes to a variable tensor.

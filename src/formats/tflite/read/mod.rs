@@ -5,6 +5,7 @@ mod basic;
 mod control;
 mod function;
 mod lstm;
+mod lstm_weights;
 mod options;
 mod plain;
 mod rnn;

@@ -10,7 +10,7 @@ use crate::graph::op::{
     Activation, ArgMax, Binary, BinaryFunction, Concat, Conv2d, Custom, FullyConnected, Gather, MatMul, Pack, Reduce,
     ReduceFunction, ReverseSequence, Softmax, Squeeze, StridedSlice, Unary, Unpack,
 };
-use crate::graph::{Op, ValueId, ValueType};
+use crate::graph::{Dim, Node, Op, ValueId, ValueType};
 use crate::tensor::{DType, Tensor};
 
 /// Reads one operator.
@@ -106,6 +106,7 @@ pub(super) fn read<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<(
             let (time_axis, batch_axis) = (i64::from(options.sequence_axis()), i64::from(options.batch_axis()));
             simple(function, call, Op::ReverseSequence(ReverseSequence { time_axis, batch_axis }), 2..=2)
         }
+        opcode::DYNAMIC_UPDATE_SLICE => set_item(function, call),
         opcode::ZEROS_LIKE => zeros_like(function, call),
         opcode::RANK => rank(function, call),
         opcode::CUSTOM => custom(function, call),
@@ -485,6 +486,65 @@ fn concatenation<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()>
     let options: schema::ConcatenationOptions = call.options()?;
     let op = Concat { axis: i64::from(options.axis()), activation: activation(options.activation())? };
     simple(function, call, Op::Concat(op), 1..=usize::MAX)
+}
+
+/// x, update, start indices: one entry `[1, ..]` of the first axis is replaced, as loops write lists of tensors.
+fn set_item<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
+    call.expect_arity(3..=3, 1)?;
+    let (x, update, start) = (function.input(call, 0)?, function.input(call, 1)?, function.input(call, 2)?);
+    // With every other axis whole, the kernel's clamped start there is 0 whatever the operand says.
+    let whole = match (&function.ty(x)?.shape, &function.ty(update)?.shape) {
+        (Some(x), Some(update)) if let [first, rest @ ..] = update.as_slice() => {
+            *first == Dim::Known(1)
+                && x.len() == rest.len() + 1
+                && x.iter().skip(1).zip(rest).all(|(a, b)| a.agrees_with(*b))
+        }
+        _ => false,
+    };
+    if !whole {
+        return Err(Error::unsupported("only the replacement of one whole entry of the first axis is supported"));
+    }
+    let item = match function.producer(update) {
+        Some(Node { op: Op::ExpandDims, inputs, .. }) => inputs.first().copied().flatten(),
+        _ => None,
+    };
+    let item = match item {
+        Some(item) => item,
+        None => {
+            let ty = function.ty(update)?.clone();
+            let ty = ValueType { shape: ty.shape.map(|shape| shape.into_iter().skip(1).collect()), ..ty };
+            let item = function.graph.add_value("item", ty);
+            function.node(Op::Squeeze(Squeeze { axes: vec![0] }), vec![Some(update)], vec![Some(item)]);
+            item
+        }
+    };
+    let index = match single_index(function, start) {
+        Some(index) => index,
+        None => {
+            let index = function.graph.add_value("index", ValueType::fixed(DType::I32, &[]));
+            let (begin, end) =
+                (function.integers("first", &[1], vec![0])?, function.integers("second", &[1], vec![1])?);
+            let op = StridedSlice { shrink_axis_mask: 1, ..StridedSlice::default() };
+            let inputs = vec![Some(start), Some(begin), Some(end), Some(end)];
+            function.node(Op::StridedSlice(op), inputs, vec![Some(index)]);
+            index
+        }
+    };
+    let output = function.output(call, 0)?;
+    function.node(Op::SetItem, vec![Some(x), Some(index), Some(item)], vec![Some(output)]);
+    Ok(())
+}
+
+/// The scalar that a list of start indices begins with, when it was made from one.
+fn single_index(function: &Function<'_>, start: ValueId) -> Option<ValueId> {
+    let mut value = start;
+    if let Some(Node { op: Op::Concat(_), inputs, .. }) = function.producer(value) {
+        value = inputs.first().copied().flatten()?;
+    }
+    let node = function.producer(value)?;
+    let inner = node.inputs.first().copied().flatten()?;
+    let is_scalar = function.ty(inner).ok()?.rank() == Some(0);
+    (matches!(node.op, Op::Reshape | Op::ExpandDims) && is_scalar).then_some(inner)
 }
 
 /// Zeros of the shape of x.

@@ -1,0 +1,519 @@
+//! A recurrent op that no fused operator computes (a GRU, other activations, lengths or a mask), step by step.
+//!
+//! The form is a `WHILE` over the time steps. Of the forms that the real interpreter accepts it is the one whose file does not
+//! grow with the sequence (an unrolled chain does, and fixes its length), and whose work grows with its length only:
+//! `W x + b` of all steps is one product before the loop; a round does `R h` and the gates; outputs are put into one tensor
+//! by `DYNAMIC_UPDATE_SLICE`, where converters usually join a longer list in every round. A sequence of exactly
+//! one step needs no loop at all.
+
+use super::build::Build;
+use super::sizes::Sizes;
+use crate::error::{Error, Result};
+use crate::graph::op::{Pack, Unary, While};
+use crate::graph::recurrent::{Arithmetic, Cell, CellWeights, Gru, Layout, Lstm, Masking, Matrix, Recurrent};
+use crate::graph::{Dim, Graph, Node, Op, Port, ValueId, ValueType};
+use crate::tensor::{DType, Tensor};
+
+/// Rewrites a node of one direction whose weights act on the input.
+pub(super) fn rewrite(graph: &mut Graph, sizes: &Sizes, node: &Node, op: &Recurrent) -> Result<()> {
+    let [direction] = op.directions.as_slice() else { return Err(Error::internal("one direction was expected")) };
+    let asymmetric = match op.arithmetic {
+        Arithmetic::Float => false,
+        Arithmetic::Hybrid { asymmetric } => asymmetric,
+        Arithmetic::Integer(_) | Arithmetic::IntegerBasic { .. } => {
+            return Err(Error::unsupported("integer arithmetic outside the fused operators"));
+        }
+    };
+    let step = Step { cell: &op.cell, weights: &direction.weights, asymmetric };
+    let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
+    let x = operand(Recurrent::X).ok_or_else(|| Error::graph("input 0 is absent"))?;
+    let batch_major = op.layout == Layout::BatchMajor;
+    let time = sizes.shape(x).and_then(|shape| shape.get(usize::from(batch_major)).copied().flatten());
+
+    let mut build = Build { graph, name: node.name.clone() };
+    let x = time_major(&mut build, x, batch_major, DType::F32)?;
+    let mut gates = step.input_product(&mut build, x)?;
+    if let (Some(auxiliary), Some(weights)) = (operand(Recurrent::AUXILIARY), &direction.weights.auxiliary) {
+        let auxiliary = time_major(&mut build, auxiliary, batch_major, DType::F32)?;
+        let product = build.dense(auxiliary, weights, None, asymmetric)?;
+        gates = build.add(gates, product);
+    }
+    let mask = operand(Recurrent::MASK);
+    let is_mask = mask.and_then(|mask| build.graph.get(mask)).is_some_and(|value| value.ty.dtype == DType::Bool);
+    let mask = match mask {
+        Some(mask) if is_mask => Some(Mask::Steps(time_major(&mut build, mask, batch_major, DType::Bool)?)),
+        Some(lengths) => Some(Mask::Lengths(build.op(Op::Cast(DType::I32), &[lengths], DType::I32))),
+        None => None,
+    };
+    let batch = build.size(gates, 1)?;
+    let h0 = initial(&mut build, operand(Recurrent::h0(0)), batch, step.output_width())?;
+    let c0 = match op.cell {
+        Cell::Lstm(_) => Some(initial(&mut build, operand(Recurrent::c0(0)), batch, step.units())?),
+        Cell::Gru(_) | Cell::Rnn(_) => None,
+    };
+    let wanted = |slot: usize| node.outputs.get(slot).copied().flatten();
+    let run = Run {
+        step,
+        reverse: direction.reverse,
+        masking: op.masking,
+        wants_y: wanted(Recurrent::y(0)).is_some(),
+        name: node.name.clone(),
+    };
+    let end = if time == Some(1) && mask.is_none() {
+        run.once(&mut build, gates, h0, c0)?
+    } else {
+        run.looped(&mut build, gates, mask, batch, h0, c0)?
+    };
+    if let (Some(y), Some(wanted)) = (end.y, wanted(Recurrent::y(0))) {
+        if batch_major {
+            let order = build.integers(&[1, 0, 2])?;
+            name(&mut build, Op::Transpose, &[y, order], wanted);
+        } else {
+            alias(&mut build, y, wanted)?;
+        }
+    }
+    if let Some(wanted) = wanted(Recurrent::h_n(0)) {
+        alias(&mut build, end.h, wanted)?;
+    }
+    if let (Some(c), Some(wanted)) = (end.c, wanted(Recurrent::c_n(0))) {
+        alias(&mut build, c, wanted)?;
+    }
+    Ok(())
+}
+
+/// Which steps count.
+#[derive(Clone, Copy)]
+enum Mask {
+    /// `[T, B]`, bool.
+    Steps(ValueId),
+    /// `[B]`, i32.
+    Lengths(ValueId),
+}
+
+fn time_major(build: &mut Build<'_>, x: ValueId, batch_major: bool, dtype: DType) -> Result<ValueId> {
+    if !batch_major {
+        return Ok(x);
+    }
+    let order = if dtype == DType::Bool { build.integers(&[1, 0])? } else { build.integers(&[1, 0, 2])? };
+    Ok(build.op(Op::Transpose, &[x, order], dtype))
+}
+
+/// A given initial state, or zeros `[B, width]`.
+fn initial(build: &mut Build<'_>, given: Option<ValueId>, batch: ValueId, width: usize) -> Result<ValueId> {
+    match given {
+        Some(value) => Ok(value),
+        None => {
+            let width = build.integer(width as i32);
+            let shape = build.op(Op::Pack(Pack { axis: 0 }), &[batch, width], DType::I32);
+            let zero = build.number(0.0);
+            Ok(build.op(Op::Fill, &[shape, zero], DType::F32))
+        }
+    }
+}
+
+/// A node that computes a value which exists already.
+fn name(build: &mut Build<'_>, op: Op, inputs: &[ValueId], result: ValueId) {
+    let name = build.graph.get(result).map(|value| value.name.clone()).unwrap_or_default();
+    build.graph.add_node(name, op, inputs.iter().copied().map(Some).collect(), vec![Some(result)]);
+}
+
+/// Gives a new value the place of one that exists already: the node that computes it computes the other one.
+fn alias(build: &mut Build<'_>, from: ValueId, to: ValueId) -> Result<()> {
+    let node = build.graph.nodes.iter_mut().rev().find(|node| node.outputs.contains(&Some(from)));
+    let node = node.ok_or_else(|| Error::internal("a result is missing"))?;
+    for output in node.outputs.iter_mut().filter(|output| **output == Some(from)) {
+        *output = Some(to);
+    }
+    // The last step's output may be read under both names.
+    for node in &mut build.graph.nodes {
+        for input in node.inputs.iter_mut().filter(|input| **input == Some(from)) {
+            *input = Some(to);
+        }
+    }
+    Ok(())
+}
+
+/// What a run over the sequence yields.
+struct End {
+    /// `[T, B, P]`.
+    y: Option<ValueId>,
+    h: ValueId,
+    c: Option<ValueId>,
+}
+
+/// A run over the sequence.
+struct Run<'r> {
+    step: Step<'r>,
+    reverse: bool,
+    masking: Masking,
+    wants_y: bool,
+    name: String,
+}
+
+/// The variables of the loop, in its order; those that do not change last.
+struct Variables {
+    step: ValueId,
+    h: ValueId,
+    c: Option<ValueId>,
+    y: Option<ValueId>,
+    held: Option<ValueId>,
+    count: ValueId,
+    gates: ValueId,
+    mask: Option<ValueId>,
+}
+
+impl Variables {
+    fn list(&self) -> Vec<ValueId> {
+        let mut list = vec![self.step, self.h];
+        list.extend(self.c);
+        list.extend(self.y);
+        list.extend(self.held);
+        list.extend([self.count, self.gates]);
+        list.extend(self.mask);
+        list
+    }
+}
+
+impl Run<'_> {
+    /// The one step of a sequence of one.
+    fn once(&self, build: &mut Build<'_>, gates: ValueId, h: ValueId, c: Option<ValueId>) -> Result<End> {
+        let first = build.integer(0);
+        let gates = build.item(gates, first, DType::F32);
+        let (h, c) = self.step.step(build, gates, h, c)?;
+        let axis = build.integer(0);
+        let y = self.wants_y.then(|| build.op(Op::ExpandDims, &[h, axis], DType::F32));
+        Ok(End { y, h, c })
+    }
+
+    fn looped(
+        &self,
+        build: &mut Build<'_>,
+        gates: ValueId,
+        mask: Option<Mask>,
+        batch: ValueId,
+        h: ValueId,
+        c: Option<ValueId>,
+    ) -> Result<End> {
+        let count = build.size(gates, 0)?;
+        let y = if self.wants_y {
+            let width = build.integer(self.step.output_width() as i32);
+            let shape = build.op(Op::Pack(Pack { axis: 0 }), &[count, batch, width], DType::I32);
+            let zero = build.number(0.0);
+            Some(build.op(Op::Fill, &[shape, zero], DType::F32))
+        } else {
+            None
+        };
+        let holds = self.wants_y && mask.is_some() && self.masking == Masking::Hold;
+        let held = if holds { Some(initial(build, None, batch, self.step.output_width())?) } else { None };
+        let mask_value = mask.map(|mask| match mask {
+            Mask::Steps(value) | Mask::Lengths(value) => value,
+        });
+        let step = build.integer(0);
+        let variables = Variables { step, h, c, y, held, count, gates, mask: mask_value };
+        let condition = self.condition(&variables, mask)?;
+        let body = self.body(&variables, mask)?;
+        let before = variables.list();
+        let name = format!("{}/loop", self.name);
+        let after: Vec<ValueId> = body
+            .outputs
+            .iter()
+            .map(|port| {
+                let dtype = body.get(port.value).map_or(DType::F32, |value| value.ty.dtype);
+                build.graph.add_value(name.clone(), ValueType::unranked(dtype))
+            })
+            .collect();
+        let outputs = after.iter().copied().map(Some).collect();
+        let op = Op::While(Box::new(While { condition, body }));
+        build.graph.add_node(name, op, before.into_iter().map(Some).collect(), outputs);
+        let mut after = after.into_iter().skip(1);
+        let mut next = || after.next().ok_or_else(|| Error::internal("a loop variable is missing"));
+        let h = next()?;
+        let c = if c.is_some() { Some(next()?) } else { None };
+        let y = if y.is_some() { Some(next()?) } else { None };
+        Ok(End { y, h, c })
+    }
+
+    /// The loop's variables as the inputs of a graph of their own.
+    fn inputs(&self, graph: &mut Graph, outer: &Variables, mask: Option<Mask>) -> Variables {
+        let mut input = |name: &str, dtype: DType, rank: usize| {
+            let value = graph.add_value(name, ValueType::symbolic(dtype, vec![Dim::Unknown; rank]));
+            graph.inputs.push(Port { name: name.to_owned(), value });
+            value
+        };
+        Variables {
+            step: input("step", DType::I32, 0),
+            h: input("h", DType::F32, 2),
+            c: outer.c.map(|_| input("c", DType::F32, 2)),
+            y: outer.y.map(|_| input("outputs", DType::F32, 3)),
+            held: outer.held.map(|_| input("held", DType::F32, 2)),
+            count: input("count", DType::I32, 0),
+            gates: input("gates", DType::F32, 3),
+            mask: mask.map(|mask| match mask {
+                Mask::Steps(_) => input("mask", DType::Bool, 2),
+                Mask::Lengths(_) => input("lengths", DType::I32, 1),
+            }),
+        }
+    }
+
+    fn condition(&self, outer: &Variables, mask: Option<Mask>) -> Result<Graph> {
+        let mut graph = Graph { name: format!("{}_condition", self.name), ..Graph::default() };
+        let variables = self.inputs(&mut graph, outer, mask);
+        let mut build = Build { graph: &mut graph, name: self.name.clone() };
+        let holds = build.less(variables.step, variables.count);
+        graph.outputs.push(Port { name: "goes on".to_owned(), value: holds });
+        Ok(graph)
+    }
+
+    fn body(&self, outer: &Variables, mask: Option<Mask>) -> Result<Graph> {
+        let mut graph = Graph { name: format!("{}_body", self.name), ..Graph::default() };
+        let old = self.inputs(&mut graph, outer, mask);
+        let mut build = Build { graph: &mut graph, name: self.name.clone() };
+        let one = build.integer(1);
+        let next_step = build.add_index(old.step, one);
+        let index = if self.reverse { build.sub_index(old.count, next_step) } else { old.step };
+        let gates = build.item(old.gates, index, DType::F32);
+        let (mut h, mut c) = self.step.step(&mut build, gates, old.h, old.c)?;
+        let (mut output, mut held) = (h, None);
+        if let (Some(mask), Some(given)) = (mask, old.mask) {
+            let counts = match mask {
+                Mask::Steps(_) => build.item(given, index, DType::Bool),
+                Mask::Lengths(_) => build.less(index, given),
+            };
+            let axis = build.integer(-1);
+            let counts = build.op(Op::ExpandDims, &[counts, axis], DType::Bool);
+            let left_out = match old.held {
+                Some(held) => held,
+                None => build.number(0.0),
+            };
+            output = build.op(Op::Select, &[counts, h, left_out], DType::F32);
+            held = old.held.map(|_| output);
+            h = build.op(Op::Select, &[counts, h, old.h], DType::F32);
+            c = match (c, old.c) {
+                (Some(new), Some(old)) => Some(build.op(Op::Select, &[counts, new, old], DType::F32)),
+                _ => None,
+            };
+        }
+        let y = old.y.map(|y| build.op(Op::SetItem, &[y, index, output], DType::F32));
+        let new = Variables { step: next_step, h, c, y, held, count: old.count, gates: old.gates, mask: old.mask };
+        for (number, value) in new.list().into_iter().enumerate() {
+            graph.outputs.push(Port { name: format!("next {number}"), value });
+        }
+        Ok(graph)
+    }
+}
+
+/// The equations of one step, on products that are there already.
+struct Step<'s> {
+    cell: &'s Cell,
+    weights: &'s CellWeights,
+    asymmetric: bool,
+}
+
+impl Step<'_> {
+    fn units(&self) -> usize {
+        self.weights.units(self.cell.gate_blocks())
+    }
+
+    fn output_width(&self) -> usize {
+        self.weights.output_width(self.cell.gate_blocks())
+    }
+
+    /// `W x + b` for every step; the bias comes after the layer norm where there is one.
+    fn input_product(&self, build: &mut Build<'_>, x: ValueId) -> Result<ValueId> {
+        let bias = if self.weights.layer_norm.is_some() { None } else { self.bias()? };
+        build.dense(x, &self.weights.input, bias, self.asymmetric)
+    }
+
+    fn bias(&self) -> Result<Option<Tensor>> {
+        self.weights.bias.as_ref().map(|bias| Tensor::from_vec(bias.shape(), bias.to_f32().into_owned())).transpose()
+    }
+
+    /// The new output state and cell state.
+    fn step(
+        &self,
+        build: &mut Build<'_>,
+        gates: ValueId,
+        h: ValueId,
+        c: Option<ValueId>,
+    ) -> Result<(ValueId, Option<ValueId>)> {
+        match (self.cell, c) {
+            (Cell::Rnn(rnn), _) => {
+                let product = self.recurrent(build, h)?;
+                let sum = build.add(gates, product);
+                Ok((build.activation(sum, rnn.activation), None))
+            }
+            (Cell::Gru(gru), _) if gru.reset_after => Ok((self.gru_after(build, gru, gates, h)?, None)),
+            (Cell::Gru(gru), _) => Ok((self.gru_before(build, gru, gates, h)?, None)),
+            (Cell::Lstm(lstm), Some(c)) => self.lstm(build, lstm, gates, h, c).map(|(h, c)| (h, Some(c))),
+            (Cell::Lstm(_), None) => Err(Error::internal("an LSTM without cell state")),
+        }
+    }
+
+    /// `R h`.
+    fn recurrent(&self, build: &mut Build<'_>, h: ValueId) -> Result<ValueId> {
+        if !self.weights.is_diagonal() {
+            return build.dense(h, &self.weights.recurrent, None, self.asymmetric);
+        }
+        let diagonal = self.weights.recurrent.to_f32();
+        let diagonal = build.constant("diagonal", Tensor::from_vec(&[diagonal.len()], diagonal)?);
+        let times = build.integers(&[1, self.cell.gate_blocks() as i32])?;
+        let repeated = build.op(Op::Tile, &[h, times], DType::F32);
+        Ok(build.mul(repeated, diagonal))
+    }
+
+    /// `h' = z ∘ h + (1 − z) ∘ n`.
+    fn blend(build: &mut Build<'_>, z: ValueId, h: ValueId, n: ValueId) -> ValueId {
+        let kept = build.mul(z, h);
+        let one = build.number(1.0);
+        let rest = build.sub(one, z);
+        let new = build.mul(rest, n);
+        build.add(kept, new)
+    }
+
+    fn gru_after(&self, build: &mut Build<'_>, gru: &Gru, gates: ValueId, h: ValueId) -> Result<ValueId> {
+        let units = self.units();
+        let mut bias = vec![0.0; 2 * units];
+        match &self.weights.recurrent_bias {
+            Some(candidate) => bias.extend_from_slice(&candidate.to_f32()),
+            None => bias.extend(std::iter::repeat_n(0.0, units)),
+        }
+        let bias = Tensor::from_vec(&[3 * units], bias)?;
+        let product = build.dense(h, &self.weights.recurrent, Some(bias), self.asymmetric)?;
+        let (x, r) = (build.split(gates, 3), build.split(product, 3));
+        let (&[xz, xr, xn], &[rz, rr, rn]) = (x.as_slice(), r.as_slice()) else {
+            return Err(Error::internal("three blocks were expected"));
+        };
+        let z = build.add(xz, rz);
+        let z = build.activation(z, gru.gate);
+        let reset = build.add(xr, rr);
+        let reset = build.activation(reset, gru.gate);
+        let n = build.mul(reset, rn);
+        let n = build.add(xn, n);
+        let n = build.activation(n, gru.candidate);
+        Ok(Self::blend(build, z, h, n))
+    }
+
+    fn gru_before(&self, build: &mut Build<'_>, gru: &Gru, gates: ValueId, h: ValueId) -> Result<ValueId> {
+        let units = self.units();
+        let (zr, n) = split_rows(&self.weights.recurrent, 2 * units)?;
+        let x = build.split(gates, 3);
+        let product = build.dense(h, &zr, None, self.asymmetric)?;
+        let r = build.split(product, 2);
+        let (&[xz, xr, xn], &[rz, rr]) = (x.as_slice(), r.as_slice()) else {
+            return Err(Error::internal("three blocks were expected"));
+        };
+        let z = build.add(xz, rz);
+        let z = build.activation(z, gru.gate);
+        let reset = build.add(xr, rr);
+        let reset = build.activation(reset, gru.gate);
+        let kept = build.mul(reset, h);
+        let product = build.dense(kept, &n, None, self.asymmetric)?;
+        let n = build.add(xn, product);
+        let n = build.activation(n, gru.candidate);
+        Ok(Self::blend(build, z, h, n))
+    }
+
+    fn lstm(
+        &self,
+        build: &mut Build<'_>,
+        lstm: &Lstm,
+        gates: ValueId,
+        h: ValueId,
+        c: ValueId,
+    ) -> Result<(ValueId, ValueId)> {
+        let product = self.recurrent(build, h)?;
+        let sum = build.add(gates, product);
+        let blocks = self.cell.gate_blocks();
+        let sums = build.split(sum, blocks);
+        // Forget, cell, output stand last in both forms.
+        let first = blocks - 3;
+        let sum = |block: usize| sums.get(block).copied().ok_or_else(|| Error::internal("a gate is missing"));
+        let forget = self.gate(build, sum(first)?, first, Some((c, first)))?;
+        let forget = build.activation(forget, lstm.gate);
+        let input = if lstm.coupled_input_forget {
+            let one = build.number(1.0);
+            build.sub(one, forget)
+        } else {
+            let input = self.gate(build, sum(0)?, 0, Some((c, 0)))?;
+            build.activation(input, lstm.gate)
+        };
+        let candidate = self.gate(build, sum(first + 1)?, first + 1, None)?;
+        let candidate = build.activation(candidate, lstm.candidate);
+        let kept = build.mul(forget, c);
+        let new = build.mul(input, candidate);
+        let c = build.add(kept, new);
+        let c = build.clip(c, lstm.cell_clip);
+        let output = self.gate(build, sum(first + 2)?, first + 2, Some((c, first + 1)))?;
+        let output = build.activation(output, lstm.gate);
+        let squashed = build.activation(c, lstm.output);
+        let mut h = build.mul(output, squashed);
+        if let Some(projection) = &self.weights.projection {
+            let bias = projection.bias.as_ref().map(|bias| Tensor::from_vec(bias.shape(), bias.to_f32().into_owned()));
+            h = build.dense(h, &projection.weight, bias.transpose()?, self.asymmetric)?;
+            h = build.clip(h, lstm.projection_clip);
+        }
+        Ok((h, c))
+    }
+
+    /// The pre-activation of a gate from its sum: the peephole (a cell state and its block), and the layer norm.
+    fn gate(
+        &self,
+        build: &mut Build<'_>,
+        sum: ValueId,
+        block: usize,
+        peephole: Option<(ValueId, usize)>,
+    ) -> Result<ValueId> {
+        let units = self.units();
+        let vector = |values: &[f32], block: usize| {
+            let run =
+                values.get(block * units..(block + 1) * units).ok_or_else(|| Error::internal("a gate is missing"))?;
+            Tensor::from_slice(&[units], run)
+        };
+        let mut sum = sum;
+        if let (Some(weights), Some((c, block))) = (&self.weights.peephole, peephole) {
+            let weights = build.constant("peephole", vector(&weights.to_f32(), block)?);
+            let term = build.mul(weights, c);
+            sum = build.add(sum, term);
+        }
+        if let Some(coefficients) = &self.weights.layer_norm {
+            let mean = build.mean(sum)?;
+            let centred = build.sub(sum, mean);
+            let square = build.unary(centred, Unary::Square);
+            let variance = build.mean(square)?;
+            let small = build.number(1e-8);
+            let variance = build.add(variance, small);
+            let inverse = build.unary(variance, Unary::Rsqrt);
+            let normal = build.mul(centred, inverse);
+            let coefficients = build.constant("layer norm", vector(&coefficients.to_f32(), block)?);
+            sum = build.mul(normal, coefficients);
+            if let Some(bias) = self.bias()? {
+                let bias = build.constant("bias", vector(&bias.to_f32(), block)?);
+                sum = build.add(sum, bias);
+            }
+        }
+        Ok(sum)
+    }
+}
+
+/// The first `rows` rows of a matrix, and the rest.
+fn split_rows(matrix: &Matrix, rows: usize) -> Result<(Matrix, Matrix)> {
+    let columns = matrix.columns();
+    let below = matrix.rows().saturating_sub(rows);
+    let outside = || Error::internal("rows outside their matrix");
+    macro_rules! cut {
+        ($ty:ty) => {{
+            let (a, b) = matrix.data.as_slice::<$ty>()?.split_at_checked(rows * columns).ok_or_else(outside)?;
+            (Tensor::from_slice(&[rows, columns], a)?, Tensor::from_slice(&[below, columns], b)?)
+        }};
+    }
+    let (a, b) = match matrix.data.dtype() {
+        DType::I8 => cut!(i8),
+        DType::F16 => cut!(half::f16),
+        _ => cut!(f32),
+    };
+    // The scales divide all rows into equal runs: each row with its own divides both parts.
+    let run = matrix.rows().div_ceil(matrix.scales.len().max(1)).max(1);
+    let of_rows: Vec<f32> = matrix.scales.iter().flat_map(|scale| std::iter::repeat_n(*scale, run)).collect();
+    let (first, second) = of_rows.split_at_checked(rows).unwrap_or((&of_rows, &[]));
+    Ok((Matrix { data: a, scales: first.to_vec() }, Matrix { data: b, scales: second.to_vec() }))
+}
