@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use fuselstm::formats::Format;
 use fuselstm::graph::{Graph, Op};
 use fuselstm::measure::report::{bytes, table};
 use fuselstm::measure::svg;
@@ -26,8 +27,9 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
     let model = common::open(&args.model)?;
-    let format = model.format().map_or_else(|| "none".to_owned(), |format| format!("{format:?}").to_lowercase());
-    output.line(format!("{} ({format})", args.model.display()));
+    let format = model.format().map_or("none", format_name);
+    output.line(format!("{} ({format})\n", args.model.display()));
+    output.line(model.graph().to_string());
     output.line(counts_table(&model));
     if args.passes {
         print_passes(&model, output);
@@ -37,8 +39,18 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
         std::fs::write(path, picture).map_err(|error| format!("{}: {error}", path.display()))?;
         output.line(format!("the graph is drawn in {}", path.display()));
     }
-    output.json(to_json(&model, &format));
+    output.json(to_json(&model, format));
     Ok(true)
+}
+
+fn format_name(format: Format) -> &'static str {
+    match format {
+        Format::Tflite => "tflite",
+        Format::GraphDef => "graphdef",
+        Format::SavedModel => "saved_model",
+        Format::Keras => "keras",
+        Format::KerasH5 => "keras_h5",
+    }
 }
 
 /// How many ops of each kind there are before and after the passes.

@@ -1,0 +1,250 @@
+//! The command line as a process: exit statuses, JSON, and that nothing ends in a panic.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use common::{example_data, gpu_or_skip, models};
+use fuselstm::tensor::npz;
+use fuselstm::{DType, Tensor};
+use serde_json::Value;
+
+fn fuselstm(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_fuselstm")).args(arguments).env("NO_COLOR", "1").output().unwrap()
+}
+
+/// Status and JSON document of a command; nothing but the document may be on stdout.
+fn json(arguments: &[&str]) -> (i32, Value) {
+    let output = fuselstm(&[arguments, &["--json"]].concat());
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let document = serde_json::from_str(&stdout).unwrap_or_else(|error| {
+        panic!("{arguments:?}: {error}\n{stdout}\n{}", String::from_utf8_lossy(&output.stderr))
+    });
+    (output.status.code().unwrap(), document)
+}
+
+fn digits() -> String {
+    example_data("digits.tflite").display().to_string()
+}
+
+/// A file of this test run.
+fn scratch(name: &str) -> PathBuf {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    std::fs::create_dir_all(&folder).unwrap();
+    folder.join(format!("{}-{name}", std::process::id()))
+}
+
+#[test]
+fn wrong_usage_and_unreadable_inputs_have_status_2() {
+    let broken = scratch("broken.tflite");
+    let bytes = std::fs::read(digits()).unwrap();
+    std::fs::write(&broken, &bytes[..bytes.len() / 2]).unwrap();
+    let broken = broken.display().to_string();
+    let digits = digits();
+    for arguments in [
+        vec![],
+        vec!["frobnicate"],
+        vec!["run"],
+        vec!["run", "there-is-no-such-file.tflite"],
+        vec!["run", "Cargo.toml"],
+        vec!["run", "src"],
+        vec!["run", &broken],
+        vec!["inspect", &broken],
+        vec!["run", &digits, "--device", "tpu"],
+        vec!["run", &digits, "--steps", "0"],
+        vec!["run", &digits, "-i", "there-is-no-such-file.npz"],
+        vec!["run", &digits, "-i", "Cargo.toml"],
+        vec!["run", &digits, "--device", "reference", "--threads", "2"],
+        vec!["run", &digits, "--device", "cpu", "--strategy", "loop"],
+        vec!["crosscheck", &digits, "--golden", "Cargo.toml"],
+        vec!["crosscheck", &digits, "--atol", "-1"],
+        vec!["crosscheck", &digits, "--atol", "nan"],
+        vec!["crosscheck", &digits, "--time", "3", "--golden", "x.npz"],
+    ] {
+        let output = fuselstm(&arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+        assert!(!stderr.contains("panicked") && !stderr.is_empty(), "{arguments:?}: {stderr}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn help_and_version_have_status_0() {
+    for arguments in [vec!["--help"], vec!["--version"], vec!["run", "--help"], vec!["crosscheck", "--help"]] {
+        let output = fuselstm(&arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert!(!output.stdout.is_empty());
+        assert!(!String::from_utf8_lossy(&output.stdout).contains('\u{1b}'), "no colour when not on a terminal");
+    }
+}
+
+#[test]
+fn a_failure_is_json_too() {
+    let (status, document) = json(&["run", "there-is-no-such-file.tflite"]);
+    assert_eq!((status, document["kind"].as_str()), (2, Some("Io")));
+    assert!(document["error"].as_str().unwrap().contains("there-is-no-such-file.tflite"));
+}
+
+#[test]
+fn devices_lists_reference_and_cpu_at_least() {
+    let (status, document) = json(&["devices"]);
+    let names: Vec<&str> =
+        document["devices"].as_array().unwrap().iter().map(|d| d["name"].as_str().unwrap()).collect();
+    assert_eq!((status, &names[..2]), (0, &["reference", "cpu"][..]));
+}
+
+#[test]
+fn inspect_counts_what_is_there() {
+    let picture = scratch("digits.svg");
+    let (status, document) = json(&["inspect", &digits(), "--passes", "--svg", picture.to_str().unwrap()]);
+    assert_eq!(status, 0);
+    assert_eq!(
+        (document["format"].as_str(), document["recurrent_ops"].as_u64(), document["loops"].as_u64()),
+        (Some("tflite"), Some(2), Some(0))
+    );
+    assert!(document["nodes"].as_u64().unwrap() >= 4 && document["declined"].is_array());
+    let input = &document["inputs"][0];
+    assert_eq!((input["name"].as_str(), input["dtype"].as_str()), (Some("INPUT"), Some("float32")));
+    assert_eq!(input["shape"].as_array().unwrap().len(), 3);
+    assert_eq!(document["outputs"].as_array().unwrap().len(), 2);
+    let svg = std::fs::read_to_string(picture).unwrap();
+    assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n") && svg.matches("LSTM").count() >= 2);
+}
+
+#[test]
+fn run_takes_and_writes_arrays_by_name() {
+    let (input, output) = (scratch("in.npz"), scratch("out.npz"));
+    let image = Tensor::zeros(DType::F32, &[1, 28, 28]).unwrap();
+    npz::save(&input, [("INPUT", &image)]).unwrap();
+    let (input, output) = (input.to_str().unwrap(), output.to_str().unwrap());
+    let (status, document) = json(&["run", &digits(), "-i", input, "-o", output, "--device", "reference"]);
+    assert_eq!((status, document["device"].as_str()), (0, Some("reference")));
+    assert_eq!(document["outputs"][0]["shape"], serde_json::json!([1, 10]));
+    let written = npz::load(output).unwrap();
+    let names: Vec<&str> = written.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["LOGITS", "OUTPUT_CLASS"]);
+
+    let array = scratch("image.npy");
+    std::fs::write(&array, npz::write_npy(&image)).unwrap();
+    let named = format!("INPUT={}", array.display());
+    let second = scratch("second.npz");
+    let (status, _) = json(&["run", &digits(), "-i", &named, "-o", second.to_str().unwrap(), "--device", "cpu"]);
+    assert_eq!(status, 0);
+    let gap = |a: &Tensor, b: &Tensor| {
+        a.to_f32().iter().zip(b.to_f32().iter()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    };
+    assert!(gap(&written[0].1, &npz::load(second).unwrap()[0].1) < 1e-5);
+}
+
+#[test]
+fn inputs_that_do_not_fit_are_named() {
+    let input = scratch("wrong.npz");
+    for (name, tensor, part) in [
+        ("INPUT", Tensor::zeros(DType::F64, &[1, 28, 28]).unwrap(), "float64"),
+        ("INPUT", Tensor::zeros(DType::F32, &[28, 28]).unwrap(), "[28, 28]"),
+        ("INPUT", Tensor::zeros(DType::F32, &[1, 28, 27]).unwrap(), "27"),
+        ("IMAGE", Tensor::zeros(DType::F32, &[1, 28, 28]).unwrap(), "IMAGE"),
+    ] {
+        npz::save(&input, [(name, &tensor)]).unwrap();
+        let (status, document) = json(&["run", &digits(), "-i", input.to_str().unwrap(), "--device", "cpu"]);
+        let error = document["error"].as_str().unwrap();
+        assert!(status == 2 && error.contains(part) && error.contains("INPUT"), "{status}: {error}");
+    }
+}
+
+#[test]
+fn a_second_run_creates_nothing() {
+    let mut arguments = vec![("reference", 0), ("cpu", 0)];
+    if gpu_or_skip().is_some() {
+        arguments.push(("gpu", 1));
+    }
+    for (device, least_submissions) in arguments {
+        let (status, document) = json(&["run", &digits(), "--device", device, "--steps", "2", "--stream"]);
+        assert_eq!((status, document["device"].as_str()), (0, Some(device)));
+        assert_eq!(
+            (document["pipelines_created"].as_u64(), document["buffers_created"].as_u64()),
+            (Some(0), Some(0)),
+            "{device}"
+        );
+        assert!(document["submissions"].as_u64().unwrap() >= least_submissions);
+        assert!(document["dispatches"].as_u64().unwrap() >= least_submissions);
+    }
+}
+
+#[test]
+fn a_device_that_is_not_there_fails_and_says_what_was_looked_for() {
+    let (status, document) = json(&["run", &digits(), "--device", "gpu:no-such-adapter"]);
+    assert_eq!((status, document["kind"].as_str()), (1, Some("Device")));
+    let (status, document) = json(&["crosscheck", &digits(), "--device", "cpu,gpu:no-such-adapter"]);
+    assert_eq!((status, document["holds"].as_bool()), (1, Some(false)));
+    let checks = document["checks"].as_array().unwrap();
+    assert!(checks.iter().any(|check| check["device"] == "cpu" && check["holds"] == true));
+}
+
+#[test]
+fn crosscheck_without_a_file_holds_the_devices_against_reference() {
+    let (status, document) = json(&["crosscheck", &digits(), "--seed", "5", "--batch", "3", "--all"]);
+    assert_eq!((status, document["holds"].as_bool()), (0, Some(true)), "{document:#}");
+    let checks = document["checks"].as_array().unwrap();
+    // Two outputs of a run from the reset state and of one that goes on from it.
+    assert!(checks.iter().filter(|check| check["device"] == "cpu").count() == 4);
+    let worst = &checks[0]["worst"];
+    assert!(worst.is_null() || worst["row"].as_u64().unwrap() < 3);
+    let values = document["intermediates"][0]["values"].as_array().unwrap();
+    assert!(values.len() >= 4 && document["intermediates"][0]["first_divergence"].is_null());
+}
+
+#[test]
+fn crosscheck_finds_a_difference_and_where_it_is() {
+    let Some(models) = models() else { return };
+    let (model, golden) =
+        (models.join("bsl_separate/model.tflite"), models.join("bsl_separate/golden/model_tflite.npz"));
+    let (model, golden) = (model.to_str().unwrap(), golden.to_str().unwrap());
+    let (status, document) = json(&["crosscheck", model, "--golden", golden, "--device", "reference,cpu"]);
+    assert_eq!((status, document["holds"].as_bool()), (0, Some(true)), "{document:#}");
+
+    // One stored number changed: time-major output, step 4, row 2, unit 6.
+    let mut entries = npz::load(golden).unwrap();
+    let (_, tensor) = entries.iter_mut().find(|(key, _)| key == "inv0.out.bw_output").unwrap();
+    assert_eq!(tensor.shape(), [9, 3, 7]);
+    tensor.as_mut_slice::<f32>().unwrap()[4 * 21 + 2 * 7 + 6] += 0.5;
+    let changed = scratch("changed.npz");
+    npz::save(&changed, entries.iter().map(|(key, tensor)| (key.as_str(), tensor))).unwrap();
+    let (status, document) = json(&["crosscheck", model, "--golden", changed.to_str().unwrap(), "--device", "cpu"]);
+    assert_eq!((status, document["holds"].as_bool()), (1, Some(false)));
+    let failed: Vec<&Value> =
+        document["checks"].as_array().unwrap().iter().filter(|check| check["holds"] == false).collect();
+    assert_eq!(failed.len(), 1);
+    assert_eq!((failed[0]["run"].as_str(), failed[0]["output"].as_str()), (Some("inv0"), Some("bw_output")));
+    let worst = &failed[0]["worst"];
+    assert_eq!((worst["step"].as_u64(), worst["row"].as_u64(), worst["unit"].as_u64()), (Some(4), Some(2), Some(6)));
+    assert_eq!(failed[0]["first_bad_step"].as_u64(), Some(4));
+}
+
+#[test]
+fn hybrid_models_are_exact_on_reference_and_stated_elsewhere() {
+    let Some(models) = models() else { return };
+    let (model, golden) = (models.join("usl_hybrid/model.tflite"), models.join("usl_hybrid/golden/model_tflite.npz"));
+    let arguments = [
+        "crosscheck",
+        model.to_str().unwrap(),
+        "--golden",
+        golden.to_str().unwrap(),
+        "--device",
+        "reference,cpu",
+        "--atol",
+        "2e-5",
+    ];
+    let (status, document) = json(&arguments);
+    assert_eq!(status, 0, "{document:#}");
+    for check in document["checks"].as_array().unwrap() {
+        assert_eq!(check["judged"].as_bool(), Some(check["device"] == "reference"));
+        assert!(check["device"] == "reference" || check["max_abs"].as_f64().unwrap() > 2e-5, "the distance is stated");
+    }
+    let (status, _) = json(&[&arguments[..], &["--device-atol", "1e-9"]].concat());
+    assert_eq!(status, 1);
+}
