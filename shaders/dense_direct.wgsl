@@ -8,6 +8,7 @@ override ACTIVATION: u32 = 0u; // 0..=17: see functions.wgsl
 override ALPHA: f32 = 0.0;
 override BETA: f32 = 0.0;
 override ACCUMULATE: bool = false; // add to what y holds, instead of to the bias
+override SCALED: bool = false; // the weights are int8 with a scale for each column, behind the bias
 
 struct Params {
     rows: u32, // M
@@ -23,13 +24,18 @@ struct Params {
 }
 
 var<immediate> params: Params;
-// binding 0: weights [K, quads], by weight(i)
-@group(0) @binding(1) var<storage, read> x: array<f32>; // M rows of K
-@group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>; // [quads]
+// binding 0: weights [K in fours, quads], zero past K, by weight(i)
+// binding 1: x, M rows of K, by x_quad(word, depth - k)
+@group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>; // [quads], then scales [quads]
 @group(0) @binding(3) var<storage, read_write> y: array<f32>; // [M, N]
 
 fn x_at(row: u32) -> u32 {
     return params.x_offset + (row / params.x_inner) * params.x_run + (row % params.x_inner) * params.x_stride;
+}
+
+// Four terms of a row's sum.
+fn terms(w0: vec4<f32>, w1: vec4<f32>, w2: vec4<f32>, w3: vec4<f32>, x: vec4<f32>) -> vec4<f32> {
+    return w0 * x.x + w1 * x.y + w2 * x.z + w3 * x.w;
 }
 
 fn start(row: u32, quad: u32) -> vec4<f32> {
@@ -40,9 +46,15 @@ fn start(row: u32, quad: u32) -> vec4<f32> {
     return bias[quad];
 }
 
-fn put(row: u32, quad: u32, sum: vec4<f32>) {
+fn put(row: u32, quad: u32, products: vec4<f32>) {
     if row >= params.rows {
         return;
+    }
+    var sum = start(row, quad);
+    if SCALED {
+        sum += products * bias[params.quads + quad];
+    } else {
+        sum += products;
     }
     let at = params.y_offset + row * params.y_stride + 4u * quad;
     let left = params.columns - 4u * quad;
@@ -77,38 +89,37 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let r5 = x_at(min(first + 5u, last));
     let r6 = x_at(min(first + 6u, last));
     let r7 = x_at(min(first + 7u, last));
-    var a0 = start(first, quad);
-    var a1 = a0;
-    var a2 = a0;
-    var a3 = a0;
-    var a4 = a0;
-    var a5 = a0;
-    var a6 = a0;
-    var a7 = a0;
-    if ACCUMULATE {
-        a1 = start(min(first + 1u, last), quad);
-        a2 = start(min(first + 2u, last), quad);
-        a3 = start(min(first + 3u, last), quad);
-        a4 = start(min(first + 4u, last), quad);
-        a5 = start(min(first + 5u, last), quad);
-        a6 = start(min(first + 6u, last), quad);
-        a7 = start(min(first + 7u, last), quad);
-    }
-    for (var k = 0u; k < depth; k++) {
-        let w = weight(k * params.quads + quad);
-        a0 += x[r0 + k] * w;
+    var a0 = vec4<f32>();
+    var a1 = vec4<f32>();
+    var a2 = vec4<f32>();
+    var a3 = vec4<f32>();
+    var a4 = vec4<f32>();
+    var a5 = vec4<f32>();
+    var a6 = vec4<f32>();
+    var a7 = vec4<f32>();
+    let quads = params.quads;
+    var at = quad;
+    for (var k = 0u; k < depth; k += 4u) {
+        // One load of x for four of weights: on the software driver a load costs the same for one word as for four.
+        let left = depth - k;
+        let w0 = weight(at);
+        let w1 = weight(at + quads);
+        let w2 = weight(at + 2u * quads);
+        let w3 = weight(at + 3u * quads);
+        at += 4u * quads;
+        a0 += terms(w0, w1, w2, w3, x_quad(r0 + k, left));
         if ROWS > 1u {
-            a1 += x[r1 + k] * w;
+            a1 += terms(w0, w1, w2, w3, x_quad(r1 + k, left));
         }
         if ROWS > 2u {
-            a2 += x[r2 + k] * w;
-            a3 += x[r3 + k] * w;
+            a2 += terms(w0, w1, w2, w3, x_quad(r2 + k, left));
+            a3 += terms(w0, w1, w2, w3, x_quad(r3 + k, left));
         }
         if ROWS > 4u {
-            a4 += x[r4 + k] * w;
-            a5 += x[r5 + k] * w;
-            a6 += x[r6 + k] * w;
-            a7 += x[r7 + k] * w;
+            a4 += terms(w0, w1, w2, w3, x_quad(r4 + k, left));
+            a5 += terms(w0, w1, w2, w3, x_quad(r5 + k, left));
+            a6 += terms(w0, w1, w2, w3, x_quad(r6 + k, left));
+            a7 += terms(w0, w1, w2, w3, x_quad(r7 + k, left));
         }
     }
     put(first, quad, a0);

@@ -17,6 +17,7 @@ override RESET_AFTER: bool = true;
 override MASK: u32 = 0u; // 0..=2: none, lengths [B], a value for every step and row
 override HOLD: bool = false;
 override KEEP: bool = true;
+override SCALED: bool = false; // the weights are int8 with a scale for each column
 
 struct Params {
     step: u32, // the first step of this dispatch, in the order of processing
@@ -27,12 +28,13 @@ struct Params {
     batch: u32, // B
     units: u32, // H
     width: u32, // P
+    quads: u32, // P in fours: ceil(P / 4)
     reverse: u32, // bit d: direction d goes from the last step to the first
     y_first: u32, // word of y where direction 0 starts
     y_step: u32, // words of y from one step to the next, one row, one direction
     y_row: u32,
     y_direction: u32,
-    h_slot: u32, // words of h from one slot to the other, one direction to the next
+    h_slot: u32, // vectors of h from one slot to the other, one direction to the next
     h_direction: u32,
     c_direction: u32,
     mask_step: u32,
@@ -40,6 +42,7 @@ struct Params {
     peephole: u32, // words of `extras` where they start
     norm: u32,
     projection: u32,
+    scales: u32,
     extras_direction: u32,
     cell_clip: f32,
     projection_clip: f32,
@@ -52,10 +55,10 @@ struct Params {
 }
 
 var<immediate> params: Params;
-// binding 0: recurrent weights [d, P, H] quads ([d, 1, H] when diagonal), by weight(i)
-@group(0) @binding(2) var<storage, read> extras: array<f32>; // per d: peephole [H, 3], layer norm [H, 4 + 4], projection [H, P] and [P]
+// binding 0: recurrent weights [d, 4 quads, H] quads, zero past P ([d, 1, H] when diagonal), by weight(i)
+@group(0) @binding(2) var<storage, read> extras: array<f32>; // per d: peephole [H, 3], layer norm [H, 4 + 4], projection [H, P] and [P], scales of the weights [H] quads
 @group(0) @binding(3) var<storage, read> mask: array<i32>; // [B], or T and B in either order
-@group(0) @binding(4) var<storage, read_write> h: array<f32>; // [slot, d, B, P]
+@group(0) @binding(4) var<storage, read_write> h: array<vec4<f32>>; // [slot, d, B, quads], zero past P
 @group(0) @binding(5) var<storage, read_write> c: array<f32>; // [d, B, H]
 @group(0) @binding(6) var<storage, read_write> y: array<f32>; // T, B, d and P in any order, P last
 
@@ -109,6 +112,15 @@ fn output(x: f32) -> f32 {
 fn peephole(d: u32, unit: u32) -> vec3<f32> {
     let at = d * params.extras_direction + params.peephole + 3u * unit;
     return vec3<f32>(extras[at], extras[at + 1u], extras[at + 2u]);
+}
+
+// A sum of products with the weights as stored, as it is with the weights as meant.
+fn scaled(d: u32, unit: u32, sum: vec4<f32>) -> vec4<f32> {
+    if SCALED {
+        let at = d * params.extras_direction + params.scales + 4u * unit;
+        return sum * vec4<f32>(extras[at], extras[at + 1u], extras[at + 2u], extras[at + 3u]);
+    }
+    return sum;
 }
 
 // c' = clip(f c + i g) from the sums of a unit.

@@ -3,13 +3,13 @@
 
 override THREADS: u32 = 64u; // 32 64 128 256
 override ROWS: u32 = 1u; // 1 2 4
-override H_WORDS: u32 = 128u; // any: 2 ROWS P
+override H_QUADS: u32 = 32u; // any: 2 ROWS ceil(P / 4)
 override C_WORDS: u32 = 64u; // any: ROWS H
 override M_WORDS: u32 = 64u; // any: ROWS H with a projection or a reset before the product, else 1
 
 @group(0) @binding(1) var<storage, read_write> inputs: array<vec4<f32>>; // [d, chunk_steps, B, H] quads: x W + b; layer norm works in place
 
-var<workgroup> hs: array<f32, H_WORDS>; // [parity, row, P]
+var<workgroup> hs: array<vec4<f32>, H_QUADS>; // [parity, row, quads], zero past P
 var<workgroup> cs: array<f32, C_WORDS>; // [row, H]
 var<workgroup> ms: array<f32, M_WORDS>; // [row, H]: gated output before the projection, or r h of the GRU
 var<workgroup> partial: array<vec4<f32>, THREADS>; // of the layer norm's sums
@@ -17,7 +17,7 @@ var<workgroup> partial: array<vec4<f32>, THREADS>; // of the layer norm's sums
 var<private> d: u32;
 var<private> lane: u32;
 var<private> first: u32; // row
-var<private> from_h: u32; // word of hs
+var<private> from_h: u32; // vector of hs
 var<private> to_h: u32;
 
 fn input_at(step: u32, row: u32, unit: u32) -> u32 {
@@ -30,48 +30,63 @@ var<private> s1: vec4<f32>;
 var<private> s2: vec4<f32>;
 var<private> s3: vec4<f32>;
 
+// Output r of the tile before this step.
+fn old(r: u32, unit: u32) -> f32 {
+    return hs[from_h + r * params.quads + unit / 4u][unit % 4u];
+}
+
+fn put_h(r: u32, unit: u32, value: f32) {
+    hs[to_h + r * params.quads + unit / 4u][unit % 4u] = value;
+}
+
+// Four terms of a row's sum.
+fn terms(w0: vec4<f32>, w1: vec4<f32>, w2: vec4<f32>, w3: vec4<f32>, x: vec4<f32>) -> vec4<f32> {
+    return w0 * x.x + w1 * x.y + w2 * x.z + w3 * x.w;
+}
+
 fn sum_up(step: u32, unit: u32) {
-    var a0 = inputs[input_at(step, first, unit)];
+    var a0 = vec4<f32>();
     var a1 = vec4<f32>();
     var a2 = vec4<f32>();
     var a3 = vec4<f32>();
-    if ROWS > 1u {
-        a1 = inputs[input_at(step, first + 1u, unit)];
-    }
-    if ROWS > 2u {
-        a2 = inputs[input_at(step, first + 2u, unit)];
-        a3 = inputs[input_at(step, first + 3u, unit)];
-    }
-    let width = params.width;
+    let quads = params.quads;
     if DIAGONAL {
         let w = weight(d * params.units + unit);
-        a0 += w * hs[from_h + unit];
+        a0 += w * old(0u, unit);
         if ROWS > 1u {
-            a1 += w * hs[from_h + width + unit];
+            a1 += w * old(1u, unit);
         }
         if ROWS > 2u {
-            a2 += w * hs[from_h + 2u * width + unit];
-            a3 += w * hs[from_h + 3u * width + unit];
+            a2 += w * old(2u, unit);
+            a3 += w * old(3u, unit);
         }
     } else {
-        var at = d * width * params.units + unit;
-        for (var k = 0u; k < width; k++) {
-            let w = weight(at);
-            at += params.units;
-            a0 += w * hs[from_h + k];
+        let units = params.units;
+        var at = 4u * d * quads * units + unit;
+        for (var k = 0u; k < quads; k++) {
+            let w0 = weight(at);
+            let w1 = weight(at + units);
+            let w2 = weight(at + 2u * units);
+            let w3 = weight(at + 3u * units);
+            at += 4u * units;
+            a0 += terms(w0, w1, w2, w3, hs[from_h + k]);
             if ROWS > 1u {
-                a1 += w * hs[from_h + width + k];
+                a1 += terms(w0, w1, w2, w3, hs[from_h + quads + k]);
             }
             if ROWS > 2u {
-                a2 += w * hs[from_h + 2u * width + k];
-                a3 += w * hs[from_h + 3u * width + k];
+                a2 += terms(w0, w1, w2, w3, hs[from_h + 2u * quads + k]);
+                a3 += terms(w0, w1, w2, w3, hs[from_h + 3u * quads + k]);
             }
         }
     }
-    s0 = a0;
-    s1 = a1;
-    s2 = a2;
-    s3 = a3;
+    s0 = inputs[input_at(step, first, unit)] + scaled(d, unit, a0);
+    if ROWS > 1u {
+        s1 = inputs[input_at(step, first + 1u, unit)] + scaled(d, unit, a1);
+    }
+    if ROWS > 2u {
+        s2 = inputs[input_at(step, first + 2u, unit)] + scaled(d, unit, a2);
+        s3 = inputs[input_at(step, first + 3u, unit)] + scaled(d, unit, a3);
+    }
 }
 
 // The new cell state of a unit, and its new output or what the projection takes.
@@ -87,14 +102,14 @@ fn finish(step: u32, r: u32, unit: u32, sums: vec4<f32>) {
         }
         return;
     }
-    let old_h = hs[from_h + r * params.width + unit];
+    let old_h = old(r, unit);
     var new_h = old_h;
     if on {
         let next = unit_step(d, unit, sums, cs[cell], old_h);
         new_h = next.x;
         cs[cell] = next.y;
     }
-    hs[to_h + r * params.width + unit] = new_h;
+    put_h(r, unit, new_h);
     if row < params.batch {
         put_y(step, row, d, on, unit, new_h);
     }
@@ -106,8 +121,7 @@ fn project(step: u32, r: u32) {
     let on = row < params.batch && is_on(time_of(step, d), min(row, params.batch - 1u));
     let base = d * params.extras_direction + params.projection;
     for (var p = lane; p < params.width; p += THREADS) {
-        let at_h = r * params.width + p;
-        var new_h = hs[from_h + at_h];
+        var new_h = old(r, p);
         if on {
             new_h = extras[base + params.units * params.width + p];
             for (var k = 0u; k < params.units; k++) {
@@ -115,7 +129,7 @@ fn project(step: u32, r: u32) {
             }
             new_h = clamp(new_h, -params.projection_clip, params.projection_clip);
         }
-        hs[to_h + at_h] = new_h;
+        put_h(r, p, new_h);
         if row < params.batch {
             put_y(step, row, d, on, p, new_h);
         }
@@ -187,7 +201,7 @@ fn normed_step(step: u32) {
     }
     for (var unit = lane; unit < params.units; unit += THREADS) {
         let s = normalised(unit, inputs[input_at(step, first, unit)], mean, scale);
-        let old_h = hs[from_h + min(unit, params.width - 1u)];
+        let old_h = old(0u, min(unit, params.width - 1u));
         var new_h = old_h;
         if on {
             let cell = next_cell(s, cs[unit]);
@@ -197,7 +211,7 @@ fn normed_step(step: u32) {
         if PROJECTION {
             ms[unit] = new_h;
         } else {
-            hs[to_h + unit] = new_h;
+            put_h(0u, unit, new_h);
             put_y(step, first, d, on, unit, new_h);
         }
     }
@@ -207,27 +221,28 @@ fn normed_step(step: u32) {
 fn reset_before_step(step: u32) {
     for (var unit = lane; unit < params.units; unit += THREADS) {
         sum_up(step, unit);
-        let old_h = hs[from_h + unit];
+        let old_h = old(0u, unit);
         ms[unit] = gate(s0.y) * old_h;
         cs[unit] = gate(s0.x);
     }
     workgroupBarrier();
     let on = is_on(time_of(step, d), first);
     for (var unit = lane; unit < params.units; unit += THREADS) {
-        var n = inputs[input_at(step, first, unit)].z;
+        var products = 0.0;
         if DIAGONAL {
-            n += weight(d * params.units + unit).w * ms[unit];
+            products = weight(d * params.units + unit).w * ms[unit];
         } else {
-            var at = d * params.width * params.units + unit;
+            var at = 4u * d * params.quads * params.units + unit;
             for (var k = 0u; k < params.width; k++) {
-                n += weight(at).w * ms[k];
+                products += weight(at).w * ms[k];
                 at += params.units;
             }
         }
-        let old_h = hs[from_h + unit];
+        let n = inputs[input_at(step, first, unit)].z + scaled(d, unit, vec4<f32>(products)).w;
+        let old_h = old(0u, unit);
         let z = cs[unit];
         let new_h = select(old_h, z * old_h + (1.0 - z) * candidate(n), on);
-        hs[to_h + unit] = new_h;
+        put_h(0u, unit, new_h);
         put_y(step, first, d, on, unit, new_h);
     }
 }
@@ -237,11 +252,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     d = group.z;
     lane = index;
     first = group.x * ROWS;
-    let width = params.width;
-    let size = ROWS * width;
+    let quads = params.quads;
+    let size = ROWS * quads;
     for (var i = lane; i < size; i += THREADS) {
-        let row = min(first + i / width, params.batch - 1u);
-        hs[i] = h[d * params.h_direction + row * width + i % width];
+        let row = min(first + i / quads, params.batch - 1u);
+        let value = h[d * params.h_direction + row * quads + i % quads];
+        hs[i] = value;
+        hs[size + i] = value; // for its zeros past P
     }
     if CELL == 0u {
         for (var i = lane; i < ROWS * params.units; i += THREADS) {
@@ -281,9 +298,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     from_h = (params.count & 1u) * size;
     for (var i = lane; i < size; i += THREADS) {
-        let row = first + i / width;
+        let row = first + i / quads;
         if row < params.batch {
-            h[d * params.h_direction + row * width + i % width] = hs[from_h + i];
+            h[d * params.h_direction + row * quads + i % quads] = hs[from_h + i];
         }
     }
     if CELL == 0u {

@@ -17,12 +17,14 @@ fn start(row: u32) -> vec4<f32> {
     return inputs[((d * params.chunk_steps + step) * params.batch + row) * params.units + unit];
 }
 
-fn finish(row: u32, sums: vec4<f32>) {
+fn finish(row: u32, products: vec4<f32>) {
     if row >= params.batch {
         return;
     }
+    let sums = start(row) + scaled(d, unit, products);
     let cell = d * params.c_direction + row * params.units + unit;
-    let old_h = h[from_slot + row * params.width + unit];
+    let at = row * params.quads + unit / 4u;
+    let old_h = h[from_slot + at][unit % 4u];
     let on = is_on(time_of(params.step, d), row);
     var new_h = old_h;
     if on {
@@ -36,8 +38,13 @@ fn finish(row: u32, sums: vec4<f32>) {
             c[cell] = next.y;
         }
     }
-    h[to_slot + row * params.width + unit] = new_h;
+    h[to_slot + at][unit % 4u] = new_h;
     put_y(params.step, row, d, on, unit, new_h);
+}
+
+// Four terms of a row's sum.
+fn terms(w0: vec4<f32>, w1: vec4<f32>, w2: vec4<f32>, w3: vec4<f32>, x: vec4<f32>) -> vec4<f32> {
+    return w0 * x.x + w1 * x.y + w2 * x.z + w3 * x.w;
 }
 
 @compute @workgroup_size(WIDTH)
@@ -60,7 +67,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let row5 = min(first + 5u, last);
     let row6 = min(first + 6u, last);
     let row7 = min(first + 7u, last);
-    var s0 = start(first);
+    var s0 = vec4<f32>();
     var s1 = vec4<f32>();
     var s2 = vec4<f32>();
     var s3 = vec4<f32>();
@@ -68,55 +75,50 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     var s5 = vec4<f32>();
     var s6 = vec4<f32>();
     var s7 = vec4<f32>();
-    if ROWS > 1u {
-        s1 = start(row1);
-    }
-    if ROWS > 2u {
-        s2 = start(row2);
-        s3 = start(row3);
-    }
-    if ROWS > 4u {
-        s4 = start(row4);
-        s5 = start(row5);
-        s6 = start(row6);
-        s7 = start(row7);
-    }
+    let h0 = from_slot + first * params.quads;
+    let h1 = from_slot + row1 * params.quads;
+    let h2 = from_slot + row2 * params.quads;
+    let h3 = from_slot + row3 * params.quads;
+    let h4 = from_slot + row4 * params.quads;
+    let h5 = from_slot + row5 * params.quads;
+    let h6 = from_slot + row6 * params.quads;
+    let h7 = from_slot + row7 * params.quads;
     if DIAGONAL {
         let w = weight(d * params.units + unit);
-        s0 += w * h[from_slot + first * params.width + unit];
-        s1 += w * h[from_slot + row1 * params.width + unit];
-        s2 += w * h[from_slot + row2 * params.width + unit];
-        s3 += w * h[from_slot + row3 * params.width + unit];
-        s4 += w * h[from_slot + row4 * params.width + unit];
-        s5 += w * h[from_slot + row5 * params.width + unit];
-        s6 += w * h[from_slot + row6 * params.width + unit];
-        s7 += w * h[from_slot + row7 * params.width + unit];
+        let quad = unit / 4u;
+        let part = unit % 4u;
+        s0 += w * h[h0 + quad][part];
+        s1 += w * h[h1 + quad][part];
+        s2 += w * h[h2 + quad][part];
+        s3 += w * h[h3 + quad][part];
+        s4 += w * h[h4 + quad][part];
+        s5 += w * h[h5 + quad][part];
+        s6 += w * h[h6 + quad][part];
+        s7 += w * h[h7 + quad][part];
     } else {
-        let h0 = from_slot + first * params.width;
-        let h1 = from_slot + row1 * params.width;
-        let h2 = from_slot + row2 * params.width;
-        let h3 = from_slot + row3 * params.width;
-        let h4 = from_slot + row4 * params.width;
-        let h5 = from_slot + row5 * params.width;
-        let h6 = from_slot + row6 * params.width;
-        let h7 = from_slot + row7 * params.width;
-        var at = d * params.width * params.units + unit;
-        for (var k = 0u; k < params.width; k++) {
-            let w = weight(at);
-            at += params.units;
-            s0 += w * h[h0 + k];
+        let units = params.units;
+        let quads = params.quads;
+        var at = 4u * d * quads * units + unit;
+        for (var k = 0u; k < quads; k++) {
+            // One load of h for four of weights: on the software driver a load costs the same for one word as for four.
+            let w0 = weight(at);
+            let w1 = weight(at + units);
+            let w2 = weight(at + 2u * units);
+            let w3 = weight(at + 3u * units);
+            at += 4u * units;
+            s0 += terms(w0, w1, w2, w3, h[h0 + k]);
             if ROWS > 1u {
-                s1 += w * h[h1 + k];
+                s1 += terms(w0, w1, w2, w3, h[h1 + k]);
             }
             if ROWS > 2u {
-                s2 += w * h[h2 + k];
-                s3 += w * h[h3 + k];
+                s2 += terms(w0, w1, w2, w3, h[h2 + k]);
+                s3 += terms(w0, w1, w2, w3, h[h3 + k]);
             }
             if ROWS > 4u {
-                s4 += w * h[h4 + k];
-                s5 += w * h[h5 + k];
-                s6 += w * h[h6 + k];
-                s7 += w * h[h7 + k];
+                s4 += terms(w0, w1, w2, w3, h[h4 + k]);
+                s5 += terms(w0, w1, w2, w3, h[h5 + k]);
+                s6 += terms(w0, w1, w2, w3, h[h6 + k]);
+                s7 += terms(w0, w1, w2, w3, h[h7 + k]);
             }
         }
     }

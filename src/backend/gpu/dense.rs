@@ -2,7 +2,7 @@
 
 use super::buffers::View;
 use super::ops::activation;
-use super::pipeline::{Kernel, Shader};
+use super::pipeline::Kernel;
 use super::record::{Phase, Recorder, Repeat, count};
 use crate::error::{Error, Result};
 use crate::graph::op::Activation;
@@ -12,9 +12,9 @@ pub(super) const SOFTWARE_ITERATIONS: u32 = 60_000;
 
 /// One product. `M` rows, depth `K`, `N` columns.
 pub(super) struct Dense<'a> {
-    /// `[K, ceil(N/4)]` vectors of four columns, see [`pack`].
+    /// `[K in fours, ceil(N/4)]` vectors of four columns, see [`pack`] and [`Storing`](super::weights::Storing).
     pub(super) weights: &'a View,
-    /// `[ceil(N/4)]` vectors.
+    /// `[ceil(N/4)]` vectors, and the scales of the columns behind them.
     pub(super) bias: &'a View,
     pub(super) x: &'a View,
     /// Where the rows of x lie.
@@ -48,24 +48,25 @@ impl Rows {
     }
 }
 
-/// Weights `[N, K]` as `[K, ceil(N/4)]` vectors of four columns, zero past the last.
-pub(super) fn pack(weights: &[f32], columns: usize, depth: usize) -> Vec<u32> {
+/// Weights `[N, K]` as `[K in fours, ceil(N/4)]` vectors of four columns, zero past the last.
+pub(super) fn pack(weights: &[f32], columns: usize, depth: usize) -> Vec<f32> {
     let width = columns.next_multiple_of(4);
-    let mut packed = vec![0f32.to_bits(); width * depth];
+    let mut packed = vec![0f32; width * depth.next_multiple_of(4)];
     if depth > 0 {
         for (n, row) in weights.chunks_exact(depth).take(columns).enumerate() {
             for (k, w) in row.iter().enumerate() {
-                packed[k * width + n] = w.to_bits();
+                packed[k * width + n] = *w;
             }
         }
     }
     packed
 }
 
-/// A bias `[N]` padded with zeros to whole vectors; zeros when there is none.
-pub(super) fn pack_bias(bias: Option<&[f32]>, columns: usize) -> Vec<u32> {
+/// A bias `[N]` padded with zeros to whole vectors (zeros when there is none), and the scales of the columns.
+pub(super) fn pack_bias(bias: Option<&[f32]>, columns: usize, scales: &[f32]) -> Vec<u32> {
     let mut packed: Vec<u32> = bias.unwrap_or_default().iter().map(|b| b.to_bits()).collect();
     packed.resize(columns.next_multiple_of(4), 0f32.to_bits());
+    packed.extend(scales.iter().map(|s| s.to_bits()));
     packed
 }
 
@@ -82,7 +83,13 @@ pub(super) fn record(ctx: &mut Recorder<'_>, dense: &Dense<'_>) -> Result<()> {
     }
     let quads = columns.div_ceil(4);
     let tile = if rows >= 5 { 8 } else { rows.next_power_of_two() };
-    let kernel = Kernel::new(Shader::DenseDirect).with("ROWS", tile).with("ACCUMULATE", u8::from(dense.accumulate));
+    let storing = ctx.shared.storing();
+    let Rows { offset, run, stride, .. } = dense.x_rows;
+    let whole = [depth, offset, run, stride].iter().all(|n| n % 4 == 0) && dense.x.size % 16 == 0;
+    let kernel = Kernel::new(storing.dense_direct(whole))
+        .with("SCALED", storing.scaled())
+        .with("ROWS", tile)
+        .with("ACCUMULATE", u8::from(dense.accumulate));
     let kernel = activation::fused(kernel, dense.activation);
     let Rows { offset, inner, run, stride } = dense.x_rows;
     let y_offset = count(dense.y_offset)?;

@@ -14,6 +14,7 @@ mod pipeline;
 mod program;
 mod record;
 mod recurrent;
+mod weights;
 
 pub use device::{AdapterReport, adapters};
 
@@ -36,9 +37,11 @@ impl Gpu {
     /// Opens an adapter: `gpu` for the best one, `gpu:N` or `gpu:NAME` (part of its name) for one of [`adapters`].
     ///
     /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for bfloat16 weights;
     /// [`Device`](crate::ErrorKind::Device) when there is none such, or it lacks something that is needed; the message says what
     /// this machine has.
     pub fn open(selector: &str, options: &BackendOptions) -> Result<Gpu> {
+        weights::Storing::of(options.precision)?;
         let device = device::Device::open(selector)?;
         let nothing = buffers::create_with(&device, &device::Meter::default(), &[0])?;
         let pipelines = pipeline::Pipelines::new(options.checked_shaders);

@@ -59,9 +59,18 @@ shaders! {
     SvdfMemory = ["svdf_memory.wgsl"];
     SvdfOutput = ["functions.wgsl", "svdf_output.wgsl"];
     Unary = ["unary.wgsl"];
-    DenseDirect = ["functions.wgsl", "weights_f32.wgsl", "dense_direct.wgsl"];
+    DenseDirect = ["functions.wgsl", "weights_f32.wgsl", "x_words.wgsl", "dense_direct.wgsl"];
+    DenseDirectQuads = ["functions.wgsl", "weights_f32.wgsl", "x_quads.wgsl", "dense_direct.wgsl"];
+    DenseDirectF16 = ["functions.wgsl", "weights_f16.wgsl", "x_words.wgsl", "dense_direct.wgsl"];
+    DenseDirectQuadsF16 = ["functions.wgsl", "weights_f16.wgsl", "x_quads.wgsl", "dense_direct.wgsl"];
+    DenseDirectInt8 = ["functions.wgsl", "weights_int8.wgsl", "x_words.wgsl", "dense_direct.wgsl"];
+    DenseDirectQuadsInt8 = ["functions.wgsl", "weights_int8.wgsl", "x_quads.wgsl", "dense_direct.wgsl"];
     RecurrentLoop = ["functions.wgsl", "weights_f32.wgsl", "recurrent.wgsl", "recurrent_loop.wgsl"];
+    RecurrentLoopF16 = ["functions.wgsl", "weights_f16.wgsl", "recurrent.wgsl", "recurrent_loop.wgsl"];
+    RecurrentLoopInt8 = ["functions.wgsl", "weights_int8.wgsl", "recurrent.wgsl", "recurrent_loop.wgsl"];
     RecurrentStep = ["functions.wgsl", "weights_f32.wgsl", "recurrent.wgsl", "recurrent_step.wgsl"];
+    RecurrentStepF16 = ["functions.wgsl", "weights_f16.wgsl", "recurrent.wgsl", "recurrent_step.wgsl"];
+    RecurrentStepInt8 = ["functions.wgsl", "weights_int8.wgsl", "recurrent.wgsl", "recurrent_step.wgsl"];
 }
 
 /// A specialised entry point: what a pipeline is made of, and the key of the cache.

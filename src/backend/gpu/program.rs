@@ -319,6 +319,13 @@ fn encode(encoder: &mut wgpu::CommandEncoder, commands: &[Command]) -> u64 {
                 drop(pass.take());
                 encoder.copy_buffer_to_buffer(&from.buffer, from.offset, &to.buffer, to.offset, to.size);
             }
+            Command::CopyRows((from, from_row), (to, to_row), rows, bytes) => {
+                drop(pass.take());
+                for row in 0..*rows as u64 {
+                    let (at, there) = (from.offset + row * from_row, to.offset + row * to_row);
+                    encoder.copy_buffer_to_buffer(&from.buffer, at, &to.buffer, there, *bytes);
+                }
+            }
             Command::Clear(view) => {
                 drop(pass.take());
                 encoder.clear_buffer(&view.buffer, view.offset, Some(view.size));

@@ -27,6 +27,8 @@ pub(super) enum Command {
     Dispatch(Dispatch),
     /// Copies the first view over the second, of the same size and in another buffer.
     Copy(View, View),
+    /// Copies rows: from, its bytes from row to row; to, its bytes from row to row; rows; bytes of a row.
+    CopyRows((View, u64), (View, u64), usize, u64),
     /// Fills with zeros.
     Clear(View),
 }
@@ -309,6 +311,12 @@ impl<'a> Recorder<'a> {
         let to = to.part(0, from.size)?;
         self.segment.commands.push(Command::Copy(from.clone(), to));
         Ok(())
+    }
+
+    /// Records a copy of rows of `bytes` between two layouts, each a view and the bytes from row to row.
+    pub(super) fn copy_rows(&mut self, from: (&View, u64), to: (&View, u64), rows: usize, bytes: u64) {
+        let (from, to) = ((from.0.clone(), from.1), (to.0.clone(), to.1));
+        self.segment.commands.push(Command::CopyRows(from, to, rows, bytes));
     }
 
     /// Records that a view is filled with zeros.

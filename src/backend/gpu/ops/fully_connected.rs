@@ -24,14 +24,12 @@ pub(super) fn record(ctx: &mut Recorder<'_>, node: &Node, options: &FullyConnect
     if x.word != Word::F32 || !weights.dtype().is_float() {
         return Err(Error::unsupported(format!("a product of {} and {}", x.dtype, weights.dtype())));
     }
-    let packed =
-        packed(ctx, &weights, format!("dense {columns}"), || Ok(dense::pack(&weights.to_f32(), columns, depth)))?;
-    let bias = match &bias {
-        Some(bias) => {
-            self::packed(ctx, bias, "dense bias".into(), || Ok(dense::pack_bias(Some(&bias.to_f32()), columns)))?
-        }
-        None => ctx.table(&dense::pack_bias(None, columns))?,
-    };
+    let storing = ctx.shared.storing();
+    let width = columns.next_multiple_of(4);
+    let stored = || storing.store(&dense::pack(&weights.to_f32(), columns, depth), width);
+    let packed = packed(ctx, &weights, format!("dense {columns}"), || Ok(stored().words))?;
+    let scales = if storing.scaled() == 1 { stored().scales } else { Vec::new() };
+    let bias = ctx.table(&dense::pack_bias(bias.as_ref().map(|b| b.to_f32()).as_deref(), columns, &scales))?;
     let y = ctx.output(node, 0)?;
     let rows = y.count()? as usize / columns.max(1);
     let product = Dense {

@@ -3,7 +3,7 @@
 use super::{Layer, Memory};
 use crate::backend::gpu::dense::SOFTWARE_ITERATIONS;
 use crate::backend::gpu::device::Device;
-use crate::backend::gpu::pipeline::{Kernel, Shader};
+use crate::backend::gpu::pipeline::Kernel;
 use crate::backend::gpu::record::{Phase, Recorder, Repeat};
 use crate::error::{Error, Result};
 
@@ -16,19 +16,19 @@ pub(super) struct Form {
     steps: usize,
 }
 
-/// Words of the three workgroup arrays, in powers of two so that layers of like size share a pipeline.
-fn words(layer: &Layer<'_>, rows: usize) -> [usize; 3] {
+/// Vectors of h, words of c and of the gated output in workgroup memory, in powers of two so that layers of like size share a pipeline.
+fn sizes(layer: &Layer<'_>, rows: usize) -> [usize; 3] {
     let gated = layer.options.projection || layer.options.reset_before;
     let m = if gated { rows * layer.units } else { 1 };
-    [2 * rows * layer.width, rows * layer.units, m].map(|n| n.max(1).next_power_of_two())
+    [2 * rows * layer.width.div_ceil(4), rows * layer.units, m].map(|n| n.max(1).next_power_of_two())
 }
 
 /// The form that fits the device, or why there is none.
 pub(super) fn form(layer: &Layer<'_>, device: &Device) -> Result<Form> {
     let threads = layer.units.next_power_of_two().clamp(32, 256);
     let fits = |rows: usize| {
-        let bytes = 4 * words(layer, rows).iter().sum::<usize>() + 16 * threads;
-        bytes <= device.limits.max_compute_workgroup_storage_size as usize
+        let [h, c, m] = sizes(layer, rows);
+        16 * h + 4 * (c + m) + 16 * threads <= device.limits.max_compute_workgroup_storage_size as usize
     };
     let tiled = !layer.options.layer_norm && !layer.options.reset_before;
     let wanted = match layer.batch {
@@ -74,12 +74,12 @@ pub(super) fn record(
     form: Form,
     (first, steps): (usize, usize),
 ) -> Result<()> {
-    let [h_words, c_words, m_words] = words(layer, form.rows).map(|n| n as u32);
+    let [h_quads, c_words, m_words] = sizes(layer, form.rows).map(|n| n as u32);
     let kernel = layer
-        .kernel(Kernel::new(Shader::RecurrentLoop), memory.keep)
+        .kernel(Kernel::new(ctx.shared.storing().recurrent_loop()), memory.keep)
         .with("THREADS", form.threads as u32)
         .with("ROWS", form.rows as u32)
-        .with("H_WORDS", h_words)
+        .with("H_QUADS", h_quads)
         .with("C_WORDS", c_words)
         .with("M_WORDS", m_words);
     let groups = [layer.batch.div_ceil(form.rows) as u32, 1, layer.directions.len() as u32];

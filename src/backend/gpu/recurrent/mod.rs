@@ -15,6 +15,7 @@ use super::buffers::{View, Word, aligned};
 use super::ops::activation;
 use super::pipeline::Kernel;
 use super::record::{Operand, Recorder, count};
+use super::weights::Storing;
 use crate::error::{Error, Result};
 use crate::graph::op::Activation;
 use crate::graph::recurrent::{Arithmetic, Cell, Direction, Layout, Masking, Merge};
@@ -49,6 +50,7 @@ struct Layer<'a> {
     auxiliary: Option<Operand>,
     mask: Option<Operand>,
     extras: Extras,
+    storing: Storing,
 }
 
 /// The memory of a layer as its kernels bind it, and its strides in words.
@@ -180,9 +182,23 @@ impl<'a> Layer<'a> {
         };
         let auxiliary = ctx.optional_input(node, Recurrent::AUXILIARY)?;
         let mask = ctx.optional_input(node, Recurrent::MASK)?;
-        let extras = Extras::new(&options, units, width);
+        let storing = ctx.shared.storing();
+        let extras = Extras::new(&options, units, width, storing == Storing::Int8);
         count(batch * units.max(width) * 4)?;
-        Ok(Layer { op, directions: vec![index], options, time, batch, units, width, x, auxiliary, mask, extras })
+        Ok(Layer {
+            op,
+            directions: vec![index],
+            options,
+            time,
+            batch,
+            units,
+            width,
+            x,
+            auxiliary,
+            mask,
+            extras,
+            storing,
+        })
     }
 
     /// Whether another direction can go into the same dispatches.
@@ -210,6 +226,21 @@ impl<'a> Layer<'a> {
                 Strategy::Step => step::record(ctx, self, &memory, (first, steps))?,
             }
         }
+        self.unpad(ctx, node, &memory)
+    }
+
+    /// Copies final output states whose rows are no whole vectors to where they are wanted.
+    fn unpad(&self, ctx: &mut Recorder<'_>, node: &Node, memory: &Memory) -> Result<()> {
+        if self.width % 4 == 0 {
+            return Ok(());
+        }
+        for (d, &direction) in self.directions.iter().enumerate() {
+            if let Some(h_n) = ctx.optional_output(node, Recurrent::h_n(direction))? {
+                let bytes = 4 * self.width as u64;
+                let state = part(&memory.h, 16 * memory.h_direction as u64, d)?;
+                ctx.copy_rows((&state, bytes.next_multiple_of(16)), (&h_n.view, bytes), self.batch, bytes);
+            }
+        }
         Ok(())
     }
 
@@ -222,28 +253,29 @@ impl<'a> Layer<'a> {
         let (weights, extras) = self.weights(ctx)?;
         let (inputs, chunk_steps) = self.inputs(ctx)?;
         let count = self.directions.len();
-        let h_bytes = aligned(4 * (self.batch * self.width) as u64);
+        let quads = self.width.div_ceil(4);
+        let h_bytes = aligned(16 * (self.batch * quads) as u64);
         let c_bytes = aligned(4 * (self.batch * self.units) as u64);
-        let h = ctx.scratch((h_bytes * (slots * count) as u64).max(4))?;
-        let c = ctx.scratch((c_bytes * count as u64).max(4))?;
+        let h = ctx.scratch(h_bytes * (slots * count) as u64)?;
+        let c = ctx.scratch(c_bytes * count as u64)?;
         // The last step writes slot 0, so the first of T reads slot T & 1.
         let first_slot = if slots == 2 { (self.time & 1) * count } else { 0 };
+        let padded = Rows { count: self.batch, bytes: 4 * self.width as u64, packed: self.width % 4 == 0 };
+        if !padded.packed {
+            // What lies past P is multiplied by weights that are zero: it may not be NaN.
+            ctx.clear(&h);
+        }
         for (d, &direction) in self.directions.iter().enumerate() {
-            let place = |view: &View, at: usize, bytes: u64| view.part(bytes * at as u64, bytes.max(4));
-            if h_bytes > 0 {
-                start(ctx, node, Recurrent::h0(direction), &place(&h, first_slot + d, h_bytes)?)?;
-                ctx.place_output(node, Recurrent::h_n(direction), &place(&h, d, h_bytes)?)?;
-            } else {
-                ctx.place_output(node, Recurrent::h_n(direction), &h)?;
+            let state = part(&h, h_bytes, first_slot + d)?;
+            padded.start(ctx, node, Recurrent::h0(direction), &state)?;
+            if padded.packed {
+                ctx.place_output(node, Recurrent::h_n(direction), &part(&h, h_bytes, d)?)?;
             }
-            if !self.op.cell.has_cell_state() {
-                continue;
-            }
-            if c_bytes > 0 {
-                start(ctx, node, Recurrent::c0(direction), &place(&c, d, c_bytes)?)?;
-                ctx.place_output(node, Recurrent::c_n(direction), &place(&c, d, c_bytes)?)?;
-            } else {
-                ctx.place_output(node, Recurrent::c_n(direction), &c)?;
+            if self.op.cell.has_cell_state() {
+                let state = part(&c, c_bytes, d)?;
+                let rows = Rows { count: self.batch, bytes: 4 * self.units as u64, packed: true };
+                rows.start(ctx, node, Recurrent::c0(direction), &state)?;
+                ctx.place_output(node, Recurrent::c_n(direction), &state)?;
             }
         }
         let mask = self.mask.as_ref().map_or_else(|| ctx.unused().clone(), |m| m.view.clone());
@@ -255,7 +287,7 @@ impl<'a> Layer<'a> {
         let y_first = self.directions.first().and_then(|&d| outputs.first.get(d)).copied().unwrap_or(0);
         let (y, keep) = (outputs.y.clone(), outputs.keep);
         let y_direction = outputs.first[1];
-        let (h_direction, c_direction) = ((h_bytes / 4) as usize, (c_bytes / 4) as usize);
+        let (h_direction, c_direction) = ((h_bytes / 16) as usize, (c_bytes / 4) as usize);
         let h_slot = count * h_direction;
         Ok(Memory {
             weights,
@@ -281,13 +313,18 @@ impl<'a> Layer<'a> {
     fn weights(&self, ctx: &Recorder<'_>) -> Result<(View, View)> {
         let owners: Vec<_> = self.directions().map(|d| Arc::clone(&d.weights)).collect();
         let (cell, units, width) = (&self.op.cell, self.units, self.width);
-        let all = |part: &dyn Fn(&crate::graph::recurrent::CellWeights) -> Vec<f32>| {
-            owners.iter().flat_map(|w| words(&part(w))).collect::<Vec<u32>>()
+        let storing = self.storing;
+        let stored =
+            || owners.iter().map(|w| storing.store(&pack::recurrent(cell, w, units), 4 * units)).collect::<Vec<_>>();
+        let weights =
+            ctx.weights_of(&owners, "recurrent quads", || Ok(stored().into_iter().flat_map(|s| s.words).collect()))?;
+        let extras = || {
+            let each = owners.iter().zip(stored()).map(|(w, s)| pack::extras(cell, w, units, width, &s.scales));
+            Ok(each.flat_map(|e| words(&e)).collect())
         };
-        let weights = ctx.weights_of(&owners, "recurrent quads", || Ok(all(&|w| pack::recurrent(cell, w, units))))?;
         let extras = match self.extras.words {
             0 => ctx.unused().clone(),
-            _ => ctx.weights_of(&owners, "extras", || Ok(all(&|w| pack::extras(cell, w, units, width))))?,
+            _ => ctx.weights_of(&owners, "extras", extras)?,
         };
         Ok((weights, extras))
     }
@@ -327,6 +364,7 @@ impl<'a> Layer<'a> {
             .with("MASK", mask)
             .with("HOLD", flag(mask != 0 && self.op.masking == Masking::Hold))
             .with("KEEP", flag(keep))
+            .with("SCALED", self.storing.scaled())
     }
 
     /// The immediates of `recurrent.wgsl`.
@@ -350,6 +388,7 @@ impl<'a> Layer<'a> {
             self.batch,
             self.units,
             self.width,
+            self.width.div_ceil(4),
             reverse,
             memory.y_first,
             memory.y_step,
@@ -363,6 +402,7 @@ impl<'a> Layer<'a> {
             self.extras.peephole,
             self.extras.norm,
             self.extras.projection,
+            self.extras.scales,
             self.extras.words,
         ];
         let mut params: Vec<u32> = sizes.iter().map(|&n| n as u32).collect();
@@ -375,13 +415,37 @@ impl<'a> Layer<'a> {
     }
 }
 
-/// Records what a state starts from: its operand, or zeros.
-fn start(ctx: &mut Recorder<'_>, node: &Node, slot: usize, state: &View) -> Result<()> {
-    match ctx.optional_input(node, slot)? {
-        Some(operand) => ctx.copy(&operand.view, state),
-        None => {
-            ctx.clear(state);
-            Ok(())
+/// Part `index` of `bytes` each; of a block that is nearly empty, the block.
+fn part(block: &View, bytes: u64, index: usize) -> Result<View> {
+    if bytes == 0 { Ok(block.clone()) } else { block.part(bytes * index as u64, bytes) }
+}
+
+/// Rows of a state: one after the other outside, in whole vectors inside when they are not `packed`.
+#[derive(Clone, Copy)]
+struct Rows {
+    count: usize,
+    bytes: u64,
+    packed: bool,
+}
+
+impl Rows {
+    /// Records what a state starts from: its operand, or zeros.
+    fn start(self, ctx: &mut Recorder<'_>, node: &Node, slot: usize, state: &View) -> Result<()> {
+        match ctx.optional_input(node, slot)? {
+            Some(operand) if self.packed => ctx.copy(&operand.view, state),
+            Some(operand) => {
+                ctx.copy_rows(
+                    (&operand.view, self.bytes),
+                    (state, self.bytes.next_multiple_of(16)),
+                    self.count,
+                    self.bytes,
+                );
+                Ok(())
+            }
+            None => {
+                ctx.clear(state);
+                Ok(())
+            }
         }
     }
 }

@@ -23,11 +23,12 @@ fn entries(cell: &Cell, side: Side) -> &'static [usize] {
     }
 }
 
-/// `[G·H, K]` as `[K, H]` quads.
+/// `[G·H, K]` as `[K in fours, H]` quads, or `[G·H]` as `[H]` quads.
 fn quads(cell: &Cell, side: Side, matrix: &Matrix, units: usize) -> Vec<f32> {
     let depth = matrix.columns();
     let weights = matrix.to_f32();
-    let mut packed = vec![0.0; depth * units * 4];
+    let rows = if matrix.data.shape().len() == 1 { 1 } else { depth.next_multiple_of(4) };
+    let mut packed = vec![0.0; rows * units * 4];
     for (block, &entry) in entries(cell, side).iter().enumerate() {
         for unit in 0..units {
             let row = (block * units + unit) * depth;
@@ -39,12 +40,12 @@ fn quads(cell: &Cell, side: Side, matrix: &Matrix, units: usize) -> Vec<f32> {
     packed
 }
 
-/// Input weights `[G·H, I]` as `[I, H]` quads: what the matrix product takes, with four columns a unit.
+/// Input weights `[G·H, I]` as `[I in fours, H]` quads: what the matrix product takes, with four columns a unit.
 pub(super) fn input(cell: &Cell, matrix: &Matrix, units: usize) -> Vec<f32> {
     quads(cell, Side::Input, matrix, units)
 }
 
-/// Recurrent weights `[G·H, P]` as `[P, H]` quads, or a diagonal `[G·H]` as `[H]` quads.
+/// Recurrent weights `[G·H, P]` as `[P in fours, H]` quads, or a diagonal `[G·H]` as `[H]` quads.
 pub(super) fn recurrent(cell: &Cell, weights: &CellWeights, units: usize) -> Vec<f32> {
     quads(cell, Side::Recurrent, &weights.recurrent, units)
 }
@@ -82,21 +83,23 @@ pub(super) struct Extras {
     pub(super) peephole: usize,
     pub(super) norm: usize,
     pub(super) projection: usize,
+    pub(super) scales: usize,
     pub(super) words: usize,
 }
 
 impl Extras {
-    pub(super) fn new(options: &Options, units: usize, width: usize) -> Extras {
+    pub(super) fn new(options: &Options, units: usize, width: usize, scaled: bool) -> Extras {
         let norm = if options.peephole { 3 * units } else { 0 };
         let projection = norm + if options.layer_norm { 8 * units } else { 0 };
-        let words = projection + if options.projection { units * width + width } else { 0 };
-        Extras { peephole: 0, norm, projection, words }
+        let scales = projection + if options.projection { units * width + width } else { 0 };
+        let words = scales + if scaled { 4 * units } else { 0 };
+        Extras { peephole: 0, norm, projection, scales, words }
     }
 }
 
 /// The rare weights of one direction: peephole `[H]` of (input, forget, output); layer norm `[H]` of (coefficient quad, bias quad);
-/// projection transposed `[H, P]` and its bias `[P]`.
-pub(super) fn extras(cell: &Cell, weights: &CellWeights, units: usize, width: usize) -> Vec<f32> {
+/// projection transposed `[H, P]` and its bias `[P]`; the scales of the recurrent weights as stored.
+pub(super) fn extras(cell: &Cell, weights: &CellWeights, units: usize, width: usize, scales: &[f32]) -> Vec<f32> {
     let mut packed = Vec::new();
     if let Some(peephole) = &weights.peephole {
         let values = peephole.to_f32();
@@ -124,5 +127,6 @@ pub(super) fn extras(cell: &Cell, weights: &CellWeights, units: usize, width: us
         let bias = projection.bias.as_ref().map(|b| b.to_f32());
         packed.extend((0..width).map(|p| bias.as_ref().and_then(|b| b.get(p)).copied().unwrap_or(0.0)));
     }
+    packed.extend_from_slice(scales);
     packed
 }

@@ -48,9 +48,13 @@ fn product(
     };
     let owner = &direction.weights;
     let (cell, units) = (&layer.op.cell, layer.units);
-    let layout = if auxiliary { "auxiliary quads" } else { "input quads" };
-    let weights = ctx.weights(owner, layout.into(), || Ok(super::words(&pack::input(cell, matrix, units))))?;
-    let bias = ctx.weights(owner, "bias quads".into(), || Ok(super::words(&pack::bias(cell, owner, units))))?;
+    let layout = if auxiliary { "auxiliary" } else { "input" };
+    let storing = ctx.shared.storing();
+    let stored = || storing.store(&pack::input(cell, matrix, units), 4 * units);
+    let weights = ctx.weights(owner, format!("{layout} quads"), || Ok(stored().words))?;
+    let bias = ctx.weights(owner, format!("{layout} bias quads"), || {
+        Ok(super::words(&[pack::bias(cell, owner, units), stored().scales].concat()))
+    })?;
     let depth = matrix.columns();
     let product = Dense {
         weights: &weights,

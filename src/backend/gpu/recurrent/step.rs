@@ -1,7 +1,7 @@
 //! One dispatch a step, one invocation a unit of a tile of batch rows: for widths that one workgroup is too slow for.
 
 use super::{Layer, Memory};
-use crate::backend::gpu::pipeline::{Kernel, Shader};
+use crate::backend::gpu::pipeline::Kernel;
 use crate::backend::gpu::record::{Phase, Recorder, Repeat};
 use crate::error::{Error, Result};
 
@@ -37,7 +37,10 @@ pub(super) fn record(
     } else {
         16
     };
-    let kernel = layer.kernel(Kernel::new(Shader::RecurrentStep), memory.keep).with("WIDTH", width).with("ROWS", rows);
+    let kernel = layer
+        .kernel(Kernel::new(ctx.shared.storing().recurrent_step()), memory.keep)
+        .with("WIDTH", width)
+        .with("ROWS", rows);
     let groups =
         [(layer.units as u32).div_ceil(width), (layer.batch as u32).div_ceil(rows), layer.directions.len() as u32];
     let params = layer.params(memory, first, first, 1);
