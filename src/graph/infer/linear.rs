@@ -182,7 +182,7 @@ pub(super) fn svdf(svdf: &Svdf, operands: &Operands<'_>) -> Result<Vec<ValueType
     };
     x.expect_dtype("x", &[activations])?;
     let filters = svdf.feature.rows();
-    if svdf.rank == 0 || filters == 0 || filters % svdf.rank != 0 {
+    if svdf.rank == 0 || filters == 0 || !filters.is_multiple_of(svdf.rank) {
         return Err(Error::graph(format!(
             "feature weights: expected a multiple of rank {} rows, found {filters}",
             svdf.rank

@@ -59,7 +59,7 @@ pub(crate) fn has_output(layer: &Recurrent, slot: usize) -> bool {
     if slot < Recurrent::h_n(0) {
         return slot == 0 || (directions == 2 && layer.merge == Merge::Separate);
     }
-    slot < layer.output_slots() && (layer.cell.has_cell_state() || slot % 2 == 0)
+    slot < layer.output_slots() && (layer.cell.has_cell_state() || slot.is_multiple_of(2))
 }
 
 /// Checks the layer and its operands; returns a type for every output slot, also for those that [`has_output`] denies.
@@ -177,7 +177,7 @@ fn weights(layer: &Recurrent, direction: &Direction, types: &Types) -> Result<Si
     let w: &CellWeights = &direction.weights;
     let blocks = layer.cell.gate_blocks();
     let rows = w.input.rows();
-    if rows == 0 || rows % blocks != 0 {
+    if rows == 0 || !rows.is_multiple_of(blocks) {
         return Err(Error::graph(format!(
             "input weights: expected a multiple of {blocks} rows for {blocks} gate blocks, found {rows}"
         )));
@@ -273,7 +273,7 @@ fn expect_matrix_shape(name: &str, matrix: &Matrix, shape: &[usize], dtypes: &[D
             return Err(Error::graph(format!("{name}: expected no scales for float weights, found {found}")));
         }
         (false, 0) => return Err(Error::graph(format!("{name}: expected scales for {} weights", data.dtype()))),
-        (false, found) if matrix.rows() % found != 0 => {
+        (false, found) if !matrix.rows().is_multiple_of(found) => {
             return Err(Error::graph(format!(
                 "{name}: expected scales that divide {} rows evenly, found {found}",
                 matrix.rows()
