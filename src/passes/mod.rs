@@ -1,12 +1,13 @@
 //! Rewrites of the graph, in order. Each says what it matched and made, and why it declined what looked like a match.
 
+mod batch;
 pub mod dequantise;
 mod fold;
 mod recurrence;
 
 use crate::error::{Error, Result};
 use crate::graph::Graph;
-use crate::graph::check::check;
+use crate::graph::check::refine;
 
 /// What a pass did or would not do, for `inspect --passes`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,8 +40,13 @@ pub struct Declined {
 type Pass = fn(Graph) -> Result<(Graph, Report)>;
 
 /// The passes, in their order. `fold` makes weights constant for the passes that look for cells, and clears up after them.
-const PASSES: [(&str, Pass); 4] =
-    [("fold", fold::fold), ("loops", recurrence::loops), ("chains", recurrence::chains), ("clear", fold::fold)];
+const PASSES: [(&str, Pass); 5] = [
+    ("fold", fold::fold),
+    ("loops", recurrence::loops),
+    ("chains", recurrence::chains),
+    ("clear", fold::fold),
+    ("batch", batch::batch),
+];
 
 /// Runs every pass in order; the graph is checked after each.
 ///
@@ -49,8 +55,8 @@ const PASSES: [(&str, Pass); 4] =
 pub fn run_all(mut graph: Graph) -> Result<(Graph, Vec<Report>)> {
     let mut reports = Vec::new();
     for (name, pass) in PASSES {
-        let (rewritten, report) = pass(graph)?;
-        check(&rewritten)
+        let (mut rewritten, report) = pass(graph)?;
+        refine(&mut rewritten)
             .map_err(|error| Error::internal(format!("pass `{name}` broke the graph")).with_source(error))?;
         graph = rewritten;
         reports.push(Report { pass: name, ..report });
