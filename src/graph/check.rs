@@ -9,7 +9,7 @@ use crate::error::{Error, Place, Result};
 pub const MOST_NESTED_LOOPS: usize = 16;
 
 /// Checks a whole graph: indices in range, every value computed once and before it is used, operand counts, types and shapes of
-/// every node ([`infer`](super::infer::infer)), weights of recurrent ops against each other, ports and states.
+/// every node ([`infer`]), weights of recurrent ops against each other, ports and states.
 ///
 /// # Errors
 /// [`InvalidGraph`](crate::ErrorKind::InvalidGraph) with the node's name and index.
