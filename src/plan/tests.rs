@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::*;
 use crate::ErrorKind;
-use crate::graph::op::{Activation, Binary, BinaryFunction, Concat, Custom, FullyConnected, Op, Unary, While};
+use crate::graph::op::{
+    Activation, Binary, BinaryFunction, Concat, Custom, FullyConnected, Op, Pack, StridedSlice, Unary, While,
+};
 use crate::graph::{Dim, Port, State, ValueType};
 use crate::tensor::DType;
 
@@ -26,7 +28,12 @@ impl Build {
     }
 
     fn node(&mut self, name: &str, op: Op, inputs: &[ValueId]) -> ValueId {
-        let dtype = if matches!(op, Op::Shape(_)) { DType::I32 } else { DType::F32 };
+        let of_x = inputs.first().and_then(|&x| self.0.get(x)).map_or(DType::F32, |value| value.ty.dtype);
+        let dtype = match op {
+            Op::Shape(_) => DType::I32,
+            Op::Fill => DType::F32,
+            _ => of_x,
+        };
         let value = self.0.add_value(name, ValueType::unranked(dtype));
         self.0.add_node(name, op, inputs.iter().map(|&id| Some(id)).collect(), vec![Some(value)]);
         value
@@ -125,6 +132,46 @@ fn a_shape_is_known_without_its_tensor() {
     assert_eq!(plan.known(shape).unwrap().to_i64().unwrap(), [3, 4]);
     assert_eq!(plan.shape(y), Some(&[3, 4][..]));
     assert_eq!(plan.steps, [NodeId(2)], "neither the shape nor what it is the shape of is computed");
+}
+
+#[test]
+fn arithmetic_on_shapes_is_done_while_planning() {
+    // y = reshape(x, [batch, 8]) with the batch taken from x's own shape, as Keras writes it.
+    let mut b = Build::new();
+    let x = b.input("x", &[Dim::Unknown, k(2), k(4)]);
+    let [zero, one, eight] = [0i32, 1, 8].map(|n| b.0.add_constant("", Tensor::from_slice(&[1], &[n]).unwrap()));
+    let none = b.0.add_constant("", Tensor::from_slice::<i32>(&[0], &[]).unwrap());
+    let eight = b.node("scalar", Op::Reshape, &[eight, none]);
+    let shape = b.node("shape", Op::Shape(DType::I32), &[x]);
+    let first = StridedSlice { shrink_axis_mask: 1, ..StridedSlice::default() };
+    let batch = b.node("batch", Op::StridedSlice(first), &[shape, zero, one, one]);
+    let target = b.node("target", Op::Pack(Pack { axis: 0 }), &[batch, eight]);
+    let y = b.node("y", Op::Reshape, &[x, target]);
+    b.output(y);
+    let plan = b.plan(&[&[5, 2, 4]]).unwrap();
+    assert_eq!(plan.shape(y), Some(&[5, 8][..]));
+    assert_eq!(plan.known(target).unwrap().to_i64().unwrap(), [5, 8]);
+    assert_eq!(plan.steps.len(), 1, "only the reshape runs");
+}
+
+#[test]
+fn known_values_stay_small_however_many_nodes_ask() {
+    let mut b = Build::new();
+    let shape = b.0.add_constant("shape", Tensor::from_slice(&[1], &[65_536i32]).unwrap());
+    let larger = b.0.add_constant("larger", Tensor::from_slice(&[1], &[65_537i32]).unwrap());
+    let value = b.0.add_constant("value", Tensor::scalar(1.0f32));
+    for _ in 0..1000 {
+        let y = b.node("ones", Op::Fill, &[shape, value]);
+        b.output(y);
+    }
+    let y = b.node("many", Op::Fill, &[larger, value]);
+    b.output(y);
+    let plan = b.plan(&[]).unwrap();
+    let known = plan.values.iter().filter_map(|value| value.known.as_ref());
+    let elements: usize = known.map(Tensor::len).sum();
+    assert!((1..=1 << 24).contains(&elements), "{elements}");
+    assert!(plan.known(y).is_none());
+    assert!(plan.steps.len() > 700, "the rest is left to the run");
 }
 
 #[test]
