@@ -380,3 +380,40 @@ fn no_steps_and_no_rows() {
         }
     }
 }
+
+/// Sizes that are shared out: by rows, by direction, by units; every run of several must be right, whether helpers come or not.
+#[test]
+fn several_threads() {
+    let gru = Cell::Gru(Gru { gate: Activation::Sigmoid, candidate: Activation::Tanh, reset_after: true });
+    let cases = [
+        plain(plain_lstm(), 30, 24, 64),
+        plain(gru, 40, 24, 64),
+        Case { bidirectional: true, concat: true, ..plain(plain_lstm(), 20, 9, 80) },
+        Case { mask: MaskKind::Flags, layout: Layout::BatchMajor, ..plain(plain_lstm(), 30, 33, 64) },
+        plain(plain_lstm(), 150, 1, 256),
+        Case { reverse: true, ..plain(plain_lstm(), 140, 1, 272) },
+    ];
+    for case in cases {
+        let (graph, inputs) = case.graph();
+        let graph = Arc::new(graph);
+        let expected = run(&Reference, &graph, &inputs);
+        for threads in [2, 3] {
+            let backend = CpuBackend::new(BackendOptions { threads: Some(threads), ..Default::default() }).unwrap();
+            let shapes: Vec<Vec<usize>> = inputs.iter().map(|t| t.shape().to_vec()).collect();
+            let plan = Arc::new(Plan::new(&graph, &shapes).unwrap());
+            let mut program = backend.compile(&plan).unwrap();
+            assert!(!program.notes()[0].ends_with("one thread"), "{:?}", program.notes());
+            for _ in 0..8 {
+                let mut outputs = vec![Tensor::scalar(0.0f32); graph.outputs.len()];
+                program.run(Io { inputs: &inputs, states: &mut [], outputs: &mut outputs }).unwrap();
+                let difference = largest_difference(&outputs, &expected);
+                assert!(difference <= 1e-5, "{threads} threads: {difference} in {case:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_threads_are_refused() {
+    assert!(CpuBackend::new(BackendOptions { threads: Some(0), ..Default::default() }).is_err());
+}

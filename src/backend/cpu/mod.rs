@@ -4,25 +4,53 @@ mod program;
 mod recurrent;
 mod simd;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Backend, BackendOptions, Program};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::Plan;
 
 /// The processor.
 pub struct CpuBackend {
     table: &'static simd::Table,
     options: BackendOptions,
+    /// Started when a program first has work for it; shared by all programs.
+    pool: Mutex<Option<Arc<simd::Pool>>>,
+}
+
+/// What the programs of a backend share.
+struct Resources<'a> {
+    table: &'static simd::Table,
+    options: &'a BackendOptions,
+    /// Threads that a step may use, the caller's own among them.
+    threads: usize,
 }
 
 impl CpuBackend {
     /// A backend with these options.
     ///
     /// # Errors
-    /// [`Device`](crate::ErrorKind::Device) when the processor lacks the instruction set that the options force.
+    /// [`Device`](crate::ErrorKind::Device) when the processor lacks the instruction set that the options force,
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for options that mean nothing.
     pub fn new(options: BackendOptions) -> Result<Self> {
-        Ok(CpuBackend { table: simd::select(options.instruction_set.as_deref())?, options })
+        if options.threads == Some(0) {
+            return Err(Error::input("the number of threads must be at least 1"));
+        }
+        let table = simd::select(options.instruction_set.as_deref())?;
+        Ok(CpuBackend { table, options, pool: Mutex::new(None) })
+    }
+
+    fn threads(&self) -> usize {
+        self.options.threads.unwrap_or_else(hardware_threads)
+    }
+
+    /// The worker threads, started if they are not yet.
+    fn pool(&self) -> Result<Arc<simd::Pool>> {
+        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*pool {
+            Some(pool) => Ok(pool.clone()),
+            None => Ok(pool.insert(Arc::new(simd::Pool::new(self.threads() - 1)?)).clone()),
+        }
     }
 }
 
@@ -32,11 +60,19 @@ impl Backend for CpuBackend {
     }
 
     fn description(&self) -> String {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        format!("{} kernels, {threads} hardware threads", self.table.name)
+        format!("{} kernels, {} hardware threads", self.table.name, hardware_threads())
     }
 
     fn compile(&self, plan: &Arc<Plan>) -> Result<Box<dyn Program>> {
-        Ok(Box::new(program::CpuProgram::new(plan, self.table, &self.options)?))
+        let resources = Resources { table: self.table, options: &self.options, threads: self.threads() };
+        let mut program = program::CpuProgram::new(plan, &resources)?;
+        if program.is_shared_out() {
+            program.use_pool(self.pool()?);
+        }
+        Ok(Box::new(program))
     }
+}
+
+fn hardware_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -1,8 +1,9 @@
 //! Products with constant weights: fully connected, matrix product, convolution.
 
 use super::slots::Slots;
+use crate::backend::Precision;
+use crate::backend::cpu::Resources;
 use crate::backend::cpu::simd::{From, Packed, Rows, Storage, Table};
-use crate::backend::{BackendOptions, Precision};
 use crate::error::{Error, Result};
 use crate::graph::op::{Activation, Conv2d};
 use crate::graph::{Node, Op, ValueId};
@@ -44,7 +45,7 @@ struct Windows {
 
 impl Dense {
     /// The kernel of a node, when its weights are known and everything is f32.
-    pub fn new(plan: &Plan, node: &Node, table: &'static Table, options: &BackendOptions) -> Result<Option<Dense>> {
+    pub fn new(plan: &Plan, node: &Node, resources: &Resources<'_>) -> Result<Option<Dense>> {
         let input = |slot: usize| node.inputs.get(slot).copied().flatten();
         let (Some(x), Some(w), Some(Some(y))) = (input(0), input(1), node.outputs.first().copied()) else {
             return Ok(None);
@@ -82,11 +83,12 @@ impl Dense {
         if windows.is_none() && x_shape.iter().product::<usize>() != rows * depth {
             return Ok(None);
         }
-        let storage = match options.precision {
+        let storage = match resources.options.precision {
             Precision::Full | Precision::Int8 => Storage::F32,
             Precision::F16 => Storage::F16,
             Precision::Bf16 => Storage::Bf16,
         };
+        let table = resources.table;
         let width = if rows == 1 { table.vector_width } else { table.matrix_width };
         let packed = Packed::new(depth, outputs, width, storage, |k, o| {
             data.get(if transposed { o * depth + k } else { k * outputs + o }).copied().unwrap_or(0.0)

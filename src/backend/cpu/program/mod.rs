@@ -9,8 +9,9 @@ mod step;
 
 use std::sync::Arc;
 
-use super::simd::Table;
-use crate::backend::{BackendOptions, Counters, Io, Program};
+use super::Resources;
+use super::simd::Pool;
+use crate::backend::{Counters, Io, Program};
 use crate::error::{Error, Place as _, Result};
 use crate::plan::Plan;
 use crate::tensor::Tensor;
@@ -24,6 +25,7 @@ pub(super) struct CpuProgram {
     slots: Slots,
     steps: Vec<(usize, Step)>,
     notes: Vec<String>,
+    pool: Option<Arc<Pool>>,
 }
 
 impl CpuProgram {
@@ -31,7 +33,7 @@ impl CpuProgram {
     ///
     /// # Errors
     /// [`Unsupported`](crate::ErrorKind::Unsupported) with the node that cannot run here, and what the kernels refuse.
-    pub fn new(plan: &Arc<Plan>, table: &'static Table, options: &BackendOptions) -> Result<CpuProgram> {
+    pub fn new(plan: &Arc<Plan>, resources: &Resources<'_>) -> Result<CpuProgram> {
         let mut slots = Slots::new(plan);
         let mut steps = Vec::new();
         let mut notes = Vec::new();
@@ -40,12 +42,22 @@ impl CpuProgram {
             let node =
                 plan.graph.nodes.get(index).ok_or_else(|| Error::internal("the plan has a step without a node"))?;
             let place = || format!("node {index} `{}`", node.name);
-            if let Some(step) = Step::new(plan, node, &mut slots, table, options).within(place)? {
+            if let Some(step) = Step::new(plan, node, &mut slots, resources).within(place)? {
                 notes.extend(step.note().map(|note| format!("{}: {note}", place())));
                 steps.push((index, step));
             }
         }
-        Ok(CpuProgram { plan: plan.clone(), slots, steps, notes })
+        Ok(CpuProgram { plan: plan.clone(), slots, steps, notes, pool: None })
+    }
+
+    /// Whether some step has work for more than one thread.
+    pub fn is_shared_out(&self) -> bool {
+        self.steps.iter().any(|(_, step)| step.is_shared_out())
+    }
+
+    /// Gives the program worker threads.
+    pub fn use_pool(&mut self, pool: Arc<Pool>) {
+        self.pool = Some(pool);
     }
 }
 
@@ -53,7 +65,7 @@ impl Program for CpuProgram {
     fn run(&mut self, io: Io<'_>) -> Result<()> {
         let Io { inputs, states, outputs } = io;
         for (index, step) in &mut self.steps {
-            step.run(&mut self.slots, inputs, states).within(|| {
+            step.run(&mut self.slots, self.pool.as_deref(), inputs, states).within(|| {
                 let name = self.plan.graph.nodes.get(*index).map_or("", |node| node.name.as_str());
                 format!("node {index} `{name}`")
             })?;

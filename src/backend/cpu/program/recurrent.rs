@@ -1,13 +1,16 @@
 //! The recurrent layer as a step: its operands and results.
 
 use super::slots::Slots;
-use crate::backend::BackendOptions;
+use crate::backend::cpu::Resources;
 use crate::backend::cpu::recurrent::{Layer, Mask, Operands, Results};
-use crate::backend::cpu::simd::Table;
+use crate::backend::cpu::simd::Pool;
 use crate::error::{Error, Result};
 use crate::graph::{Node, Recurrent, ValueId};
 use crate::plan::Plan;
 use crate::tensor::{DType, Storage, Tensor};
+
+/// Operations of a run below which one thread does it all: 0.2 ms, against some microseconds to wake a worker.
+const LEAST_SHARED: u64 = 20_000_000;
 
 /// A layer with the values it reads and writes.
 pub(in crate::backend::cpu) struct RecurrentStep {
@@ -20,16 +23,12 @@ pub(in crate::backend::cpu) struct RecurrentStep {
 }
 
 impl RecurrentStep {
-    pub fn new(
-        op: &Recurrent,
-        plan: &Plan,
-        node: &Node,
-        table: &'static Table,
-        options: &BackendOptions,
-    ) -> Result<RecurrentStep> {
+    pub fn new(op: &Recurrent, plan: &Plan, node: &Node, resources: &Resources<'_>) -> Result<RecurrentStep> {
         let shape = |slot: usize| node.inputs.get(slot).copied().flatten().and_then(|id| plan.shape(id));
         let x = shape(Recurrent::X).ok_or_else(|| Error::graph("a recurrent layer without input"))?;
-        let layer = Layer::new(op, x, shape(Recurrent::AUXILIARY), table, options)?;
+        let small = Layer::operations(op, x) < LEAST_SHARED;
+        let threads = if small { 1 } else { resources.threads };
+        let layer = Layer::new(op, x, shape(Recurrent::AUXILIARY), resources.table, resources.options, threads)?;
         Ok(RecurrentStep {
             layer,
             inputs: node.inputs.clone(),
@@ -43,11 +42,15 @@ impl RecurrentStep {
         self.layer.note()
     }
 
-    pub fn run(&mut self, slots: &mut Slots, inputs: &[Tensor], states: &[Tensor]) -> Result<()> {
+    pub fn is_shared_out(&self) -> bool {
+        self.layer.is_shared_out()
+    }
+
+    pub fn run(&mut self, slots: &mut Slots, pool: Option<&Pool>, inputs: &[Tensor], states: &[Tensor]) -> Result<()> {
         for (taken, id) in self.taken.iter_mut().zip(&self.outputs) {
             *taken = id.map(|id| slots.take(id)).transpose()?;
         }
-        let done = self.compute(slots, inputs, states);
+        let done = self.compute(slots, pool, inputs, states);
         for (taken, id) in self.taken.iter_mut().zip(&self.outputs) {
             if let (Some(tensor), Some(id)) = (taken.take(), id) {
                 slots.put(*id, tensor);
@@ -56,7 +59,7 @@ impl RecurrentStep {
         done
     }
 
-    fn compute(&mut self, slots: &Slots, inputs: &[Tensor], states: &[Tensor]) -> Result<()> {
+    fn compute(&mut self, slots: &Slots, pool: Option<&Pool>, inputs: &[Tensor], states: &[Tensor]) -> Result<()> {
         let RecurrentStep { layer, inputs: ids, lengths, taken, .. } = self;
         let id = |slot: usize| ids.get(slot).copied().flatten();
         let floats = |slot: usize| -> Result<Option<&[f32]>> {
@@ -89,7 +92,7 @@ impl RecurrentStep {
                 _ => return Err(Error::graph("a recurrent layer has six results at most")),
             }
         }
-        layer.run(&operands, results)
+        layer.run(pool, &operands, results)
     }
 }
 

@@ -6,8 +6,8 @@ use super::movement::Movement;
 use super::recurrent::RecurrentStep;
 use super::slots::Slots;
 use super::with_shape;
-use crate::backend::BackendOptions;
-use crate::backend::cpu::simd::Table;
+use crate::backend::cpu::Resources;
+use crate::backend::cpu::simd::Pool;
 use crate::error::{Error, Result};
 use crate::eval::evaluate;
 use crate::graph::recurrent::Arithmetic;
@@ -31,13 +31,7 @@ pub(super) enum Step {
 
 impl Step {
     /// The step of a node; `None` when there is nothing to do at run time.
-    pub fn new(
-        plan: &Plan,
-        node: &Node,
-        slots: &mut Slots,
-        table: &'static Table,
-        options: &BackendOptions,
-    ) -> Result<Option<Step>> {
+    pub fn new(plan: &Plan, node: &Node, slots: &mut Slots, resources: &Resources<'_>) -> Result<Option<Step>> {
         let wanted = |id: &ValueId| {
             plan.values.get(id.0 as usize).is_some_and(|v| v.kept || v.last_use.is_some() || v.shape.is_some())
         };
@@ -56,17 +50,17 @@ impl Step {
             && let Op::Recurrent(op) = &node.op
             && matches!(op.arithmetic, Arithmetic::Float | Arithmetic::Hybrid { .. })
         {
-            let step = RecurrentStep::new(op, plan, node, table, options)?;
+            let step = RecurrentStep::new(op, plan, node, resources)?;
             return Ok(Some(Step::Recurrent(Box::new(step))));
         }
         if planned {
-            if let Some(dense) = Dense::new(plan, node, table, options)? {
+            if let Some(dense) = Dense::new(plan, node, resources)? {
                 return Ok(Some(Step::Dense(Box::new(dense))));
             }
             if let Some(movement) = Movement::new(plan, node) {
                 return Ok(Some(Step::Movement(movement)));
             }
-            if let Some(elementwise) = Elementwise::new(plan, node, table) {
+            if let Some(elementwise) = Elementwise::new(plan, node, resources.table) {
                 return Ok(Some(Step::Elementwise(elementwise)));
             }
         }
@@ -77,13 +71,21 @@ impl Step {
     }
 
     /// Computes the node.
-    pub fn run(&mut self, slots: &mut Slots, inputs: &[Tensor], states: &[Tensor]) -> Result<()> {
+    pub fn run(&mut self, slots: &mut Slots, pool: Option<&Pool>, inputs: &[Tensor], states: &[Tensor]) -> Result<()> {
         match self {
-            Step::Recurrent(step) => step.run(slots, inputs, states),
+            Step::Recurrent(step) => step.run(slots, pool, inputs, states),
             Step::Dense(step) => step.run(slots, inputs, states),
             Step::Movement(step) => step.run(slots, inputs, states),
             Step::Elementwise(step) => step.run(slots, inputs, states),
             Step::Evaluate(step) => step.run(slots, inputs, states),
+        }
+    }
+
+    /// Whether there is work for more than one thread.
+    pub fn is_shared_out(&self) -> bool {
+        match self {
+            Step::Recurrent(step) => step.is_shared_out(),
+            Step::Dense(_) | Step::Movement(_) | Step::Elementwise(_) | Step::Evaluate(_) => false,
         }
     }
 

@@ -132,6 +132,7 @@ pub(super) fn is_plain_lstm(lstm: &Lstm, vectors: &Vectors) -> bool {
         && lstm.cell_clip.is_none()
         && vectors.peephole.is_none()
         && vectors.layer_norm.is_none()
+        && vectors.diagonal.is_none()
 }
 
 /// Whether the fused GRU kernel computes this cell.

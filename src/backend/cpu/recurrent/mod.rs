@@ -3,17 +3,21 @@
 
 mod cell;
 mod part;
+mod team;
 mod weights;
 
 use std::ops::Range;
 
-use super::simd::{Grid, Storage, Table, Window, for_each_part};
+use std::sync::Arc;
+
+use super::simd::{Grid, Pool, Storage, Table, Window, for_each_part};
 use crate::backend::{BackendOptions, Precision};
 use crate::error::{Error, Result};
 use crate::graph::Recurrent;
 use crate::graph::recurrent::{Layout, Merge, Source};
 
 use part::Part;
+use team::Team;
 use weights::{Packing, Weights};
 
 /// Rows of the input product of one chunk, about: enough for the product to run at full speed, few enough for the sums to stay in the
@@ -49,12 +53,30 @@ pub(super) struct Results<'a> {
     pub c_n: [Option<&'a mut [f32]>; 2],
 }
 
+/// The batch rows of one direction as parts. Twice as many as there are threads where the rows allow it, so that a thread that is held
+/// up leaves the rest to the others; but every part reads all weights at every step, so it needs enough rows to be worth that: eight
+/// while the weights fit the second-level cache, sixteen beyond.
+fn split_rows(batch: usize, units: usize, directions: usize, threads: usize) -> Vec<Range<usize>> {
+    let least = if units <= 128 { 8 } else { 16 };
+    let wanted = (2 * threads).div_ceil(directions.max(1));
+    let parts = if threads == 1 {
+        1
+    } else if batch >= wanted * least {
+        wanted
+    } else {
+        threads.div_ceil(directions.max(1)).min(batch / 4).max(1)
+    };
+    (0..parts).map(|part| part * batch / parts..(part + 1) * batch / parts).collect()
+}
+
 /// A layer made ready: packed weights, and the buffers of each part of the work.
 pub(super) struct Layer {
     op: Recurrent,
     shape: Shape,
-    directions: Vec<Weights>,
+    directions: Vec<Arc<Weights>>,
     parts: Vec<Part>,
+    /// Threads that share the units of a single row.
+    team: Option<Team>,
     /// By output: the windows of the parts that write to it.
     windows: [Vec<Window>; 2],
     table: &'static Table,
@@ -71,7 +93,8 @@ struct Shape {
 }
 
 impl Layer {
-    /// Packs the weights of `op` for an input of shape `x` (and auxiliary input) and allocates every buffer.
+    /// Packs the weights of `op` for an input of shape `x` (and auxiliary input), shares the work out for up to `threads` threads and
+    /// allocates every buffer.
     ///
     /// # Errors
     /// [`InvalidGraph`](crate::ErrorKind::InvalidGraph) when shapes do not fit together,
@@ -82,6 +105,7 @@ impl Layer {
         auxiliary: Option<&[usize]>,
         table: &'static Table,
         options: &BackendOptions,
+        threads: usize,
     ) -> Result<Layer> {
         let &[first, second, inputs] = x else {
             return Err(Error::graph(format!("a recurrent layer's input has three axes, not {x:?}")));
@@ -106,6 +130,7 @@ impl Layer {
             shape,
             directions: Vec::new(),
             parts: Vec::new(),
+            team: None,
             windows: [Vec::new(), Vec::new()],
             table,
         };
@@ -119,8 +144,10 @@ impl Layer {
                     weights.input.depth()
                 )));
             }
-            layer.add_part(index, 0..batch, chunk, &weights);
-            layer.directions.push(weights);
+            for rows in split_rows(batch, weights.units, op.directions.len(), threads) {
+                layer.add_part(index, rows, chunk, &weights);
+            }
+            layer.directions.push(Arc::new(weights));
         }
         if let (Merge::Concat, [first, second]) = (op.merge, layer.directions.as_slice()) {
             let (left, right) = (first.output_width, second.output_width);
@@ -131,6 +158,16 @@ impl Layer {
                     window.columns = left..left + right;
                 }
             }
+        }
+        if let ([_], [weights]) = (layer.parts.as_slice(), layer.directions.as_slice())
+            && batch == 1
+            && weights.units >= team::LEAST_UNITS
+            && threads > 1
+            && part::is_fused_lstm(&op.cell, weights)
+            && weights.auxiliary.is_none()
+            && !op.directions.iter().any(|direction| direction.source == Source::Auxiliary)
+        {
+            layer.team = Team::new(op, &layer.shape, weights, table, chunk, threads)?;
         }
         Ok(layer)
     }
@@ -147,8 +184,8 @@ impl Layer {
     ///
     /// # Errors
     /// [`Internal`](crate::ErrorKind::Internal) when a buffer does not have the planned size.
-    pub fn run(&mut self, operands: &Operands<'_>, results: Results<'_>) -> Result<()> {
-        let Layer { op, shape, directions, parts, windows, table } = self;
+    pub fn run(&mut self, pool: Option<&Pool>, operands: &Operands<'_>, results: Results<'_>) -> Result<()> {
+        let Layer { op, shape, directions, parts, team, windows, table } = self;
         let width = |output: usize| match (op.merge, directions.as_slice()) {
             (Merge::Concat, [first, second]) => first.output_width + second.output_width,
             _ => directions.get(output).map_or(0, |weights| weights.output_width),
@@ -160,12 +197,21 @@ impl Layer {
             y0.map(|y| Grid::new(y, sizes(0), shape.time_major, windows0)).transpose()?,
             y1.map(|y| Grid::new(y, sizes(1), shape.time_major, windows1)).transpose()?,
         ];
-        for_each_part(parts, &grids, |part, view| {
-            let weights = directions
-                .get(part.direction)
-                .ok_or_else(|| Error::internal("a part of a direction that is not there"))?;
-            part.run(&part::Context { op, shape, weights, table, operands }, view)
-        })?;
+        let team = team.as_mut().filter(|_| matches!(operands.mask, Mask::None));
+        if let (Some(team), [weights], [part]) = (team, directions.as_slice(), parts.as_mut_slice())
+            && team.is_ready()
+        {
+            let [grid, _] = grids;
+            let mut view = grid.and_then(|grid| grid.into_view(0));
+            team.run(part, &part::Context { op, shape, weights, table, operands }, &mut view)?;
+        } else {
+            for_each_part(pool, parts, &grids, |part, view| {
+                let weights = directions
+                    .get(part.direction)
+                    .ok_or_else(|| Error::internal("a part of a direction that is not there"))?;
+                part.run(&part::Context { op, shape, weights, table, operands }, view)
+            })?;
+        }
         for part in parts.iter() {
             let d = part.direction;
             if let Some(h) = h_n.get_mut(d).and_then(Option::as_mut) {
@@ -182,6 +228,31 @@ impl Layer {
 impl Layer {
     /// What was chosen, in words.
     pub fn note(&self) -> String {
-        format!("{} {}, {} part(s)", self.op.cell.name(), self.table.name, self.parts.len())
+        format!("{} {}, {}", self.op.cell.name(), self.table.name, self.shares())
+    }
+
+    fn shares(&self) -> String {
+        match (&self.team, self.parts.len()) {
+            (Some(team), _) => format!("units shared by {} threads", team.threads()),
+            (None, 1) => "one thread".to_owned(),
+            (None, parts) => format!("{parts} parts of the rows and directions"),
+        }
+    }
+
+    /// Whether there is work for more than one thread.
+    pub fn is_shared_out(&self) -> bool {
+        self.parts.len() > 1
+    }
+
+    /// Multiply-adds of a run, each counted as two operations.
+    pub fn operations(op: &Recurrent, x: &[usize]) -> u64 {
+        let gates = op.cell.gate_blocks();
+        let weights: usize = op
+            .directions
+            .iter()
+            .map(|d| d.weights.input.data.len() + d.weights.units(gates) * d.weights.output_width(gates) * gates)
+            .sum();
+        let rows: usize = x.iter().take(2).product();
+        2 * (rows as u64).saturating_mul(weights as u64)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::super::simd::{Aligned, From, Packed, Rows, Table, View, aligned_zeros};
+use super::super::simd::{Aligned, From, Packed, Rows, Table, UNITS, View, aligned_zeros};
 use super::cell;
 use super::weights::Weights;
 use super::{Mask, Operands, Shape};
@@ -18,6 +18,59 @@ pub(super) struct Context<'a> {
     pub weights: &'a Weights,
     pub table: &'static Table,
     pub operands: &'a Operands<'a>,
+}
+
+/// Some of the units of a layer, by the panels of its weights: what one thread computes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    /// Panels of the input weights.
+    input: Range<usize>,
+    /// Panels of the recurrent weights.
+    recurrent: Range<usize>,
+    /// Blocks of [`UNITS`] units.
+    blocks: Range<usize>,
+}
+
+impl Span {
+    /// All of them.
+    pub fn whole(weights: &Weights) -> Span {
+        Span {
+            input: 0..weights.input.panels(),
+            recurrent: 0..weights.recurrent.first().map_or(0, Packed::panels),
+            blocks: 0..weights.units.div_ceil(UNITS),
+        }
+    }
+
+    /// Even shares for `threads` threads, cut where units and panels of both weights end together; fewer where there are too few.
+    pub fn shares(weights: &Weights, threads: usize) -> Vec<Span> {
+        let whole = Span::whole(weights);
+        let Some(recurrent) = weights.recurrent.first() else { return vec![whole] };
+        let block = weights.gates * UNITS;
+        let (input_width, recurrent_width) = (weights.input.width(), recurrent.width());
+        let mut step = 1;
+        while step * block % input_width != 0 || step * block % recurrent_width != 0 {
+            step += 1;
+        }
+        let steps = whole.blocks.end / step;
+        let count = threads.min(steps).max(1);
+        let at = |share: usize| if share == count { whole.blocks.end } else { share * steps / count * step };
+        let cut = |share: usize, width: usize, panels: usize| {
+            let panel = |share: usize| if share == count { panels } else { at(share) * block / width };
+            panel(share)..panel(share + 1)
+        };
+        (0..count)
+            .map(|share| Span {
+                input: cut(share, input_width, whole.input.end),
+                recurrent: cut(share, recurrent_width, whole.recurrent.end),
+                blocks: at(share)..at(share + 1),
+            })
+            .collect()
+    }
+
+    /// The units, those that fill up the last block among them.
+    pub fn units(&self) -> Range<usize> {
+        self.blocks.start * UNITS..self.blocks.end * UNITS
+    }
 }
 
 /// Rows of one direction and their buffers.
@@ -82,31 +135,83 @@ impl Part {
 
     /// All steps of these rows.
     pub fn run(&mut self, context: &Context<'_>, mut view: Option<View<'_>>) -> Result<()> {
+        self.start(context)?;
+        self.run_from(context, 0, &mut view)
+    }
+
+    /// The state before the first step.
+    pub fn start(&mut self, context: &Context<'_>) -> Result<()> {
         let operands = context.operands;
-        set_rows(&mut self.h, self.p_stride, operands.h0[self.direction.min(1)], self.width, &self.rows)?;
-        set_rows(&mut self.c, self.h_stride, operands.c0[self.direction.min(1)], self.units, &self.rows)?;
+        let d = self.direction.min(1);
+        set_rows(&mut self.h, self.p_stride, operands.h0[d], self.width, &self.rows)?;
+        set_rows(&mut self.c, self.h_stride, operands.c0[d], self.units, &self.rows)?;
         self.begun.fill(false);
+        Ok(())
+    }
+
+    /// All steps but the first `done`, which is at the end of a chunk.
+    pub fn run_from(&mut self, context: &Context<'_>, mut done: usize, view: &mut Option<View<'_>>) -> Result<()> {
         if self.rows.is_empty() {
             return Ok(());
         }
         let steps = context.shape.steps;
         let reverse = context.op.directions.get(self.direction).is_some_and(|direction| direction.reverse);
-        let mut done = 0;
+        let whole = Span::whole(context.weights);
         while done < steps {
             let count = self.chunk.min(steps - done);
             let first = if reverse { steps - done - count } else { done };
-            self.project(context, first..first + count)?;
+            self.project(context, first..first + count, &whole)?;
             for k in 0..count {
                 let local = if reverse { count - 1 - k } else { k };
-                self.step(context, local, first + local, &mut view)?;
+                self.step(context, local, first + local, &whole, view)?;
             }
             done += count;
         }
         Ok(())
     }
 
+    /// The units of `span` of the plain LSTM, one step on: reads the whole output state, writes those units of both states.
+    pub fn advance(&mut self, context: &Context<'_>, local: usize, backwards: bool, span: &Span) -> Result<()> {
+        self.recurrent_product(context, local, backwards, span)?;
+        self.plain_lstm(context, local, 0..self.rows.len(), span, None)
+    }
+
+    /// The output state of the first row.
+    pub fn h_row(&mut self) -> &mut [f32] {
+        &mut self.h[..self.p_stride]
+    }
+
+    /// The cell state of the first row.
+    pub fn c_row(&mut self) -> &mut [f32] {
+        &mut self.c[..self.h_stride]
+    }
+
+    /// Scratch as wide as the output state.
+    pub fn m_row(&mut self) -> &mut [f32] {
+        &mut self.m[..self.h_stride]
+    }
+
+    /// Copies some units of the first row's output state to the scratch.
+    pub fn move_h_to_m(&mut self, units: Range<usize>) {
+        self.m[units.clone()].copy_from_slice(&self.h[units]);
+    }
+
+    /// Copies the scratch back.
+    pub fn move_m_to_h(&mut self) {
+        let width = self.h_stride;
+        self.h[..width].copy_from_slice(&self.m[..width]);
+    }
+
+    /// The output of the first row at a step.
+    pub fn write_y(&mut self, step: usize, view: &mut Option<View<'_>>) -> Result<()> {
+        if let Some(view) = view {
+            view.row(step, 0)?.copy_from_slice(&self.h[..self.width]);
+        }
+        Ok(())
+    }
+
     /// The input product of a chunk of steps, with the bias.
-    fn project(&mut self, context: &Context<'_>, steps: Range<usize>) -> Result<()> {
+    pub fn project(&mut self, context: &Context<'_>, steps: Range<usize>, span: &Span) -> Result<()> {
         let (weights, operands) = (context.weights, context.operands);
         let direction = context.op.directions.get(self.direction);
         let auxiliary = |x: Option<_>| x.ok_or_else(|| Error::graph("the auxiliary input is missing"));
@@ -116,13 +221,21 @@ impl Part {
                 &steps,
                 auxiliary(operands.auxiliary)?,
                 &weights.input,
+                &span.input,
                 From::Row(&weights.bias),
             )?;
         } else {
-            self.project_one(context, &steps, operands.x, &weights.input, From::Row(&weights.bias))?;
+            self.project_one(context, &steps, operands.x, &weights.input, &span.input, From::Row(&weights.bias))?;
         }
         if let Some(packed) = &weights.auxiliary {
-            self.project_one(context, &steps, auxiliary(operands.auxiliary)?, packed, From::Result)?;
+            self.project_one(
+                context,
+                &steps,
+                auxiliary(operands.auxiliary)?,
+                packed,
+                &(0..packed.panels()),
+                From::Result,
+            )?;
         }
         Ok(())
     }
@@ -133,6 +246,7 @@ impl Part {
         steps: &Range<usize>,
         x: &[f32],
         packed: &Packed,
+        panels: &Range<usize>,
         from: From<'_>,
     ) -> Result<()> {
         let (shape, width, count) = (context.shape, packed.depth(), self.rows.len());
@@ -151,41 +265,64 @@ impl Part {
             }
             &self.gathered
         };
-        let from = match from {
-            From::Row(row) => From::Row(row),
-            other => other,
-        };
         let columns = match from {
             From::Row(row) => row.len(),
             From::Result | From::Zero => packed.padded_columns(),
         };
         let a = Rows { data: a, stride: width };
-        context.table.product(rows, a, packed, 0..packed.panels(), false, from, &mut self.sums, self.columns, columns)
+        context.table.product(rows, a, packed, panels.clone(), false, from, &mut self.sums, self.columns, columns)
     }
 
-    /// One step: recurrent product, cell, output. `local` counts within the chunk, `step` within the sequence.
-    fn step(&mut self, context: &Context<'_>, local: usize, step: usize, view: &mut Option<View<'_>>) -> Result<()> {
+    /// The recurrent product of a step. Every other step goes through the weights from the end: what the caches kept of the last
+    /// step is used first.
+    fn recurrent_product(&mut self, context: &Context<'_>, local: usize, backwards: bool, span: &Span) -> Result<()> {
         let count = self.rows.len();
         let size = count * self.columns;
         let h = Rows { data: &self.h, stride: self.p_stride };
         let sums = self.sums.get_mut(local * size..(local + 1) * size).ok_or_else(too_short)?;
-        // Every other step goes through the weights from the end: what the caches kept of the last step is used first.
-        let backwards = step % 2 == 1;
-        if let Some(packed) = context.weights.recurrent.first() {
-            let panels = 0..packed.panels();
-            let table = context.table;
-            if self.recurrent.is_empty() {
-                let columns = packed.padded_columns();
-                table.product(count, h, packed, panels, backwards, From::Result, sums, self.columns, columns)?;
-            } else {
-                let bias = &context.weights.recurrent_bias;
-                let columns = bias.len().min(packed.padded_columns());
-                let from = if context.weights.recurrent.len() == 1 { From::Row(bias) } else { From::Zero };
-                table.product(count, h, packed, panels, backwards, from, &mut self.recurrent, self.columns, columns)?;
-            }
+        let Some(packed) = context.weights.recurrent.first() else { return Ok(()) };
+        let (table, panels) = (context.table, span.recurrent.clone());
+        if self.recurrent.is_empty() {
+            let columns = packed.padded_columns();
+            table.product(count, h, packed, panels, backwards, From::Result, sums, self.columns, columns)
+        } else {
+            let bias = &context.weights.recurrent_bias;
+            let columns = bias.len().min(packed.padded_columns());
+            let from = if context.weights.recurrent.len() == 1 { From::Row(bias) } else { From::Zero };
+            table.product(count, h, packed, panels, backwards, from, &mut self.recurrent, self.columns, columns)
         }
+    }
+
+    /// The fused cell of some rows and units, without projection.
+    fn plain_lstm(
+        &mut self,
+        context: &Context<'_>,
+        local: usize,
+        rows: Range<usize>,
+        span: &Span,
+        y: Option<(&mut View<'_>, usize)>,
+    ) -> Result<()> {
+        let base = (local * self.rows.len() + rows.start) * self.columns;
+        let sums = Rows { data: self.sums.get(base..).ok_or_else(too_short)?, stride: self.columns };
+        let c = &mut self.c[rows.start * self.h_stride..];
+        let h = &mut self.h[rows.start * self.p_stride..];
+        let y = y.map(|(view, step)| (view, step, rows.start));
+        context.table.lstm_rows(rows.len(), self.units, span.blocks.clone(), sums, c, h, self.h_stride, y)
+    }
+
+    /// One step: recurrent product, cell, output. `local` counts within the chunk, `step` within the sequence.
+    fn step(
+        &mut self,
+        context: &Context<'_>,
+        local: usize,
+        step: usize,
+        whole: &Span,
+        view: &mut Option<View<'_>>,
+    ) -> Result<()> {
+        let count = self.rows.len();
+        self.recurrent_product(context, local, step % 2 == 1, whole)?;
         if matches!(context.operands.mask, Mask::None) {
-            return self.rows_step(context, local, step, 0..count, view);
+            return self.rows_step(context, local, step, 0..count, whole, view);
         }
         let mut row = 0;
         while row < count {
@@ -195,7 +332,7 @@ impl Part {
                 end += 1;
             }
             if active {
-                self.rows_step(context, local, step, row..end, view)?;
+                self.rows_step(context, local, step, row..end, whole, view)?;
                 self.begun.get_mut(row..end).ok_or_else(too_short)?.fill(true);
             } else if let Some(view) = view {
                 for row in row..end {
@@ -232,6 +369,7 @@ impl Part {
         local: usize,
         step: usize,
         rows: Range<usize>,
+        whole: &Span,
         view: &mut Option<View<'_>>,
     ) -> Result<()> {
         let (table, weights) = (context.table, context.weights);
@@ -239,13 +377,12 @@ impl Part {
         let sums = Rows { data: self.sums.get(base..).ok_or_else(too_short)?, stride: self.columns };
         let (c_at, h_at) = (rows.start * self.h_stride, rows.start * self.p_stride);
         match &context.op.cell {
-            Cell::Lstm(lstm) if cell::is_plain_lstm(lstm, &weights.vectors) && weights.vectors.diagonal.is_none() => {
-                let c = &mut self.c[c_at..];
-                if weights.projection.is_none() {
-                    let y = view.as_mut().map(|view| (view, step, rows.start));
-                    return table.lstm_rows(rows.len(), self.units, sums, c, &mut self.h[h_at..], self.h_stride, y);
-                }
-                table.lstm_rows(rows.len(), self.units, sums, c, &mut self.m[c_at..], self.h_stride, None)?;
+            cell if is_fused_lstm(cell, weights) => {
+                return self.plain_lstm(context, local, rows, whole, view.as_mut().map(|view| (view, step)));
+            }
+            Cell::Lstm(lstm) if cell::is_plain_lstm(lstm, &weights.vectors) => {
+                let (c, m, blocks) = (&mut self.c[c_at..], &mut self.m[c_at..], whole.blocks.clone());
+                table.lstm_rows(rows.len(), self.units, blocks, sums, c, m, self.h_stride, None)?;
                 self.finish_lstm(lstm, context, &rows)?;
             }
             Cell::Lstm(lstm) => {
@@ -350,6 +487,11 @@ impl Part {
     pub fn final_c(&self, to: &mut [f32]) -> Result<()> {
         get_rows(&self.c, self.h_stride, to, self.units, &self.rows)
     }
+}
+
+/// Whether the step is the fused LSTM kernel and nothing else.
+pub(super) fn is_fused_lstm(cell: &Cell, weights: &Weights) -> bool {
+    weights.projection.is_none() && matches!(cell, Cell::Lstm(lstm) if cell::is_plain_lstm(lstm, &weights.vectors))
 }
 
 fn too_short() -> Error {

@@ -56,6 +56,12 @@ impl<'a> Grid<'a> {
         Ok(Grid { base: data.as_mut_ptr(), steps, step_stride, row_stride, windows, data: PhantomData })
     }
 
+    /// The one view that is wanted of this grid.
+    pub fn into_view(self, part: usize) -> Option<View<'a>> {
+        // SAFETY: the grid is gone, so there is no other view.
+        unsafe { self.view(part) }
+    }
+
     /// The view of worker `part`.
     ///
     /// # Safety

@@ -19,7 +19,7 @@ mod vector;
 pub(crate) use grid::{Grid, View, Window};
 pub(crate) use kernels::{Storage, UNITS};
 pub(crate) use pack::{Aligned, Packed, aligned_zeros};
-pub(crate) use pool::for_each_part;
+pub(crate) use pool::{Pool, for_each_part};
 
 use kernels::{GruRows, LstmRows, Product, Start, WIDEST_PANEL};
 
@@ -165,7 +165,7 @@ impl Table {
         Ok(())
     }
 
-    /// One step of the plain LSTM for `rows` rows; `y` (view, step, its first row) takes the first `units` of each.
+    /// One step of the plain LSTM for `rows` rows and some blocks of units; `y` (view, step, its first row) takes the first `units` of each.
     ///
     /// # Errors
     /// [`Internal`](crate::ErrorKind::Internal) when a slice is too short.
@@ -174,6 +174,7 @@ impl Table {
         &self,
         rows: usize,
         units: usize,
+        blocks: std::ops::Range<usize>,
         sums: Rows<'_>,
         c: &mut [f32],
         h: &mut [f32],
@@ -184,16 +185,17 @@ impl Table {
             Some((view, step, first)) => view.rows(step, first, rows, units)?,
             None => (std::ptr::null_mut(), 0),
         };
-        let blocks = units.div_ceil(UNITS);
-        let fits = holds(sums.data.len(), rows, sums.stride, blocks * 4 * UNITS)
-            && holds(c.len(), rows, state_stride, blocks * UNITS)
-            && holds(h.len(), rows, state_stride, blocks * UNITS);
+        let all = units.div_ceil(UNITS);
+        let fits = blocks.end <= all
+            && holds(sums.data.len(), rows, sums.stride, all * 4 * UNITS)
+            && holds(c.len(), rows, state_stride, all * UNITS)
+            && holds(h.len(), rows, state_stride, all * UNITS);
         if !fits {
             return Err(defect("a state is too small for the LSTM step"));
         }
         let step = LstmRows {
             rows,
-            blocks: (0, blocks),
+            blocks: (blocks.start, blocks.end),
             sums: sums.data.as_ptr(),
             sums_stride: sums.stride,
             c: c.as_mut_ptr(),

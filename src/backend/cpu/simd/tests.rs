@@ -233,7 +233,9 @@ fn fused_cells() {
             // SAFETY: the only view.
             let mut view = unsafe { grid.view(0) }.unwrap();
             let sums_rows = Rows { data: &sums, stride: 4 * stride };
-            table.lstm_rows(rows, units, sums_rows, &mut c, &mut h, stride, Some((&mut view, 0, 0))).unwrap();
+            table
+                .lstm_rows(rows, units, 0..blocks, sums_rows, &mut c, &mut h, stride, Some((&mut view, 0, 0)))
+                .unwrap();
             for (row, u) in (0..rows).flat_map(|row| (0..units).map(move |u| (row, u))) {
                 let s = |g: usize| f64::from(sums[row * 4 * stride + at(4, g, u)]);
                 let next = sigmoid(s(1)) * f64::from(before[row * stride + u]) + sigmoid(s(0)) * s(2).tanh();

@@ -1,0 +1,477 @@
+//! One row, several threads: the units of a wide LSTM are shared out, and every step ends with an exchange of the output state.
+//!
+//! A step takes some microseconds, so a helper that loses its core for a moment would hold up everybody. The leader therefore never
+//! depends on one: helpers read and write nothing that is the caller's (the input is copied, the state goes through atomics), and one
+//! that is late is given up. The leader then computes its share from the last state that it published, finishes alone, and tries
+//! again some runs later.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, RwLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::super::simd::{Table, UNITS, View};
+use super::part::{Context, Part, Span};
+use super::weights::Weights;
+use super::{Mask, Operands, Shape};
+use crate::error::{Error, Result};
+use crate::graph::Recurrent;
+
+/// Units from which a step is long enough (5 µs and more) for the exchange, about half a microsecond, to pay.
+pub(super) const LEAST_UNITS: usize = 256;
+/// How long a helper may be late at a step, beside four steps of the leader's own time.
+const PATIENCE: Duration = Duration::from_micros(20);
+/// How long a sleeping helper may take to come at the start of a run.
+const WAKING: Duration = Duration::from_micros(100);
+/// Runs alone after a helper was given up: doubled each time, up to this.
+const LONGEST_REST: u32 = 64;
+/// Rounds that an idle helper looks for work, then rounds that it gives its core away, before it sleeps.
+const SPINS: usize = 4000;
+const YIELDS: usize = 50;
+
+/// A counter on a cache line of its own.
+#[repr(align(128))]
+#[derive(Default)]
+struct Counter(AtomicUsize);
+
+/// What leader and helpers share.
+struct Exchange {
+    op: Recurrent,
+    shape: Shape,
+    weights: Arc<Weights>,
+    table: &'static Table,
+    spans: Vec<Span>,
+    chunk: usize,
+    /// Input of the chunk at work.
+    x: RwLock<Vec<f32>>,
+    /// State before step s in the entry `s % 2`.
+    h: [Vec<AtomicU32>; 2],
+    c: [Vec<AtomicU32>; 2],
+    /// Number of the run, chunks of it whose input is there, and the run that was given up last.
+    round: AtomicUsize,
+    chunks: AtomicUsize,
+    given_up: AtomicUsize,
+    /// By helper: steps done in this run, and the last run that it is done with.
+    progress: Vec<Counter>,
+    left: Vec<Counter>,
+    /// Steps that the leader has done.
+    leader: Counter,
+    stop: AtomicBool,
+}
+
+fn write(to: &[AtomicU32], from: &[f32]) {
+    for (to, x) in to.iter().zip(from) {
+        to.store(x.to_bits(), Ordering::Relaxed);
+    }
+}
+
+fn read(from: &[AtomicU32], to: &mut [f32]) {
+    for (x, to) in from.iter().zip(to) {
+        *to = f32::from_bits(x.load(Ordering::Relaxed));
+    }
+}
+
+impl Exchange {
+    /// First step of a chunk (in the order of the input) and its length.
+    fn chunk_at(&self, done: usize) -> Range<usize> {
+        let steps = self.shape.steps;
+        let count = self.chunk.min(steps - done);
+        if self.is_reverse() { steps - done - count..steps - done } else { done..done + count }
+    }
+
+    fn is_reverse(&self) -> bool {
+        self.op.directions.first().is_some_and(|direction| direction.reverse)
+    }
+
+    fn context<'a>(&'a self, operands: &'a Operands<'a>) -> Context<'a> {
+        Context { op: &self.op, shape: &self.shape, weights: &self.weights, table: self.table, operands }
+    }
+
+    /// The helper's share of one run; returns early when it was given up.
+    fn help(&self, index: usize, round: usize, part: &mut Part) -> Result<()> {
+        let span = self.spans.get(index + 1).ok_or_else(|| Error::internal("a helper without a share"))?;
+        let progress = self.progress.get(index).ok_or_else(|| Error::internal("a helper without a counter"))?;
+        let given_up = || self.given_up.load(Ordering::Acquire) == round || self.stop.load(Ordering::Acquire);
+        let wait = |ready: &dyn Fn() -> bool| {
+            let mut spins = 0;
+            while !ready() {
+                if given_up() {
+                    return false;
+                }
+                pause(&mut spins);
+            }
+            true
+        };
+        read(&self.c[0], &mut part.c_row()[..span.units().end]);
+        let mut done = 0;
+        while done < self.shape.steps {
+            let steps = self.chunk_at(done);
+            let chunk = done / self.chunk;
+            if !wait(&|| self.chunks.load(Ordering::Acquire) > chunk) {
+                return Ok(());
+            }
+            {
+                let Ok(x) = self.x.try_read() else { return Ok(()) };
+                part.project(&self.context(&operands(&x)), 0..steps.len(), span)?;
+            }
+            for k in 0..steps.len() {
+                let s = done + k;
+                let others = || {
+                    self.leader.0.load(Ordering::Acquire) >= s
+                        && self.progress.iter().all(|other| other.0.load(Ordering::Acquire) >= s)
+                };
+                if !wait(&others) {
+                    return Ok(());
+                }
+                read(&self.h[s % 2], part.h_row());
+                let local = if self.is_reverse() { steps.len() - 1 - k } else { k };
+                part.advance(&self.context(&operands(&[])), local, s % 2 == 1, span)?;
+                let units = span.units();
+                write(&self.h[(s + 1) % 2][units.clone()], &part.h_row()[units.clone()]);
+                write(&self.c[(s + 1) % 2][units.clone()], &part.c_row()[units]);
+                progress.0.store(s + 1, Ordering::Release);
+            }
+            done += steps.len();
+        }
+        Ok(())
+    }
+}
+
+/// Operands of a chunk: x alone.
+fn operands(x: &[f32]) -> Operands<'_> {
+    Operands { x, auxiliary: None, mask: Mask::None, h0: [None; 2], c0: [None; 2] }
+}
+
+fn pause(spins: &mut usize) {
+    *spins += 1;
+    if *spins < SPINS { std::hint::spin_loop() } else { thread::yield_now() }
+}
+
+/// A helper's life: waits for runs.
+fn serve(exchange: &Exchange, index: usize, mut part: Part) {
+    let (mut spins, mut last) = (0, 0);
+    while !exchange.stop.load(Ordering::Acquire) {
+        let round = exchange.round.load(Ordering::Acquire);
+        if round != last {
+            last = round;
+            // An error leaves the progress where it is: the leader gives this helper up and meets the error itself.
+            let _ = exchange.help(index, round, &mut part);
+            if let Some(left) = exchange.left.get(index) {
+                left.0.store(round, Ordering::Release);
+            }
+            spins = 0;
+        } else if spins < SPINS + YIELDS {
+            pause(&mut spins);
+        } else {
+            thread::park();
+            spins = 0;
+        }
+    }
+}
+
+/// The helpers of one layer.
+pub(super) struct Team {
+    exchange: Arc<Exchange>,
+    helpers: Vec<JoinHandle<()>>,
+    round: usize,
+    /// Runs to do alone, and how many it will be the next time.
+    rest: u32,
+    penalty: u32,
+}
+
+impl Team {
+    /// Shares the units of the layer out to `threads` threads, the caller's own among them; `None` when there are too few.
+    ///
+    /// # Errors
+    /// [`Io`](crate::ErrorKind::Io) when the system gives no thread.
+    pub fn new(
+        op: &Recurrent,
+        shape: &Shape,
+        weights: &Arc<Weights>,
+        table: &'static Table,
+        chunk: usize,
+        threads: usize,
+    ) -> Result<Option<Team>> {
+        let spans = Span::shares(weights, threads);
+        if spans.len() < 2 {
+            return Ok(None);
+        }
+        let helpers = spans.len() - 1;
+        let atomics = || (0..weights.units.next_multiple_of(UNITS)).map(|_| AtomicU32::new(0)).collect::<Vec<_>>();
+        let counters = || (0..helpers).map(|_| Counter::default()).collect::<Vec<_>>();
+        let exchange = Arc::new(Exchange {
+            op: op.clone(),
+            shape: *shape,
+            weights: weights.clone(),
+            table,
+            spans,
+            chunk,
+            x: RwLock::new(vec![0.0; chunk * shape.inputs]),
+            h: [atomics(), atomics()],
+            c: [atomics(), atomics()],
+            round: AtomicUsize::new(0),
+            chunks: AtomicUsize::new(0),
+            given_up: AtomicUsize::new(0),
+            progress: counters(),
+            left: counters(),
+            leader: Counter::default(),
+            stop: AtomicBool::new(false),
+        });
+        let mut team = Team { exchange, helpers: Vec::new(), round: 0, rest: 0, penalty: 1 };
+        for index in 0..helpers {
+            let part = Part::new(0, 0..1, chunk, shape, weights);
+            let exchange = team.exchange.clone();
+            let name = format!("fuselstm units {}", index + 1);
+            team.helpers.push(thread::Builder::new().name(name).spawn(move || serve(&exchange, index, part))?);
+        }
+        Ok(Some(team))
+    }
+
+    /// Number of threads, the leader's among them.
+    pub fn threads(&self) -> usize {
+        self.helpers.len() + 1
+    }
+
+    /// Whether this run should be shared: not while the team rests, nor while a helper is still held up in an earlier run.
+    pub fn is_ready(&mut self) -> bool {
+        if self.rest > 0 {
+            self.rest -= 1;
+            return false;
+        }
+        self.exchange.left.iter().all(|left| left.0.load(Ordering::Acquire) == self.round)
+    }
+
+    /// The whole run, on the leader's thread, with `part` as its own (full) state.
+    pub fn run(&mut self, part: &mut Part, context: &Context<'_>, view: &mut Option<View<'_>>) -> Result<()> {
+        part.start(context)?;
+        let exchange = self.exchange.clone();
+        let e = &*exchange;
+        write(&e.h[0], part.h_row());
+        write(&e.c[0], part.c_row());
+        e.chunks.store(0, Ordering::Relaxed);
+        e.leader.0.store(0, Ordering::Relaxed);
+        e.progress.iter().for_each(|progress| progress.0.store(0, Ordering::Relaxed));
+        self.round += 1;
+        e.round.store(self.round, Ordering::Release);
+        self.helpers.iter().for_each(|helper| helper.thread().unpark());
+        let own = e.spans.first().ok_or_else(|| Error::internal("a team without a leader's share"))?;
+        let mut done = 0;
+        while done < e.shape.steps {
+            let steps = e.chunk_at(done);
+            let began = Instant::now();
+            {
+                // Nobody reads it now: a helper that is late with the last chunk was given up below.
+                let Ok(mut x) = e.x.try_write() else { return self.alone(part, context, view, done, 0) };
+                let from = &context.operands.x[steps.start * e.shape.inputs..steps.end * e.shape.inputs];
+                x[..from.len()].copy_from_slice(from);
+            }
+            e.chunks.fetch_add(1, Ordering::Release);
+            part.project(context, steps.clone(), own)?;
+            let mut patience = PATIENCE + began.elapsed() + if done == 0 { WAKING } else { Duration::ZERO };
+            for k in 0..steps.len() {
+                let (s, began) = (done + k, Instant::now());
+                let local = if e.is_reverse() { steps.len() - 1 - k } else { k };
+                part.advance(context, local, s % 2 == 1, own)?;
+                let next = (s + 1) % 2;
+                write(&e.h[next][own.units()], &part.h_row()[own.units()]);
+                e.leader.0.store(s + 1, Ordering::Release);
+                patience += 4 * began.elapsed();
+                if !self.all_done(s + 1, Instant::now() + patience) {
+                    return self.alone(part, context, view, done, k);
+                }
+                for span in e.spans.iter().skip(1) {
+                    read(&e.h[next][span.units()], &mut part.h_row()[span.units()]);
+                }
+                part.write_y(steps.start + local, view)?;
+                patience = PATIENCE;
+            }
+            done += steps.len();
+        }
+        for span in e.spans.iter().skip(1) {
+            read(&e.c[e.shape.steps % 2][span.units()], &mut part.c_row()[span.units()]);
+        }
+        self.penalty = 1;
+        Ok(())
+    }
+
+    /// Waits until every helper has done `steps` steps, or the time has come.
+    fn all_done(&self, steps: usize, until: Instant) -> bool {
+        let mut spins = 0usize;
+        while self.exchange.progress.iter().any(|progress| progress.0.load(Ordering::Acquire) < steps) {
+            spins += 1;
+            // Reading the clock costs as much as some rounds.
+            if spins % 16 == 0 && Instant::now() > until {
+                return false;
+            }
+            std::hint::spin_loop();
+        }
+        true
+    }
+
+    /// Gives the helpers up in step `k` of the chunk that begins at `done`, of which the leader has its own share (`k` = 0 with
+    /// nothing done when the chunk's input could not be handed out), and finishes the run without them.
+    fn alone(
+        &mut self,
+        part: &mut Part,
+        context: &Context<'_>,
+        view: &mut Option<View<'_>>,
+        done: usize,
+        k: usize,
+    ) -> Result<()> {
+        let exchange = self.exchange.clone();
+        let e = &*exchange;
+        e.given_up.store(self.round, Ordering::Release);
+        self.rest = self.penalty;
+        self.penalty = (2 * self.penalty).min(LONGEST_REST);
+        let s = done + k;
+        let began = e.leader.0.load(Ordering::Relaxed) > s;
+        let steps = e.chunk_at(done);
+        let local = |k: usize| if e.is_reverse() { steps.len() - 1 - k } else { k };
+        // The helpers' state before this step is still there: they write the other entry until everybody has done it.
+        for span in e.spans.iter().skip(1) {
+            read(&e.c[s % 2][span.units()], &mut part.c_row()[span.units()]);
+        }
+        let mut first = k;
+        if began {
+            let own = e.spans.first().ok_or_else(|| Error::internal("a team without a leader's share"))?;
+            // The product reads the whole old state, so the new one is put together beside it.
+            read(&e.h[(s + 1) % 2][own.units()], &mut part.m_row()[own.units()]);
+            read(&e.h[s % 2], part.h_row());
+            for span in e.spans.iter().skip(1) {
+                part.project(context, steps.clone(), span)?;
+                part.advance(context, local(k), s % 2 == 1, span)?;
+                part.move_h_to_m(span.units());
+                read(&e.h[s % 2][span.units()], &mut part.h_row()[span.units()]);
+            }
+            part.move_m_to_h();
+            part.write_y(steps.start + local(k), view)?;
+            first = k + 1;
+        } else {
+            part.project(context, steps.clone(), &Span::whole(&e.weights))?;
+        }
+        let whole = Span::whole(&e.weights);
+        for k in first..steps.len() {
+            part.advance(context, local(k), (done + k) % 2 == 1, &whole)?;
+            part.write_y(steps.start + local(k), view)?;
+        }
+        part.run_from(context, done + steps.len(), view)
+    }
+}
+
+impl Drop for Team {
+    fn drop(&mut self) {
+        self.exchange.stop.store(true, Ordering::Release);
+        for helper in self.helpers.drain(..) {
+            helper.thread().unpark();
+            let _ = helper.join();
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod tests {
+    use super::super::{Layer, Results};
+    use super::*;
+    use crate::backend::BackendOptions;
+    use crate::backend::cpu::simd;
+    use crate::backend::cpu::simd::tests::noise;
+    use crate::graph::op::Activation;
+    use crate::graph::recurrent::*;
+    use crate::tensor::Tensor;
+
+    const STEPS: usize = 300;
+    const UNITS_OF_TEST: usize = 256;
+
+    fn layer(reverse: bool, threads: usize) -> Layer {
+        let (units, inputs) = (UNITS_OF_TEST, 24);
+        let rows = 4 * units;
+        let matrix = |seed, columns: usize| {
+            let data = noise(seed, rows * columns).iter().map(|x| x / 16.0).collect();
+            Matrix::float(Tensor::from_vec(&[rows, columns], data).unwrap())
+        };
+        let weights = CellWeights {
+            input: matrix(1, inputs),
+            recurrent: matrix(2, units),
+            auxiliary: None,
+            bias: None,
+            recurrent_bias: None,
+            peephole: None,
+            layer_norm: None,
+            projection: None,
+        };
+        let op = Recurrent {
+            cell: Cell::Lstm(Lstm {
+                gate: Activation::Sigmoid,
+                candidate: Activation::Tanh,
+                output: Activation::Tanh,
+                coupled_input_forget: false,
+                cell_clip: None,
+                projection_clip: None,
+            }),
+            directions: vec![Direction { reverse, source: Source::X, weights: Arc::new(weights) }],
+            layout: Layout::TimeMajor,
+            masking: Masking::Zero,
+            merge: Merge::Separate,
+            arithmetic: Arithmetic::Float,
+        };
+        let table = simd::select(None).unwrap();
+        Layer::new(&op, &[STEPS, 1, inputs], None, table, &BackendOptions::default(), threads).unwrap()
+    }
+
+    fn run(layer: &mut Layer, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let (mut y, mut c) = (vec![0.0; STEPS * UNITS_OF_TEST], vec![0.0; UNITS_OF_TEST]);
+        let mut results = Results::default();
+        results.y[0] = Some(&mut y);
+        results.c_n[0] = Some(&mut c);
+        layer.run(None, &operands(x), results).unwrap();
+        (y, c)
+    }
+
+    /// Helpers that leave at any moment of a run, or never come: the result is that of one thread, bit for bit, because every unit
+    /// is computed by the same kernel whoever computes it.
+    #[test]
+    fn helpers_that_are_given_up() {
+        let x = noise(3, STEPS * 24);
+        for reverse in [false, true] {
+            let expected = run(&mut layer(reverse, 1), &x);
+            for threads in [2, 3] {
+                let mut layer = layer(reverse, threads);
+                let exchange = layer.team.as_ref().unwrap().exchange.clone();
+                let stop = AtomicBool::new(false);
+                thread::scope(|scope| {
+                    scope.spawn(|| {
+                        // Sends the helpers away after other times in every run.
+                        let mut wait = 50;
+                        while !stop.load(Ordering::Relaxed) {
+                            thread::sleep(Duration::from_micros(wait));
+                            exchange.given_up.store(exchange.round.load(Ordering::Acquire), Ordering::Release);
+                            wait = wait * 7 % 5000 + 20;
+                        }
+                    });
+                    for _ in 0..30 {
+                        layer.team.as_mut().unwrap().rest = 0;
+                        assert!(run(&mut layer, &x) == expected, "{threads} threads");
+                    }
+                    stop.store(true, Ordering::Relaxed);
+                });
+                exchange.stop.store(true, Ordering::Release);
+                layer.team.as_mut().unwrap().rest = 0;
+                assert!(run(&mut layer, &x) == expected, "no helper at all");
+            }
+        }
+    }
+
+    /// After a failure the next run is done alone.
+    #[test]
+    fn a_team_rests_after_a_failure() {
+        let mut layer = layer(false, 2);
+        let x = noise(3, STEPS * 24);
+        layer.team.as_ref().unwrap().exchange.stop.store(true, Ordering::Release);
+        run(&mut layer, &x);
+        let team = layer.team.as_mut().unwrap();
+        assert_eq!((team.rest, team.penalty), (1, 2));
+        assert!(!team.is_ready());
+    }
+}

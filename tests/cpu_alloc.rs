@@ -1,0 +1,63 @@
+//! A run of the cpu backend allocates nothing once it has run before: shown by a counting allocator.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "../benches/common/mod.rs"]
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use common::{Bench, Shape};
+use fuselstm::backend::{BackendOptions, Precision};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: every call goes to the system's allocator as it is.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(pointer, layout) }
+    }
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// One test, because the counter is of the whole process.
+#[test]
+fn runs_after_the_first_two_allocate_nothing() {
+    let shapes = [
+        Shape::layer(20, 1, 32, 32),
+        Shape::layer(1, 1, 128, 128),
+        Shape { layers: 2, ..Shape::layer(28, 20, 28, 64) },
+        Shape { bidirectional: true, ..Shape::layer(40, 32, 64, 64) },
+        Shape::layer(8, 1, 256, 256),
+    ];
+    for shape in shapes {
+        for precision in [Precision::Full, Precision::F16, Precision::Bf16, Precision::Int8] {
+            for threads in [1, 2] {
+                let options = BackendOptions { threads: Some(threads), precision, ..BackendOptions::default() };
+                let mut bench = Bench::random(&shape, options);
+                // The caller's first output tensor is not of the right size, so two runs fill both buffers.
+                bench.run();
+                bench.run();
+                let before = ALLOCATIONS.load(Ordering::Relaxed);
+                for _ in 0..5 {
+                    bench.run();
+                }
+                let count = ALLOCATIONS.load(Ordering::Relaxed) - before;
+                assert_eq!(count, 0, "{} {precision:?} {threads} threads", shape.name());
+            }
+        }
+    }
+}
