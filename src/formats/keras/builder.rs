@@ -32,34 +32,29 @@ pub(super) struct Builder {
     /// Name of the layer that is being read: the name of the nodes it makes.
     pub layer: String,
     batch: Option<Dim>,
-    time: Option<Dim>,
 }
 
 impl Builder {
     pub fn new(weights: Weights, keras3: bool) -> Self {
-        Builder {
-            graph: Graph::default(),
-            weights,
-            warnings: Vec::new(),
-            keras3,
-            layer: String::new(),
-            batch: None,
-            time: None,
-        }
+        Builder { graph: Graph::default(), weights, warnings: Vec::new(), keras3, layer: String::new(), batch: None }
     }
 
     pub fn finish(self) -> (Graph, Vec<String>) {
         (self.graph, self.warnings)
     }
 
-    /// A new input; open sizes are called `batch` (axis 0), `time` (axis 1) and are unknown elsewhere.
+    /// A new input. Its open sizes are `batch` on axis 0, which all inputs share, and `time` on axis 1, which each has for
+    /// itself (an encoder and a decoder see sequences of different lengths); elsewhere they are unknown.
     pub fn input(&mut self, name: &str, dtype: DType, shape: &[Option<usize>]) -> ValueId {
         let mut dims = Vec::with_capacity(shape.len());
         for (axis, size) in shape.iter().enumerate() {
             dims.push(match (size, axis) {
                 (Some(size), _) => Dim::Known(*size),
                 (None, 0) => *self.batch.get_or_insert_with(|| self.graph.add_symbol("batch")),
-                (None, 1) => *self.time.get_or_insert_with(|| self.graph.add_symbol("time")),
+                (None, 1) => self.graph.add_symbol(match self.graph.inputs.len() {
+                    0 => "time".to_owned(),
+                    n => format!("time {}", n + 1),
+                }),
                 (None, _) => Dim::Unknown,
             });
         }
@@ -94,6 +89,13 @@ impl Builder {
         let inputs: Vec<_> = inputs.iter().copied().map(Some).collect();
         let outputs = self.node(op, &inputs, &[true])?;
         outputs.first().copied().flatten().ok_or_else(|| Error::internal("an op without a result"))
+    }
+
+    /// States what is known of a value's sizes beyond what was inferred.
+    pub fn declare(&mut self, id: ValueId, dims: Vec<Dim>) {
+        if let Some(value) = self.graph.values.get_mut(id.0 as usize) {
+            value.ty.shape = Some(dims);
+        }
     }
 
     pub fn constant(&mut self, tensor: Tensor) -> ValueId {

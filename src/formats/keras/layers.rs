@@ -7,10 +7,10 @@ use super::config::{Config, Named, activation};
 use super::recurrent;
 use super::wiring::{Call, values};
 use crate::error::{Error, Result};
-use crate::graph::ValueId;
 use crate::graph::op::{
     Activation, BinaryFunction, Concat, Conv2d, FullyConnected, Gather, Op, Reduce, ReduceFunction, Squeeze, Unary,
 };
+use crate::graph::{Dim, ValueId};
 use crate::tensor::{DType, Tensor};
 
 /// Layers that do something in training only.
@@ -366,6 +366,7 @@ fn reshaping(b: &mut Builder, class: &str, config: Config<'_>, x: ValueId) -> Re
         }
         _ => {
             let mut sizes = Vec::new();
+            let first = b.dims(x)?.first().copied().unwrap_or(Dim::Unknown);
             if class == "Reshape" {
                 for size in config.integers("target_shape")? {
                     sizes.push(to_i32(size)?);
@@ -380,9 +381,13 @@ fn reshaping(b: &mut Builder, class: &str, config: Config<'_>, x: ValueId) -> Re
             let shape = b.op(Op::Shape(DType::I32), &[x])?;
             let (zero, one) = (b.integers(&[0])?, b.integers(&[1])?);
             let batch = if rank == 1 { shape } else { b.op(Op::Slice, &[shape, zero, one])? };
+            let known = |&size: &i32| usize::try_from(size).map_or(Dim::Unknown, Dim::Known);
+            let dims = std::iter::once(first).chain(sizes.iter().map(known)).collect();
             let sizes = b.integers(&sizes)?;
             let target = b.op(Op::Concat(Concat { axis: 0, activation: Activation::Linear }), &[batch, sizes])?;
-            b.op(Op::Reshape, &[x, target])
+            let y = b.op(Op::Reshape, &[x, target])?;
+            b.declare(y, dims);
+            Ok(y)
         }
     }
 }

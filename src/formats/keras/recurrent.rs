@@ -75,8 +75,13 @@ pub(super) fn bidirectional(
         let class = config.string("class_name")?;
         read_layer(b, class, config.object("config")?, &format!("{scope}/{name}"), x.value)
     };
-    let forward = read(b, forward_config, "forward_layer").within(|| "forward layer")?;
+    let mut forward = read(b, forward_config, "forward_layer").within(|| "forward layer")?;
     let mut backward = read(b, backward_config, "backward_layer").within(|| "backward layer")?;
+    // Keras sets this by itself, whatever the configuration says: zeros where steps are masked, so that merging is well defined.
+    if forward.options.return_sequences {
+        forward.options.masking = Masking::Zero;
+        backward.options.masking = Masking::Zero;
+    }
     // Without a configuration of its own the backward layer is the forward one turned round.
     backward.options.go_backwards = !forward.options.go_backwards;
     let (sequences, return_state) = (forward.options.return_sequences, forward.options.return_state);

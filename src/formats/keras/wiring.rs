@@ -170,8 +170,8 @@ fn functional(
         };
         tensors.insert(key.clone(), flow);
     }
-    run_calls(b, &layers, &mut tensors, depth)?;
     let outputs = keys(config.get("output_layers"), "output_layers")?;
+    run_calls(b, &layers, &mut tensors, &outputs, depth)?;
     outputs
         .into_iter()
         .map(|key| match tensors.get(&key) {
@@ -185,10 +185,19 @@ fn functional(
 }
 
 /// Makes every call whose arguments are there, in the order of the file, until none is left.
-fn run_calls(b: &mut Builder, layers: &[Entry<'_>], tensors: &mut HashMap<Key, Flow>, depth: usize) -> Result<()> {
+fn run_calls(
+    b: &mut Builder,
+    layers: &[Entry<'_>],
+    tensors: &mut HashMap<Key, Flow>,
+    outputs: &[Key],
+    depth: usize,
+) -> Result<()> {
+    let last_used = last_used_calls(layers, outputs)?;
     let mut waiting: Vec<(&Entry<'_>, usize, &Json)> = Vec::new();
     for entry in layers.iter().filter(|entry| entry.class != "InputLayer") {
-        waiting.extend(entry.calls.iter().enumerate().map(|(node, json)| (entry, node, json)));
+        // Keras 2 counts the making of an inner model as its call 0 and does not store it.
+        let skipped = last_used.get(entry.name.as_str()).map_or(0, |last| (last + 1).saturating_sub(entry.calls.len()));
+        waiting.extend(entry.calls.iter().enumerate().map(|(call, json)| (entry, call + skipped, json)));
     }
     while !waiting.is_empty() {
         let before = waiting.len();
@@ -211,6 +220,22 @@ fn run_calls(b: &mut Builder, layers: &[Entry<'_>], tensors: &mut HashMap<Key, F
         waiting = later;
     }
     Ok(())
+}
+
+/// The highest call of each layer that anything refers to.
+fn last_used_calls(layers: &[Entry<'_>], outputs: &[Key]) -> Result<HashMap<String, usize>> {
+    let mut last: HashMap<String, usize> = HashMap::new();
+    let mut note = |key: &Key| {
+        let highest = last.entry(key.0.clone()).or_insert(0);
+        *highest = (*highest).max(key.1);
+    };
+    outputs.iter().for_each(&mut note);
+    for entry in layers {
+        for json in entry.calls {
+            arguments(json).within(|| format!("layer {}", entry.name))?.keys().for_each(&mut note);
+        }
+    }
+    Ok(last)
 }
 
 /// The arguments of one entry of `inbound_nodes`, before the tensors are looked up.
