@@ -42,6 +42,11 @@ pub fn fold(graph: Graph) -> Result<(Graph, Report)> {
     Ok((graph, report))
 }
 
+/// As [`fold`], without a report: for passes that clear up between their rounds.
+pub(super) fn clear(graph: Graph) -> Graph {
+    rewrite(graph, &mut Counts::default())
+}
+
 #[derive(Default)]
 struct Counts {
     folded: usize,
@@ -101,7 +106,7 @@ fn rewrite(mut graph: Graph, counts: &mut Counts) -> Graph {
 }
 
 /// What a node's results are, from what its operands are known to be now: the more exact one of this and the declaration.
-fn refine(graph: &mut Graph, node: &Node) {
+pub(super) fn refine(graph: &mut Graph, node: &Node) {
     let operands: Vec<Option<Operand<'_>>> = node
         .inputs
         .iter()

@@ -3,6 +3,7 @@
 mod batch;
 pub mod dequantise;
 mod fold;
+mod merge;
 mod recurrence;
 
 use crate::error::{Error, Result};
@@ -40,11 +41,13 @@ pub struct Declined {
 type Pass = fn(Graph) -> Result<(Graph, Report)>;
 
 /// The passes, in their order. `fold` makes weights constant for the passes that look for cells, and clears up after them.
-const PASSES: [(&str, Pass); 5] = [
+const PASSES: [(&str, Pass); 7] = [
     ("fold", fold::fold),
     ("loops", recurrence::loops),
     ("chains", recurrence::chains),
     ("clear", fold::fold),
+    ("merge", merge::merge),
+    ("last", fold::fold),
     ("batch", batch::batch),
 ];
 

@@ -44,9 +44,10 @@ pub fn fuse(graph: Graph, report: &mut Report) -> Result<Graph> {
             trace.push(node);
             continue;
         };
+        let refined = While { condition: inner.condition.clone(), body: refined(&inner.body) };
         let (nodes, values) = (trace.graph.nodes.len(), trace.graph.values.len());
         let what = format!("loop `{}`", node.name);
-        match Loop::new(&node, inner).and_then(|this| this.fuse(&mut trace, &used)) {
+        match Loop::new(&node, &refined).and_then(|this| this.fuse(&mut trace, &used)) {
             Ok(fused) => {
                 report.made.push(format!("{what} → {}", fused.made.join(", ")));
                 alias.extend(fused.results);
@@ -64,6 +65,31 @@ pub fn fuse(graph: Graph, report: &mut Report) -> Result<Graph> {
     states.iter_mut().for_each(|state| state.next = read(state.next));
     (graph.outputs, graph.states) = (outputs, states);
     Ok(graph)
+}
+
+/// The body with states as wide as what the body makes of them. Where the file leaves a width open, a first state of another
+/// width could only work by being repeated; the recurrent op refuses such a one when it is run.
+fn refined(body: &Graph) -> Graph {
+    let mut body = body.clone();
+    let mut changed = false;
+    for k in 0..body.inputs.len().min(body.outputs.len()) {
+        let (input, next) = (body.inputs[k].value, body.outputs[k].value);
+        let Some(next) = body.get(next).and_then(|value| value.ty.shape.clone()) else { continue };
+        let Some(value) = body.values.get_mut(input.0 as usize) else { continue };
+        let Some(shape) = value.ty.shape.as_mut().filter(|shape| shape.len() == 2 && next.len() == 2) else { continue };
+        if let (Some(width), Some(next @ Dim::Known(_))) = (shape.last_mut(), next.last())
+            && *width == Dim::Unknown
+        {
+            (*width, changed) = (*next, true);
+        }
+    }
+    if changed {
+        for node in std::mem::take(&mut body.nodes) {
+            crate::passes::fold::refine(&mut body, &node);
+            body.nodes.push(node);
+        }
+    }
+    body
 }
 
 /// What became of a loop.

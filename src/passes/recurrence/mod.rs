@@ -12,6 +12,9 @@ mod sequence;
 mod trace;
 mod weights;
 
+pub(super) use order::sorted;
+pub(super) use trace::Trace;
+
 use super::Report;
 use crate::error::Result;
 use crate::graph::recurrent::Cell;

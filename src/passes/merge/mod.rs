@@ -1,0 +1,106 @@
+//! What stands around recurrent ops goes into them: packs and unpacks cancel, transposes become layouts, reversals directions,
+//! and a forward and a backward layer on one input, joined, one bidirectional op.
+
+mod around;
+mod bidirectional;
+mod packs;
+
+use super::Report;
+use crate::error::Result;
+use crate::graph::{Graph, Node, Op, ValueId};
+
+/// Rounds of the rewrites: one frees what the next needs. Stacks of bidirectional layers take three.
+const MOST_ROUNDS: usize = 8;
+
+/// Merges what can be merged.
+///
+/// # Errors
+/// None of its own.
+pub fn merge(mut graph: Graph) -> Result<(Graph, Report)> {
+    let mut report = Report::new("merge");
+    for _ in 0..MOST_ROUNDS {
+        let before = report.made.len();
+        graph = packs::cancel(graph, &mut report);
+        graph = around::absorb(graph, &mut report);
+        graph = bidirectional::pair(graph, &mut report);
+        if report.made.len() == before {
+            break;
+        }
+        // Nodes without use would count as consumers in the next round.
+        graph = super::fold::clear(graph);
+    }
+    Ok((graph, report))
+}
+
+/// The nodes that read each value; `kept` values are read from outside.
+struct Consumers {
+    nodes: Vec<Vec<usize>>,
+    kept: Vec<bool>,
+}
+
+impl Consumers {
+    fn new(graph: &Graph) -> Self {
+        let mut nodes = vec![Vec::new(); graph.values.len()];
+        for (index, node) in graph.nodes.iter().enumerate() {
+            for input in node.inputs.iter().flatten() {
+                if let Some(list) = nodes.get_mut(input.0 as usize) {
+                    list.push(index);
+                }
+            }
+        }
+        let mut kept = vec![false; graph.values.len()];
+        for id in graph.outputs.iter().map(|port| port.value).chain(graph.states.iter().map(|state| state.next)) {
+            if let Some(slot) = kept.get_mut(id.0 as usize) {
+                *slot = true;
+            }
+        }
+        Consumers { nodes, kept }
+    }
+
+    /// The nodes that read a value; `None` when it is also read from outside.
+    fn of(&self, value: ValueId) -> Option<&[usize]> {
+        if self.kept.get(value.0 as usize).copied().unwrap_or(true) {
+            return None;
+        }
+        self.nodes.get(value.0 as usize).map(Vec::as_slice)
+    }
+}
+
+/// The axis that a node reverses, when it is one.
+fn reversed_axis(graph: &Graph, node: &Node) -> Option<usize> {
+    if !matches!(node.op, Op::Reverse) {
+        return None;
+    }
+    let axes = graph.constant(node.inputs.get(1).copied().flatten()?)?.to_i64().ok()?;
+    let &[axis] = axes.as_slice() else { return None };
+    let rank = graph.get(input(node, 0)?)?.ty.rank();
+    match (usize::try_from(axis), rank) {
+        (Ok(axis), _) => Some(axis),
+        (Err(_), Some(rank)) => usize::try_from(axis + rank as i64).ok(),
+        (Err(_), None) => None,
+    }
+}
+
+/// Whether a node swaps the first two of three axes (or of two, for masks): a transpose, or a reshape where one of them has size 1.
+fn swaps(graph: &Graph, node: &Node) -> bool {
+    let shape = |id: Option<ValueId>| graph.get(id?)?.ty.known_shape();
+    match &node.op {
+        Op::Transpose => {
+            let axes = node.inputs.get(1).copied().flatten().and_then(|id| graph.constant(id));
+            let axes = axes.and_then(|axes| axes.to_i64().ok());
+            matches!(axes.as_deref(), Some([1, 0, 2] | [1, 0]))
+        }
+        Op::Reshape => match (shape(input(node, 0)), shape(node.outputs.first().copied().flatten())) {
+            (Some(from), Some(to)) => match (from.as_slice(), to.as_slice()) {
+                (&[a, b, c], &[d, e, f]) => a == e && b == d && c == f && (a == 1 || b == 1) && a != b,
+                _ => false,
+            },
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+fn input(node: &Node, slot: usize) -> Option<ValueId> {
+    node.inputs.get(slot).copied().flatten()
+}

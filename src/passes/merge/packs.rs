@@ -1,0 +1,196 @@
+//! Packs of what was taken apart before.
+
+use std::collections::HashMap;
+
+use super::input;
+use crate::graph::op::{Activation, Concat};
+use crate::graph::{Dim, Graph, Node, Op, ValueId, ValueType};
+use crate::passes::Report;
+use crate::passes::recurrence::Trace;
+use crate::tensor::Tensor;
+
+/// Replaces packs whose operands are the pieces of one value, in order or in the opposite order, and pulls joins out of packs.
+pub fn cancel(graph: Graph, report: &mut Report) -> Graph {
+    let Graph { name, values, nodes, inputs, mut outputs, mut states, symbols } = graph;
+    let empty = Graph { name, values, nodes: Vec::new(), inputs, outputs: Vec::new(), states: Vec::new(), symbols };
+    let mut trace = Trace::new(empty);
+    let mut alias: HashMap<ValueId, ValueId> = HashMap::new();
+    for mut node in nodes {
+        for id in node.inputs.iter_mut().flatten() {
+            *id = alias.get(id).copied().unwrap_or(*id);
+        }
+        let whole = match &node.op {
+            Op::Pack(pack) => packed(&mut trace, &node, pack.axis),
+            _ => None,
+        };
+        match (whole, node.outputs.first().copied().flatten()) {
+            (Some(whole), Some(output)) => {
+                report.made.push(format!("pack `{}` of what was unpacked: cancelled", node.name));
+                alias.insert(output, whole);
+            }
+            _ => trace.push(node),
+        }
+    }
+    let mut graph = trace.graph;
+    let read = |id: ValueId| alias.get(&id).copied().unwrap_or(id);
+    outputs.iter_mut().for_each(|port| port.value = read(port.value));
+    states.iter_mut().for_each(|state| state.next = read(state.next));
+    (graph.outputs, graph.states) = (outputs, states);
+    graph
+}
+
+/// One index of one axis of a value.
+#[derive(Clone, Copy, PartialEq)]
+struct Piece {
+    whole: ValueId,
+    axis: usize,
+    index: usize,
+}
+
+/// What the pack makes, without the pack.
+fn packed(trace: &mut Trace, node: &Node, axis: i64) -> Option<ValueId> {
+    let operands: Vec<ValueId> = node.inputs.iter().copied().collect::<Option<_>>()?;
+    let rank = trace.graph.get(*operands.first()?)?.ty.rank()?;
+    let axis = usize::try_from(if axis < 0 { axis + rank as i64 + 1 } else { axis }).ok()?;
+    if rank != 2 {
+        return None;
+    }
+    if let Some(whole) = whole(trace, &operands, axis, &node.name) {
+        return Some(whole);
+    }
+    // A pack of joins on the last axis is a join of packs.
+    let mut columns: Vec<Vec<ValueId>> = Vec::new();
+    for &operand in &operands {
+        let join = trace.producer(operand)?;
+        let Op::Concat(options) = &join.op else { return None };
+        let last = options.axis == 1 || options.axis == -1;
+        if !last || options.activation != Activation::Linear || axis >= rank {
+            return None;
+        }
+        columns.resize(columns.len().max(join.inputs.len()), Vec::new());
+        if columns.len() != join.inputs.len() {
+            return None;
+        }
+        let parts: Vec<ValueId> = join.inputs.iter().copied().collect::<Option<_>>()?;
+        for (column, part) in columns.iter_mut().zip(parts) {
+            column.push(part);
+        }
+    }
+    if columns.iter().any(|column| column.len() != operands.len() || pieces(trace, column).is_none()) {
+        return None;
+    }
+    let mut joined = Vec::new();
+    let mut width = Some(0);
+    for column in &columns {
+        let part = whole(trace, column, axis, &node.name)?;
+        width = width.and_then(|width| {
+            let own = trace.graph.get(part)?.ty.shape.as_ref()?.last()?.known()?;
+            Some(width + own)
+        });
+        joined.push(Some(part));
+    }
+    let first = joined.first().copied().flatten()?;
+    let mut ty = trace.graph.get(first)?.ty.clone();
+    if let Some(last) = ty.shape.as_mut().and_then(|shape| shape.last_mut()) {
+        *last = width.map_or(Dim::Unknown, Dim::Known);
+    }
+    let result = trace.graph.add_value(format!("{}/joined", node.name), ty);
+    let op = Op::Concat(Concat { axis: -1, activation: Activation::Linear });
+    trace.push(Node { name: format!("{}/join", node.name), op, inputs: joined, outputs: vec![Some(result)] });
+    Some(result)
+}
+
+/// The pieces, when they are all of one value along one axis, in order (`false`) or in the opposite order (`true`).
+fn pieces(trace: &Trace, operands: &[ValueId]) -> Option<(Piece, bool)> {
+    let found: Vec<Piece> = operands.iter().map(|&operand| piece(trace, operand)).collect::<Option<_>>()?;
+    let first = *found.first()?;
+    if found.iter().any(|piece| piece.whole != first.whole || piece.axis != first.axis) {
+        return None;
+    }
+    let size = trace.graph.get(first.whole)?.ty.shape.as_ref()?.get(first.axis)?.known()?;
+    if size != found.len() {
+        return None;
+    }
+    let forward = found.iter().enumerate().all(|(k, piece)| piece.index == k);
+    let backward = found.iter().rev().enumerate().all(|(k, piece)| piece.index == k);
+    (forward || backward).then_some((first, !forward))
+}
+
+fn piece(trace: &Trace, value: ValueId) -> Option<Piece> {
+    let node = trace.producer(value)?;
+    let whole = input(node, 0)?;
+    let rank = trace.graph.get(whole)?.ty.rank()?;
+    let axis_of = |axis: i64| usize::try_from(if axis < 0 { axis + rank as i64 } else { axis }).ok();
+    match &node.op {
+        Op::Unpack(unpack) => {
+            let index = node.outputs.iter().position(|output| *output == Some(value))?;
+            Some(Piece { whole, axis: axis_of(unpack.axis)?, index })
+        }
+        Op::Gather(gather) if gather.batch_dims == 0 => {
+            let indices = input(node, 1)?;
+            let scalar = trace.graph.constant(indices)?.shape().is_empty();
+            let index = usize::try_from(*trace.integers(indices)?.first()?).ok()?;
+            scalar.then_some(Piece { whole, axis: axis_of(gather.axis)?, index })
+        }
+        Op::StridedSlice(options) => {
+            let axis = usize::try_from(options.shrink_axis_mask.trailing_zeros()).ok()?;
+            let (begin, end) = (trace.integers(input(node, 1)?)?, trace.integers(input(node, 2)?)?);
+            let strides = trace.integers(input(node, 3)?)?;
+            let one = options.shrink_axis_mask.count_ones() == 1;
+            if !one || options.ellipsis_mask != 0 || options.new_axis_mask != 0 || options.offset {
+                return None;
+            }
+            let shape = trace.graph.get(whole)?.ty.shape.as_ref()?;
+            let others = (0..begin.len()).filter(|&k| k != axis).all(|k| {
+                let from = options.begin_mask >> k & 1 == 1 || begin[k] == 0;
+                let size = shape.get(k).and_then(|dim| dim.known());
+                let to = options.end_mask >> k & 1 == 1
+                    || end.get(k).is_some_and(|&end| size.is_some_and(|size| end >= size as i64));
+                from && to && strides.get(k) == Some(&1)
+            });
+            others.then_some(())?;
+            Some(Piece { whole, axis, index: usize::try_from(*begin.get(axis)?).ok()? })
+        }
+        // A part of size 1, and the axis dropped.
+        Op::Squeeze(_) | Op::Reshape => {
+            let split = trace.producer(whole)?;
+            let (Op::Split, None) = (&split.op, input(split, 2)) else { return None };
+            let axis = axis_of(*trace.integers(input(split, 1)?)?.first()?)?;
+            let index = split.outputs.iter().position(|output| *output == Some(whole))?;
+            let mut rest = trace.graph.get(whole)?.ty.shape.clone()?;
+            let dropped = rest.get(axis)?.known() == Some(1);
+            rest.remove(axis);
+            let same = trace.graph.get(value)?.ty.shape.as_ref() == Some(&rest);
+            (dropped && same && rest.iter().filter(|dim| dim.known().is_none()).count() <= 1).then_some(())?;
+            Some(Piece { whole: input(split, 0)?, axis, index })
+        }
+        _ => None,
+    }
+}
+
+/// The pieces put together along `axis`: the value they were taken from, reversed and transposed as needed.
+fn whole(trace: &mut Trace, operands: &[ValueId], axis: usize, name: &str) -> Option<ValueId> {
+    let (piece, backward) = pieces(trace, operands)?;
+    let ty = trace.graph.get(piece.whole)?.ty.clone();
+    let rank = ty.rank()?;
+    let mut value = piece.whole;
+    let emit = |trace: &mut Trace, op: Op, value: ValueId, operand: Vec<i32>, ty: ValueType| -> Option<ValueId> {
+        let operand = Tensor::from_vec(&[operand.len()], operand).ok()?;
+        let operand = trace.graph.add_constant(format!("{name}/axes"), operand);
+        let result = trace.graph.add_value(format!("{name}/whole"), ty);
+        let inputs = vec![Some(value), Some(operand)];
+        trace.push(Node { name: name.to_owned(), op, inputs, outputs: vec![Some(result)] });
+        Some(result)
+    };
+    if backward {
+        value = emit(trace, Op::Reverse, value, vec![piece.axis as i32], ty.clone())?;
+    }
+    if piece.axis != axis {
+        let mut order: Vec<usize> = (0..rank).filter(|&k| k != piece.axis).collect();
+        order.insert(axis.min(order.len()), piece.axis);
+        let shape = ty.shape.as_ref().map(|shape| order.iter().filter_map(|&k| shape.get(k).copied()).collect());
+        let order = order.into_iter().map(|k| k as i32).collect();
+        value = emit(trace, Op::Transpose, value, order, ValueType { shape, ..ty })?;
+    }
+    Some(value)
+}
