@@ -21,11 +21,14 @@ pub fn cancel(graph: Graph, report: &mut Report) -> Graph {
         }
         let whole = match &node.op {
             Op::Pack(pack) => packed(&mut trace, &node, pack.axis),
+            Op::StridedSlice(_) => only_entry(&trace, &node),
             _ => None,
         };
         match (whole, node.outputs.first().copied().flatten()) {
             (Some(whole), Some(output)) => {
-                report.made.push(format!("pack `{}` of what was unpacked: cancelled", node.name));
+                report
+                    .made
+                    .push(format!("`{}` puts together what was taken apart, or the reverse: cancelled", node.name));
                 alias.insert(output, whole);
             }
             _ => trace.push(node),
@@ -37,6 +40,20 @@ pub fn cancel(graph: Graph, report: &mut Report) -> Graph {
     states.iter_mut().for_each(|state| state.next = read(state.next));
     (graph.outputs, graph.states) = (outputs, states);
     graph
+}
+
+/// Entry 0 of a first axis that was only just added.
+fn only_entry(trace: &Trace, node: &Node) -> Option<ValueId> {
+    let added = trace.producer(input(node, 0)?)?;
+    let axis = trace.integers(input(added, 1)?)?;
+    if !matches!(added.op, Op::ExpandDims) || axis != [0] {
+        return None;
+    }
+    let output = node.outputs.first().copied().flatten()?;
+    let piece = sliced(trace, node, input(node, 0)?)?;
+    let inner = input(added, 0)?;
+    let same = trace.graph.get(inner)?.ty.rank() == trace.graph.get(output)?.ty.rank();
+    (piece.axis == 0 && same).then_some(inner)
 }
 
 /// One index of one axis of a value.
@@ -132,25 +149,7 @@ fn piece(trace: &Trace, value: ValueId) -> Option<Piece> {
             let index = usize::try_from(*trace.integers(indices)?.first()?).ok()?;
             scalar.then_some(Piece { whole, axis: axis_of(gather.axis)?, index })
         }
-        Op::StridedSlice(options) => {
-            let axis = usize::try_from(options.shrink_axis_mask.trailing_zeros()).ok()?;
-            let (begin, end) = (trace.integers(input(node, 1)?)?, trace.integers(input(node, 2)?)?);
-            let strides = trace.integers(input(node, 3)?)?;
-            let one = options.shrink_axis_mask.count_ones() == 1;
-            if !one || options.ellipsis_mask != 0 || options.new_axis_mask != 0 || options.offset {
-                return None;
-            }
-            let shape = trace.graph.get(whole)?.ty.shape.as_ref()?;
-            let others = (0..begin.len()).filter(|&k| k != axis).all(|k| {
-                let from = options.begin_mask >> k & 1 == 1 || begin[k] == 0;
-                let size = shape.get(k).and_then(|dim| dim.known());
-                let to = options.end_mask >> k & 1 == 1
-                    || end.get(k).is_some_and(|&end| size.is_some_and(|size| end >= size as i64));
-                from && to && strides.get(k) == Some(&1)
-            });
-            others.then_some(())?;
-            Some(Piece { whole, axis, index: usize::try_from(*begin.get(axis)?).ok()? })
-        }
+        Op::StridedSlice(_) => sliced(trace, node, whole),
         // A part of size 1, and the axis dropped.
         Op::Squeeze(_) | Op::Reshape => {
             let split = trace.producer(whole)?;
@@ -166,6 +165,35 @@ fn piece(trace: &Trace, value: ValueId) -> Option<Piece> {
         }
         _ => None,
     }
+}
+
+/// One index of one axis, cut out by a slice that drops the axis.
+fn sliced(trace: &Trace, node: &Node, whole: ValueId) -> Option<Piece> {
+    let Op::StridedSlice(options) = &node.op else { return None };
+
+    let axis = usize::try_from(options.shrink_axis_mask.trailing_zeros()).ok()?;
+    let (begin, end) = (trace.integers(input(node, 1)?)?, trace.integers(input(node, 2)?)?);
+    let strides = trace.integers(input(node, 3)?)?;
+    let one = options.shrink_axis_mask.count_ones() == 1;
+    if !one || options.ellipsis_mask != 0 || options.new_axis_mask != 0 || options.offset {
+        return None;
+    }
+    let shape = trace.graph.get(whole)?.ty.shape.as_ref()?;
+    let others = (0..begin.len()).filter(|&k| k != axis).all(|k| {
+        let from = options.begin_mask >> k & 1 == 1 || begin[k] == 0;
+        let size = shape.get(k).and_then(|dim| dim.known());
+        let to = options.end_mask >> k & 1 == 1
+            || end.get(k).is_some_and(|&end| size.is_some_and(|size| end >= size as i64));
+        from && to && strides.get(k) == Some(&1)
+    });
+    others.then_some(())?;
+    let begin = *begin.get(axis)?;
+    let index = match (usize::try_from(begin), shape.get(axis)?.known()) {
+        (Ok(index), _) => index,
+        (Err(_), Some(size)) => usize::try_from(begin + size as i64).ok()?,
+        (Err(_), None) => return None,
+    };
+    Some(Piece { whole, axis, index })
 }
 
 /// The pieces put together along `axis`: the value they were taken from, reversed and transposed as needed.

@@ -558,13 +558,14 @@ fn gate_of(
         match atoms.as_slice() {
             [] => gate.bias = factor.clone(),
             &[a] if a.role == Role::Product => gate.products.extend(parts_of(algebra, a, factor)?),
-            &[a] if a.role == Role::Leaf && is_zero(algebra, a.part.value) => {}
             &[a] if a.role == Role::Leaf
                 && Some(a.part.value) == state
                 && algebra.whole(a.part.value) == Some(a.part) =>
             {
                 gate.peephole = Some((a.part.value, factor.clone()));
             }
+            // What is left of products with a state of zeros.
+            &[a] if a.role == Role::Leaf && is_zero(algebra, a.part.value) => {}
             _ => return None,
         }
     }

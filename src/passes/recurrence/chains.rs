@@ -30,7 +30,8 @@ pub fn fuse(mut graph: Graph, report: &mut Report) -> Graph {
     }
     // All at once; only when inputs of one chain turn out to depend on its own outputs, one by one.
     let mut all = graph.clone();
-    chains.iter().for_each(|chain| chain.emit(&mut all));
+    let pieces: Vec<_> = chains.iter().filter_map(|chain| chain.emit(&mut all)).collect();
+    read_pieces(&mut all, &pieces);
     if let Some(nodes) = sorted(&all) {
         all.nodes = nodes;
         report.made.extend(chains.iter().map(|chain| chain.line()));
@@ -38,7 +39,8 @@ pub fn fuse(mut graph: Graph, report: &mut Report) -> Graph {
     }
     for chain in &chains {
         let mut next = graph.clone();
-        chain.emit(&mut next);
+        let pieces: Vec<_> = chain.emit(&mut next).into_iter().collect();
+        read_pieces(&mut next, &pieces);
         match sorted(&next) {
             Some(nodes) => {
                 next.nodes = nodes;
@@ -52,6 +54,16 @@ pub fn fuse(mut graph: Graph, report: &mut Report) -> Graph {
         }
     }
     graph
+}
+
+/// Packs and joins read the last output from the sequence, as the other outputs, rather than the final state.
+fn read_pieces(graph: &mut Graph, pieces: &[(ValueId, ValueId)]) {
+    let pieces: HashMap<ValueId, ValueId> = pieces.iter().copied().collect();
+    for node in graph.nodes.iter_mut().filter(|node| matches!(node.op, Op::Pack(_) | Op::Concat(_))) {
+        for input in node.inputs.iter_mut().flatten() {
+            *input = pieces.get(input).copied().unwrap_or(*input);
+        }
+    }
 }
 
 /// A chain that can be emitted.
@@ -188,7 +200,9 @@ impl Finder<'_> {
         let (Some(&first), Some(&last)) = (indices.first(), indices.last()) else { return Ok(None) };
         let (head, template) = (&self.steps[first], &self.steps[last]);
         let single = indices.len() == 1;
-        if single && (template.form == Form::Rnn || is_cut_short(template)) {
+        // One step alone must be beyond doubt: any gated value looks like an LSTM without an output activation.
+        let plain = matches!(template.form, Form::Rnn | Form::Lstm { output: Activation::Linear, .. });
+        if single && (plain || is_cut_short(template)) {
             return Ok(None);
         }
         let h_old = match indices.len().checked_sub(2).and_then(|k| indices.get(k)) {
@@ -372,8 +386,9 @@ impl Chain {
         }
     }
 
-    /// Adds the op and takes its results from the nodes that computed them; the order of the nodes is not kept.
-    fn emit(&self, graph: &mut Graph) {
+    /// Adds the op and takes its results from the nodes that computed them; the order of the nodes is not kept. Returns the final
+    /// state, which keeps the name of the last output, and the last output as a piece of the sequence.
+    fn emit(&self, graph: &mut Graph) -> Option<(ValueId, ValueId)> {
         let blocks = self.canonical.cell.gate_blocks();
         let width = self.canonical.weights.output_width(blocks);
         let time = Dim::Known(self.steps.len());
@@ -406,7 +421,6 @@ impl Chain {
                 *slot = value;
             }
         }
-        // The last output is also the last state: it keeps its name there, and packs read it from the sequence.
         let last = self.steps.last().copied();
         let c_n = last.and_then(|(_, c_new)| c_new);
         let h_n = last.map(|(h_new, _)| h_new);
@@ -421,12 +435,11 @@ impl Chain {
             let ty = graph.get(h_n).map(|value| value.ty.clone());
             let ty = ty.unwrap_or_else(|| ValueType::symbolic(DType::F32, vec![self.batch, Dim::Known(width)]));
             let fresh = graph.add_value(format!("{name}/last"), ty);
-            for node in graph.nodes.iter_mut().filter(|node| matches!(node.op, Op::Pack(_))) {
-                node.inputs.iter_mut().filter(|input| **input == Some(h_n)).for_each(|input| *input = Some(fresh));
-            }
             *piece = Some(fresh);
         }
+        let pieces_last = pieces.last().copied().flatten();
         graph.add_node(format!("{name}/unpack"), Op::Unpack(Unpack { axis: 0 }), vec![Some(y)], pieces);
+        h_n.zip(pieces_last)
     }
 
     /// Takes the results from the nodes of the steps.

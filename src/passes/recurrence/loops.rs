@@ -876,18 +876,10 @@ impl Build<'_, '_> {
 
     /// The mask as `[T, B]`.
     fn mask_list(&self, trace: &mut Trace, m: usize, name: &str) -> Result<ValueId, Reason> {
-        let list = self.this.operands[m];
+        let mut list = self.this.operands[m];
         let ty = trace.graph.get(list).map(|value| value.ty.clone()).ok_or("the mask is missing")?;
-        let mut list = list;
         if ty.rank() == Some(3) {
-            let squeezed = trace.graph.add_value(
-                format!("{name}/mask"),
-                ValueType { shape: ty.shape.clone().map(|shape| shape[..2].to_vec()), ..ty.clone() },
-            );
-            let op = Op::Squeeze(crate::graph::op::Squeeze { axes: vec![2] });
-            let name = format!("{name}/mask");
-            trace.push(Node { name, op, inputs: vec![Some(list)], outputs: vec![Some(squeezed)] });
-            list = squeezed;
+            list = without_last(trace, list, name, 0).ok_or("the mask is not followed")?;
         } else if ty.rank() != Some(2) {
             return Err("the mask has neither 2 nor 3 axes".into());
         }
@@ -1007,4 +999,36 @@ impl Build<'_, '_> {
             _ => Err("the counter is used after the loop".into()),
         }
     }
+}
+
+/// `[T, B, 1]` as `[T, B]`: without the op that added the last axis where it can be found behind transposes and reversals.
+fn without_last(trace: &mut Trace, value: ValueId, name: &str, depth: usize) -> Option<ValueId> {
+    let ty = trace.graph.get(value)?.ty.clone();
+    let shape = ty.shape.as_ref().map(|shape| shape.iter().take(2).copied().collect());
+    let ty = ValueType { shape, ..ty };
+    let node = trace.producer(value).filter(|_| depth < 4).cloned();
+    let operands = node.as_ref().map(|node| (first(node), node.inputs.get(1).copied().flatten()));
+    let emit = |trace: &mut Trace, op: Op, inputs: Vec<Option<ValueId>>| {
+        let result = trace.graph.add_value(format!("{name}/mask"), ty.clone());
+        trace.push(Node { name: format!("{name}/mask"), op, inputs, outputs: vec![Some(result)] });
+        result
+    };
+    if let (Some(node), Some((Some(input), Some(axes)))) = (&node, operands) {
+        let numbers = trace.integers(axes).unwrap_or_default();
+        match (&node.op, numbers.as_slice()) {
+            (Op::ExpandDims, [-1 | 2]) => return Some(input),
+            (Op::Reverse, [0 | 1]) => {
+                let inner = without_last(trace, input, name, depth + 1)?;
+                return Some(emit(trace, Op::Reverse, vec![Some(inner), Some(axes)]));
+            }
+            (Op::Transpose, [1, 0, 2]) => {
+                let inner = without_last(trace, input, name, depth + 1)?;
+                let order = Tensor::from_slice(&[2], &[1i32, 0]).ok()?;
+                let order = trace.graph.add_constant(format!("{name}/order"), order);
+                return Some(emit(trace, Op::Transpose, vec![Some(inner), Some(order)]));
+            }
+            _ => {}
+        }
+    }
+    Some(emit(trace, Op::Squeeze(crate::graph::op::Squeeze { axes: vec![2] }), vec![Some(value)]))
 }
