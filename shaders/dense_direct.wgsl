@@ -12,7 +12,7 @@ override SCALED: bool = false; // the weights are int8 with a scale for each col
 
 struct Params {
     rows: u32, // M
-    depth: u32, // K
+    depth: u32, // K, at least 1
     quads: u32, // columns in fours: ceil(N / 4)
     columns: u32, // N
     y_stride: u32, // words from one row of y to the next
@@ -24,18 +24,13 @@ struct Params {
 }
 
 var<immediate> params: Params;
-// binding 0: weights [K in fours, quads], zero past K, by weight(i)
-// binding 1: x, M rows of K, by x_quad(word, depth - k)
+// binding 0: weights [K in eights, quads], zero past K, by weight(i)
+// binding 1: x, M rows of K, by x_quad and x_word
 @group(0) @binding(2) var<storage, read> bias: array<vec4<f32>>; // [quads], then scales [quads]
 @group(0) @binding(3) var<storage, read_write> y: array<f32>; // [M, N]
 
 fn x_at(row: u32) -> u32 {
     return params.x_offset + (row / params.x_inner) * params.x_run + (row % params.x_inner) * params.x_stride;
-}
-
-// Four terms of a row's sum.
-fn terms(w0: vec4<f32>, w1: vec4<f32>, w2: vec4<f32>, w3: vec4<f32>, x: vec4<f32>) -> vec4<f32> {
-    return w0 * x.x + w1 * x.y + w2 * x.z + w3 * x.w;
 }
 
 fn start(row: u32, quad: u32) -> vec4<f32> {
@@ -71,69 +66,51 @@ fn put(row: u32, quad: u32, products: vec4<f32>) {
 }
 
 @compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+fn main(
+    @builtin(global_invocation_id) id: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) index: u32,
+) {
     let i = id.x + id.y * groups.x * 64u;
-    let quad = i % params.quads;
-    let first = (i / params.quads) * ROWS;
+    // Eight neighbours have the same rows.
+    let wide = (params.quads + 7u) / 8u * 8u;
+    let quad = min(i % wide, params.quads - 1u);
+    let first = (i / wide) * ROWS;
     if first >= params.rows {
         return;
     }
     // Rows past the end repeat the last one and are not stored.
     let last = params.rows - 1u;
-    let depth = params.depth;
-    let r0 = x_at(first);
-    let r1 = x_at(min(first + 1u, last));
-    let r2 = x_at(min(first + 2u, last));
-    let r3 = x_at(min(first + 3u, last));
-    let r4 = x_at(min(first + 4u, last));
-    let r5 = x_at(min(first + 5u, last));
-    let r6 = x_at(min(first + 6u, last));
-    let r7 = x_at(min(first + 7u, last));
-    var a0 = vec4<f32>();
-    var a1 = vec4<f32>();
-    var a2 = vec4<f32>();
-    var a3 = vec4<f32>();
-    var a4 = vec4<f32>();
-    var a5 = vec4<f32>();
-    var a6 = vec4<f32>();
-    var a7 = vec4<f32>();
-    let quads = params.quads;
-    var at = quad;
-    for (var k = 0u; k < depth; k += 4u) {
-        // One load of x for four of weights: on the software driver a load costs the same for one word as for four.
-        let left = depth - k;
-        let w0 = weight(at);
-        let w1 = weight(at + quads);
-        let w2 = weight(at + 2u * quads);
-        let w3 = weight(at + 3u * quads);
-        at += 4u * quads;
-        a0 += terms(w0, w1, w2, w3, x_quad(r0 + k, left));
-        if ROWS > 1u {
-            a1 += terms(w0, w1, w2, w3, x_quad(r1 + k, left));
-        }
-        if ROWS > 2u {
-            a2 += terms(w0, w1, w2, w3, x_quad(r2 + k, left));
-            a3 += terms(w0, w1, w2, w3, x_quad(r3 + k, left));
-        }
-        if ROWS > 4u {
-            a4 += terms(w0, w1, w2, w3, x_quad(r4 + k, left));
-            a5 += terms(w0, w1, w2, w3, x_quad(r5 + k, left));
-            a6 += terms(w0, w1, w2, w3, x_quad(r6 + k, left));
-            a7 += terms(w0, w1, w2, w3, x_quad(r7 + k, left));
-        }
+    clear_sums();
+    products(
+        quad,
+        params.quads,
+        params.depth,
+        index % 8u,
+        x_at(first),
+        x_at(min(first + 1u, last)),
+        x_at(min(first + 2u, last)),
+        x_at(min(first + 3u, last)),
+        x_at(min(first + 4u, last)),
+        x_at(min(first + 5u, last)),
+        x_at(min(first + 6u, last)),
+        x_at(min(first + 7u, last)),
+    );
+    if i % wide != quad {
+        return;
     }
-    put(first, quad, a0);
+    put(first, quad, s0);
     if ROWS > 1u {
-        put(first + 1u, quad, a1);
+        put(first + 1u, quad, s1);
     }
     if ROWS > 2u {
-        put(first + 2u, quad, a2);
-        put(first + 3u, quad, a3);
+        put(first + 2u, quad, s2);
+        put(first + 3u, quad, s3);
     }
     if ROWS > 4u {
-        put(first + 4u, quad, a4);
-        put(first + 5u, quad, a5);
-        put(first + 6u, quad, a6);
-        put(first + 7u, quad, a7);
+        put(first + 4u, quad, s4);
+        put(first + 5u, quad, s5);
+        put(first + 6u, quad, s6);
+        put(first + 7u, quad, s7);
     }
 }

@@ -55,12 +55,17 @@ struct Params {
 }
 
 var<immediate> params: Params;
-// binding 0: recurrent weights [d, 4 quads, H] quads, zero past P ([d, 1, H] when diagonal), by weight(i)
+// binding 0: recurrent weights [d, P in eights, H] quads, zero past P ([d, 1, H] when diagonal), by weight(i)
 @group(0) @binding(2) var<storage, read> extras: array<f32>; // per d: peephole [H, 3], layer norm [H, 4 + 4], projection [H, P] and [P], scales of the weights [H] quads
 @group(0) @binding(3) var<storage, read> mask: array<i32>; // [B], or T and B in either order
 @group(0) @binding(4) var<storage, read_write> h: array<vec4<f32>>; // [slot, d, B, quads], zero past P
 @group(0) @binding(5) var<storage, read_write> c: array<f32>; // [d, B, H]
 @group(0) @binding(6) var<storage, read_write> y: array<f32>; // T, B, d and P in any order, P last
+
+// Rows of the recurrent weights of one direction: P in eights.
+fn weight_rows() -> u32 {
+    return (params.quads + 1u) / 2u * 8u;
+}
 
 // The index of a step in x, y and mask.
 fn time_of(step: u32, d: u32) -> u32 {

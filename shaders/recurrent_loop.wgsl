@@ -2,7 +2,7 @@
 // Grid: row tiles, 1, directions. Layer norm and the GRU that resets before the product need ROWS = 1.
 
 override THREADS: u32 = 64u; // 32 64 128 256
-override ROWS: u32 = 1u; // 1 2 4
+override ROWS: u32 = 1u; // 1 2 4 8
 override H_QUADS: u32 = 32u; // any: 2 ROWS ceil(P / 4)
 override C_WORDS: u32 = 64u; // any: ROWS H
 override M_WORDS: u32 = 64u; // any: ROWS H with a projection or a reset before the product, else 1
@@ -24,12 +24,6 @@ fn input_at(step: u32, row: u32, unit: u32) -> u32 {
     return ((d * params.chunk_steps + step - params.chunk_first) * params.batch + min(row, params.batch - 1u)) * params.units + unit;
 }
 
-// The recurrent sums of a unit, added to its input sums; row 0 .. ROWS - 1 of the tile.
-var<private> s0: vec4<f32>;
-var<private> s1: vec4<f32>;
-var<private> s2: vec4<f32>;
-var<private> s3: vec4<f32>;
-
 // Output r of the tile before this step.
 fn old(r: u32, unit: u32) -> f32 {
     return hs[from_h + r * params.quads + unit / 4u][unit % 4u];
@@ -39,53 +33,61 @@ fn put_h(r: u32, unit: u32, value: f32) {
     hs[to_h + r * params.quads + unit / 4u][unit % 4u] = value;
 }
 
-// Four terms of a row's sum.
-fn terms(w0: vec4<f32>, w1: vec4<f32>, w2: vec4<f32>, w3: vec4<f32>, x: vec4<f32>) -> vec4<f32> {
-    return w0 * x.x + w1 * x.y + w2 * x.z + w3 * x.w;
+fn x_word(at: u32) -> f32 {
+    return hs[at / 4u][at % 4u];
 }
 
+fn x_quad(at: u32, left: u32) -> vec4<f32> {
+    return hs[at / 4u];
+}
+
+// Word of hs where row r starts that the sums are over.
+fn row_at(r: u32) -> u32 {
+    return 4u * (from_h + min(r, ROWS - 1u) * params.quads);
+}
+
+// The sums of a unit for the rows of the tile: x W + b + h R.
 fn sum_up(step: u32, unit: u32) {
-    var a0 = vec4<f32>();
-    var a1 = vec4<f32>();
-    var a2 = vec4<f32>();
-    var a3 = vec4<f32>();
-    let quads = params.quads;
+    clear_sums();
     if DIAGONAL {
         let w = weight(d * params.units + unit);
-        a0 += w * old(0u, unit);
-        if ROWS > 1u {
-            a1 += w * old(1u, unit);
-        }
-        if ROWS > 2u {
-            a2 += w * old(2u, unit);
-            a3 += w * old(3u, unit);
-        }
+        s0 = w * x_word(row_at(0u) + unit);
+        s1 = w * x_word(row_at(1u) + unit);
+        s2 = w * x_word(row_at(2u) + unit);
+        s3 = w * x_word(row_at(3u) + unit);
+        s4 = w * x_word(row_at(4u) + unit);
+        s5 = w * x_word(row_at(5u) + unit);
+        s6 = w * x_word(row_at(6u) + unit);
+        s7 = w * x_word(row_at(7u) + unit);
     } else {
-        let units = params.units;
-        var at = 4u * d * quads * units + unit;
-        for (var k = 0u; k < quads; k++) {
-            let w0 = weight(at);
-            let w1 = weight(at + units);
-            let w2 = weight(at + 2u * units);
-            let w3 = weight(at + 3u * units);
-            at += 4u * units;
-            a0 += terms(w0, w1, w2, w3, hs[from_h + k]);
-            if ROWS > 1u {
-                a1 += terms(w0, w1, w2, w3, hs[from_h + quads + k]);
-            }
-            if ROWS > 2u {
-                a2 += terms(w0, w1, w2, w3, hs[from_h + 2u * quads + k]);
-                a3 += terms(w0, w1, w2, w3, hs[from_h + 3u * quads + k]);
-            }
-        }
+        products(
+            d * weight_rows() * params.units + unit,
+            params.units,
+            4u * params.quads,
+            lane % 8u,
+            row_at(0u),
+            row_at(1u),
+            row_at(2u),
+            row_at(3u),
+            row_at(4u),
+            row_at(5u),
+            row_at(6u),
+            row_at(7u),
+        );
     }
-    s0 = inputs[input_at(step, first, unit)] + scaled(d, unit, a0);
+    s0 = inputs[input_at(step, first, unit)] + scaled(d, unit, s0);
     if ROWS > 1u {
-        s1 = inputs[input_at(step, first + 1u, unit)] + scaled(d, unit, a1);
+        s1 = inputs[input_at(step, first + 1u, unit)] + scaled(d, unit, s1);
     }
     if ROWS > 2u {
-        s2 = inputs[input_at(step, first + 2u, unit)] + scaled(d, unit, a2);
-        s3 = inputs[input_at(step, first + 3u, unit)] + scaled(d, unit, a3);
+        s2 = inputs[input_at(step, first + 2u, unit)] + scaled(d, unit, s2);
+        s3 = inputs[input_at(step, first + 3u, unit)] + scaled(d, unit, s3);
+    }
+    if ROWS > 4u {
+        s4 = inputs[input_at(step, first + 4u, unit)] + scaled(d, unit, s4);
+        s5 = inputs[input_at(step, first + 5u, unit)] + scaled(d, unit, s5);
+        s6 = inputs[input_at(step, first + 6u, unit)] + scaled(d, unit, s6);
+        s7 = inputs[input_at(step, first + 7u, unit)] + scaled(d, unit, s7);
     }
 }
 
@@ -112,6 +114,23 @@ fn finish(step: u32, r: u32, unit: u32, sums: vec4<f32>) {
     put_h(r, unit, new_h);
     if row < params.batch {
         put_y(step, row, d, on, unit, new_h);
+    }
+}
+
+fn finish_all(step: u32, unit: u32) {
+    finish(step, 0u, unit, s0);
+    if ROWS > 1u {
+        finish(step, 1u, unit, s1);
+    }
+    if ROWS > 2u {
+        finish(step, 2u, unit, s2);
+        finish(step, 3u, unit, s3);
+    }
+    if ROWS > 4u {
+        finish(step, 4u, unit, s4);
+        finish(step, 5u, unit, s5);
+        finish(step, 6u, unit, s6);
+        finish(step, 7u, unit, s7);
     }
 }
 
@@ -171,15 +190,19 @@ fn norm_scale(step: u32, mean: vec4<f32>) -> vec4<f32> {
 // A step of the LSTM with layer norm; the sums stay in `inputs` meanwhile.
 fn normed_step(step: u32) {
     var sum = vec4<f32>();
-    for (var unit = lane; unit < params.units; unit += THREADS) {
+    // Every invocation makes sums, those past the last unit for nothing: eight neighbours share the terms of h.
+    for (var base = 0u; base < params.units; base += THREADS) {
+        let unit = min(base + lane, params.units - 1u);
         sum_up(step, unit);
         if PEEPHOLE {
             let p = peephole(d, unit) * cs[unit];
             s0.x += p.x;
             s0.y += p.y;
         }
-        inputs[input_at(step, first, unit)] = s0;
-        sum += s0;
+        if unit == base + lane {
+            inputs[input_at(step, first, unit)] = s0;
+            sum += s0;
+        }
     }
     var mean = total(sum) / f32(params.units);
     var scale = norm_scale(step, mean);
@@ -219,11 +242,14 @@ fn normed_step(step: u32) {
 
 // A step of the GRU whose reset gate acts on the state: n = candidate(x W_n + b_n + R_n (r h)).
 fn reset_before_step(step: u32) {
-    for (var unit = lane; unit < params.units; unit += THREADS) {
+    for (var base = 0u; base < params.units; base += THREADS) {
+        let unit = min(base + lane, params.units - 1u);
         sum_up(step, unit);
         let old_h = old(0u, unit);
-        ms[unit] = gate(s0.y) * old_h;
-        cs[unit] = gate(s0.x);
+        if unit == base + lane {
+            ms[unit] = gate(s0.y) * old_h;
+            cs[unit] = gate(s0.x);
+        }
     }
     workgroupBarrier();
     let on = is_on(time_of(step, d), first);
@@ -232,7 +258,7 @@ fn reset_before_step(step: u32) {
         if DIAGONAL {
             products = weight(d * params.units + unit).w * ms[unit];
         } else {
-            var at = 4u * d * params.quads * params.units + unit;
+            var at = d * weight_rows() * params.units + unit;
             for (var k = 0u; k < params.width; k++) {
                 products += weight(at).w * ms[k];
                 at += params.units;
@@ -276,15 +302,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         } else if CELL == 1u && !RESET_AFTER {
             reset_before_step(step);
         } else {
-            for (var unit = lane; unit < params.units; unit += THREADS) {
+            for (var base = 0u; base < params.units; base += THREADS) {
+                let unit = min(base + lane, params.units - 1u);
                 sum_up(step, unit);
-                finish(step, 0u, unit, s0);
-                if ROWS > 1u {
-                    finish(step, 1u, unit, s1);
-                }
-                if ROWS > 2u {
-                    finish(step, 2u, unit, s2);
-                    finish(step, 3u, unit, s3);
+                if unit == base + lane {
+                    finish_all(step, unit);
                 }
             }
         }

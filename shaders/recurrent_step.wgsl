@@ -42,85 +42,59 @@ fn finish(row: u32, products: vec4<f32>) {
     put_y(params.step, row, d, on, unit, new_h);
 }
 
-// Four terms of a row's sum.
-fn terms(w0: vec4<f32>, w1: vec4<f32>, w2: vec4<f32>, w3: vec4<f32>, x: vec4<f32>) -> vec4<f32> {
-    return w0 * x.x + w1 * x.y + w2 * x.z + w3 * x.w;
+fn x_word(at: u32) -> f32 {
+    return h[at / 4u][at % 4u];
+}
+
+fn x_quad(at: u32, left: u32) -> vec4<f32> {
+    return h[at / 4u];
+}
+
+// Word of h where a row starts that the sums are over; rows past the end repeat the last one and are not stored.
+fn row_at(row: u32) -> u32 {
+    return 4u * (from_slot + min(row, params.batch - 1u) * params.quads);
 }
 
 @compute @workgroup_size(WIDTH)
-fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(local_invocation_index) index: u32) {
     d = id.z;
-    unit = id.x;
+    unit = min(id.x, params.units - 1u);
     let first = id.y * ROWS;
-    if unit >= params.units || first >= params.batch {
+    if first >= params.batch {
         return;
     }
     let slot = (params.time - 1u - params.step) & 1u;
     to_slot = slot * params.h_slot + d * params.h_direction;
     from_slot = (1u - slot) * params.h_slot + d * params.h_direction;
-    // Rows past the end repeat the last one and are not stored.
-    let last = params.batch - 1u;
-    let row1 = min(first + 1u, last);
-    let row2 = min(first + 2u, last);
-    let row3 = min(first + 3u, last);
-    let row4 = min(first + 4u, last);
-    let row5 = min(first + 5u, last);
-    let row6 = min(first + 6u, last);
-    let row7 = min(first + 7u, last);
-    var s0 = vec4<f32>();
-    var s1 = vec4<f32>();
-    var s2 = vec4<f32>();
-    var s3 = vec4<f32>();
-    var s4 = vec4<f32>();
-    var s5 = vec4<f32>();
-    var s6 = vec4<f32>();
-    var s7 = vec4<f32>();
-    let h0 = from_slot + first * params.quads;
-    let h1 = from_slot + row1 * params.quads;
-    let h2 = from_slot + row2 * params.quads;
-    let h3 = from_slot + row3 * params.quads;
-    let h4 = from_slot + row4 * params.quads;
-    let h5 = from_slot + row5 * params.quads;
-    let h6 = from_slot + row6 * params.quads;
-    let h7 = from_slot + row7 * params.quads;
+    clear_sums();
     if DIAGONAL {
         let w = weight(d * params.units + unit);
-        let quad = unit / 4u;
-        let part = unit % 4u;
-        s0 += w * h[h0 + quad][part];
-        s1 += w * h[h1 + quad][part];
-        s2 += w * h[h2 + quad][part];
-        s3 += w * h[h3 + quad][part];
-        s4 += w * h[h4 + quad][part];
-        s5 += w * h[h5 + quad][part];
-        s6 += w * h[h6 + quad][part];
-        s7 += w * h[h7 + quad][part];
+        s0 = w * x_word(row_at(first) + unit);
+        s1 = w * x_word(row_at(first + 1u) + unit);
+        s2 = w * x_word(row_at(first + 2u) + unit);
+        s3 = w * x_word(row_at(first + 3u) + unit);
+        s4 = w * x_word(row_at(first + 4u) + unit);
+        s5 = w * x_word(row_at(first + 5u) + unit);
+        s6 = w * x_word(row_at(first + 6u) + unit);
+        s7 = w * x_word(row_at(first + 7u) + unit);
     } else {
-        let units = params.units;
-        let quads = params.quads;
-        var at = 4u * d * quads * units + unit;
-        for (var k = 0u; k < quads; k++) {
-            // One load of h for four of weights: on the software driver a load costs the same for one word as for four.
-            let w0 = weight(at);
-            let w1 = weight(at + units);
-            let w2 = weight(at + 2u * units);
-            let w3 = weight(at + 3u * units);
-            at += 4u * units;
-            s0 += terms(w0, w1, w2, w3, h[h0 + k]);
-            if ROWS > 1u {
-                s1 += terms(w0, w1, w2, w3, h[h1 + k]);
-            }
-            if ROWS > 2u {
-                s2 += terms(w0, w1, w2, w3, h[h2 + k]);
-                s3 += terms(w0, w1, w2, w3, h[h3 + k]);
-            }
-            if ROWS > 4u {
-                s4 += terms(w0, w1, w2, w3, h[h4 + k]);
-                s5 += terms(w0, w1, w2, w3, h[h5 + k]);
-                s6 += terms(w0, w1, w2, w3, h[h6 + k]);
-                s7 += terms(w0, w1, w2, w3, h[h7 + k]);
-            }
-        }
+        products(
+            d * weight_rows() * params.units + unit,
+            params.units,
+            4u * params.quads,
+            index % 8u,
+            row_at(first),
+            row_at(first + 1u),
+            row_at(first + 2u),
+            row_at(first + 3u),
+            row_at(first + 4u),
+            row_at(first + 5u),
+            row_at(first + 6u),
+            row_at(first + 7u),
+        );
+    }
+    if unit != id.x {
+        return;
     }
     finish(first, s0);
     if ROWS > 1u {

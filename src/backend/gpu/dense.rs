@@ -2,7 +2,7 @@
 
 use super::buffers::View;
 use super::ops::activation;
-use super::pipeline::Kernel;
+use super::pipeline::{Kernel, Part, Shader};
 use super::record::{Phase, Recorder, Repeat, count};
 use crate::error::{Error, Result};
 use crate::graph::op::Activation;
@@ -12,7 +12,7 @@ pub(super) const SOFTWARE_ITERATIONS: u32 = 60_000;
 
 /// One product. `M` rows, depth `K`, `N` columns.
 pub(super) struct Dense<'a> {
-    /// `[K in fours, ceil(N/4)]` vectors of four columns, see [`pack`] and [`Storing`](super::weights::Storing).
+    /// `[K in eights, ceil(N/4)]` vectors of four columns, see [`pack`] and [`Storing`](super::weights::Storing).
     pub(super) weights: &'a View,
     /// `[ceil(N/4)]` vectors, and the scales of the columns behind them.
     pub(super) bias: &'a View,
@@ -48,10 +48,10 @@ impl Rows {
     }
 }
 
-/// Weights `[N, K]` as `[K in fours, ceil(N/4)]` vectors of four columns, zero past the last.
+/// Weights `[N, K]` as `[K in eights, ceil(N/4)]` vectors of four columns, zero past the last.
 pub(super) fn pack(weights: &[f32], columns: usize, depth: usize) -> Vec<f32> {
     let width = columns.next_multiple_of(4);
-    let mut packed = vec![0f32; width * depth.next_multiple_of(4)];
+    let mut packed = vec![0f32; width * depth.next_multiple_of(8)];
     if depth > 0 {
         for (n, row) in weights.chunks_exact(depth).take(columns).enumerate() {
             for (k, w) in row.iter().enumerate() {
@@ -76,6 +76,9 @@ pub(super) fn record(ctx: &mut Recorder<'_>, dense: &Dense<'_>) -> Result<()> {
     if rows == 0 || columns == 0 {
         return Ok(());
     }
+    if depth == 0 {
+        return Err(Error::unsupported("a product over no terms"));
+    }
     if ctx.shared.device.software && depth > SOFTWARE_ITERATIONS {
         return Err(Error::limit(format!(
             "a sum over {depth} terms, the software driver allows {SOFTWARE_ITERATIONS}"
@@ -83,11 +86,12 @@ pub(super) fn record(ctx: &mut Recorder<'_>, dense: &Dense<'_>) -> Result<()> {
     }
     let quads = columns.div_ceil(4);
     let tile = if rows >= 5 { 8 } else { rows.next_power_of_two() };
-    let storing = ctx.shared.storing();
+    let [weights, products] = ctx.shared.product_parts();
     let Rows { offset, run, stride, .. } = dense.x_rows;
     let whole = [depth, offset, run, stride].iter().all(|n| n % 4 == 0) && dense.x.size % 16 == 0;
-    let kernel = Kernel::new(storing.dense_direct(whole))
-        .with("SCALED", storing.scaled())
+    let x = if whole { Part::XQuads } else { Part::XWords };
+    let kernel = Kernel::with_parts(Shader::DenseDirect, &[weights, products, x])
+        .with("SCALED", ctx.shared.storing().scaled())
         .with("ROWS", tile)
         .with("ACCUMULATE", u8::from(dense.accumulate));
     let kernel = activation::fused(kernel, dense.activation);
@@ -95,6 +99,6 @@ pub(super) fn record(ctx: &mut Recorder<'_>, dense: &Dense<'_>) -> Result<()> {
     let y_offset = count(dense.y_offset)?;
     let params = [rows, depth, quads, columns, columns, y_offset, offset, inner, run, stride];
     let bindings = [dense.weights, dense.x, dense.bias, dense.y];
-    let groups = ctx.linear(quads * rows.div_ceil(tile), 64);
+    let groups = ctx.linear(quads.next_multiple_of(8) * rows.div_ceil(tile), 64);
     ctx.dispatch_repeated(&kernel, &bindings, &params, groups, Repeat::ONCE, dense.phase)
 }

@@ -62,6 +62,8 @@ pub(super) struct Device {
     pub(super) report: AdapterReport,
     /// The adapter runs on the processor: other kernels are fast there, and loops are cut off.
     pub(super) software: bool,
+    /// A load costs as much for each lane, and subgroups are eight consecutive invocations: what `products_broadcast.wgsl` is for.
+    pub(super) broadcasts: bool,
     pub(super) limits: wgpu::Limits,
     faults: Arc<Mutex<Option<String>>>,
 }
@@ -213,7 +215,9 @@ impl Device {
                 note(&sink, format!("the device was lost: {message}"));
             }
         });
-        Ok(Device { device, queue, report: report.clone(), software: report.kind == "software", limits, faults })
+        let software = report.kind == "software";
+        let broadcasts = software && report.features.contains(&"subgroups") && report.subgroup_lanes == (8, 8);
+        Ok(Device { device, queue, report: report.clone(), software, broadcasts, limits, faults })
     }
 
     /// The first fault that the device reported since the last call, as an error.

@@ -1,7 +1,8 @@
 //! The shaders and the cache of pipelines made from them.
 //!
-//! A shader is one file of `shaders/`, after the files of shared functions that it uses. It is specialised by its `override`
-//! constants and by nothing else. The comment behind an override lists the values that it may take:
+//! A shader is one file of `shaders/`, after the files of shared functions that it uses and one file for each of its slots (the
+//! storage of weights is a matter of types, which no constant can change). It is specialised by its `override` constants and by
+//! nothing else. The comment behind an override lists the values that it may take:
 //!
 //! ```wgsl
 //! override ACTIVATION: u32 = 0u; // 0..=14
@@ -17,9 +18,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::device::{Device, Meter};
 use crate::error::{Error, Place, Result};
 
+macro_rules! shader_file {
+    ($file:literal) => {
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $file))
+    };
+}
+
 macro_rules! shaders {
-    ($($variant:ident = [$($file:literal),+];)*) => {
-        /// A shader: the last file is its own, the others hold functions that it uses.
+    ($($variant:ident = [$($file:literal),+] $(with [$($slot:ident),+])?;)*) => {
+        /// A shader: the last file is its own, the others hold functions that it uses. Behind `with`: the slots that a [`Part`]
+        /// has to fill.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub(super) enum Shader { $($variant,)* }
 
@@ -28,20 +36,57 @@ macro_rules! shaders {
             #[cfg(test)]
             pub(super) const ALL: &[Shader] = &[$(Shader::$variant,)*];
 
-            /// The files that it is made of.
+            /// The files that it is made of, without the parts in its slots.
             pub(super) const fn files(self) -> &'static [&'static str] {
                 match self { $(Shader::$variant => &[$($file),+],)* }
             }
 
-            /// The text given to the compiler.
-            pub(super) const fn source(self) -> &'static str {
-                match self {
-                    $(Shader::$variant => concat!($(include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $file))),+),)*
-                }
+            /// Their text.
+            const fn text(self) -> &'static str {
+                match self { $(Shader::$variant => concat!($(shader_file!($file)),+),)* }
+            }
+
+            /// The slots, each with the parts that fit.
+            const fn slots(self) -> &'static [&'static [Part]] {
+                match self { $(Shader::$variant => &[$($($slot),+)?],)* }
             }
         }
     };
 }
+
+macro_rules! parts {
+    ($($variant:ident = $file:literal;)*) => {
+        /// A file that fills a slot of a shader.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub(super) enum Part { $($variant,)* }
+
+        impl Part {
+            #[cfg(test)]
+            const ALL: &[(Part, &str)] = &[$((Part::$variant, $file),)*];
+
+            const fn text(self) -> &'static str {
+                match self { $(Part::$variant => shader_file!($file),)* }
+            }
+        }
+    };
+}
+
+parts! {
+    WeightsF32 = "weights_f32.wgsl";
+    WeightsF16 = "weights_f16.wgsl";
+    WeightsInt8 = "weights_int8.wgsl";
+    XWords = "x_words.wgsl";
+    XQuads = "x_quads.wgsl";
+    ProductsPlain = "products_plain.wgsl";
+    ProductsBroadcast = "products_broadcast.wgsl";
+}
+
+/// How weights are stored.
+const WEIGHTS: &[Part] = &[Part::WeightsF32, Part::WeightsF16, Part::WeightsInt8];
+/// How rows of x are read.
+const X: &[Part] = &[Part::XWords, Part::XQuads];
+/// How terms of a product are loaded.
+const PRODUCTS: &[Part] = &[Part::ProductsPlain, Part::ProductsBroadcast];
 
 shaders! {
     Activation = ["functions.wgsl", "activation.wgsl"];
@@ -59,31 +104,28 @@ shaders! {
     SvdfMemory = ["svdf_memory.wgsl"];
     SvdfOutput = ["functions.wgsl", "svdf_output.wgsl"];
     Unary = ["unary.wgsl"];
-    DenseDirect = ["functions.wgsl", "weights_f32.wgsl", "x_words.wgsl", "dense_direct.wgsl"];
-    DenseDirectQuads = ["functions.wgsl", "weights_f32.wgsl", "x_quads.wgsl", "dense_direct.wgsl"];
-    DenseDirectF16 = ["functions.wgsl", "weights_f16.wgsl", "x_words.wgsl", "dense_direct.wgsl"];
-    DenseDirectQuadsF16 = ["functions.wgsl", "weights_f16.wgsl", "x_quads.wgsl", "dense_direct.wgsl"];
-    DenseDirectInt8 = ["functions.wgsl", "weights_int8.wgsl", "x_words.wgsl", "dense_direct.wgsl"];
-    DenseDirectQuadsInt8 = ["functions.wgsl", "weights_int8.wgsl", "x_quads.wgsl", "dense_direct.wgsl"];
-    RecurrentLoop = ["functions.wgsl", "weights_f32.wgsl", "recurrent.wgsl", "recurrent_loop.wgsl"];
-    RecurrentLoopF16 = ["functions.wgsl", "weights_f16.wgsl", "recurrent.wgsl", "recurrent_loop.wgsl"];
-    RecurrentLoopInt8 = ["functions.wgsl", "weights_int8.wgsl", "recurrent.wgsl", "recurrent_loop.wgsl"];
-    RecurrentStep = ["functions.wgsl", "weights_f32.wgsl", "recurrent.wgsl", "recurrent_step.wgsl"];
-    RecurrentStepF16 = ["functions.wgsl", "weights_f16.wgsl", "recurrent.wgsl", "recurrent_step.wgsl"];
-    RecurrentStepInt8 = ["functions.wgsl", "weights_int8.wgsl", "recurrent.wgsl", "recurrent_step.wgsl"];
+    DenseDirect = ["functions.wgsl", "dense_direct.wgsl"] with [WEIGHTS, PRODUCTS, X];
+    RecurrentLoop = ["functions.wgsl", "recurrent.wgsl", "recurrent_loop.wgsl"] with [WEIGHTS, PRODUCTS];
+    RecurrentStep = ["functions.wgsl", "recurrent.wgsl", "recurrent_step.wgsl"] with [WEIGHTS, PRODUCTS];
 }
 
 /// A specialised entry point: what a pipeline is made of, and the key of the cache.
 #[derive(Clone, Debug)]
 pub(super) struct Kernel {
     shader: Shader,
+    parts: Vec<Part>,
     constants: Vec<(&'static str, f64)>,
 }
 
 impl Kernel {
     /// The entry point `main` of a shader with every override at its default.
     pub(super) fn new(shader: Shader) -> Self {
-        Kernel { shader, constants: Vec::new() }
+        Self::with_parts(shader, &[])
+    }
+
+    /// As [`Kernel::new`], for a shader with slots: one part for each.
+    pub(super) fn with_parts(shader: Shader, parts: &[Part]) -> Self {
+        Kernel { shader, parts: parts.to_vec(), constants: Vec::new() }
     }
 
     /// The same kernel with one override set (booleans as 0 and 1).
@@ -94,10 +136,8 @@ impl Kernel {
     }
 
     fn key(&self) -> Key {
-        Key {
-            shader: self.shader,
-            constants: self.constants.iter().map(|&(name, value)| (name, value.to_bits())).collect(),
-        }
+        let constants = self.constants.iter().map(|&(name, value)| (name, value.to_bits())).collect();
+        Key { shader: self.shader, parts: self.parts.clone(), constants }
     }
 
     fn name(&self) -> &'static str {
@@ -108,6 +148,7 @@ impl Kernel {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
     shader: Shader,
+    parts: Vec<Part>,
     constants: Vec<(&'static str, u64)>,
 }
 
@@ -121,7 +162,7 @@ pub(super) struct Pipeline {
 pub(super) struct Pipelines {
     /// Keep naga's bounds checks and loop counters.
     checked: bool,
-    modules: Mutex<HashMap<Shader, wgpu::ShaderModule>>,
+    modules: Mutex<HashMap<(Shader, Vec<Part>), wgpu::ShaderModule>>,
     pipelines: Mutex<HashMap<Key, Arc<Pipeline>>>,
 }
 
@@ -144,14 +185,19 @@ impl Pipelines {
     }
 
     fn make(&self, device: &Device, kernel: &Kernel) -> Result<Pipeline> {
-        let overrides = overrides(kernel.shader.source());
+        let slots = kernel.shader.slots();
+        if slots.len() != kernel.parts.len() || slots.iter().zip(&kernel.parts).any(|(slot, part)| !slot.contains(part))
+        {
+            return Err(Error::internal(format!("its slots cannot be filled with {:?}", kernel.parts)));
+        }
+        let overrides: Vec<_> = texts(kernel.shader, &kernel.parts).flat_map(overrides).collect();
         for &(name, value) in &kernel.constants {
             let declared = overrides.iter().find(|o| o.name == name);
             if !declared.is_some_and(|o| o.allows(value)) {
                 return Err(Error::internal(format!("override {name} cannot be {value}")));
             }
         }
-        let module = self.module(device, kernel.shader)?;
+        let module = self.module(device, kernel)?;
         device.guarded(|| {
             let pipeline = device.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: Some(kernel.name()),
@@ -170,14 +216,16 @@ impl Pipelines {
         })
     }
 
-    fn module(&self, device: &Device, shader: Shader) -> Result<wgpu::ShaderModule> {
+    fn module(&self, device: &Device, kernel: &Kernel) -> Result<wgpu::ShaderModule> {
         let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(module) = modules.get(&shader) {
+        let key = (kernel.shader, kernel.parts.clone());
+        if let Some(module) = modules.get(&key) {
             return Ok(module.clone());
         }
+        let source: String = texts(kernel.shader, &kernel.parts).collect();
         let descriptor = wgpu::ShaderModuleDescriptor {
-            label: shader.files().last().copied(),
-            source: wgpu::ShaderSource::Wgsl(shader.source().into()),
+            label: Some(kernel.name()),
+            source: wgpu::ShaderSource::Wgsl(source.into()),
         };
         let module = device.guarded(|| {
             if self.checked {
@@ -190,9 +238,14 @@ impl Pipelines {
                 }
             }
         })?;
-        modules.insert(shader, module.clone());
+        modules.insert(key, module.clone());
         Ok(module)
     }
+}
+
+/// The texts that a shader is made of.
+fn texts(shader: Shader, parts: &[Part]) -> impl Iterator<Item = &'static str> {
+    std::iter::once(shader.text()).chain(parts.iter().map(|part| part.text()))
 }
 
 /// An `override` line of a shader.
@@ -284,30 +337,38 @@ mod tests {
         found
     }
 
+    /// Every way to fill the slots of a shader.
+    fn fillings(shader: Shader) -> Vec<Vec<Part>> {
+        shader.slots().iter().fold(vec![Vec::new()], |found, slot| {
+            found.iter().flat_map(|f| slot.iter().map(move |&part| [f.as_slice(), &[part]].concat())).collect()
+        })
+    }
+
     #[test]
     fn every_shader_is_valid_for_every_key() {
         for &shader in Shader::ALL {
-            let name = shader.files().last().unwrap();
-            let module = naga::front::wgsl::parse_str(shader.source())
-                .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(shader.source())));
-            let info = validator()
-                .validate(&module)
-                .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(shader.source())));
-            let declared = overrides(shader.source());
-            assert_eq!(declared.len(), module.overrides.len(), "{name}: an override is not on a line of its own");
-            assert_eq!(module.entry_points.len(), 1, "{name} has one entry point");
-            for constants in assignments(&declared) {
-                let chosen = constants.iter().map(|&(n, v)| (n.to_owned(), v)).collect();
-                let entry = Some((naga::ShaderStage::Compute, "main"));
-                let (special, _) = naga::back::pipeline_constants::process_overrides(&module, &info, entry, &chosen)
-                    .unwrap_or_else(|e| panic!("{name} {constants:?}: {e}"));
-                let info = validator().validate(&special).unwrap_or_else(|e| panic!("{name} {constants:?}: {e:?}"));
-                let storage = special
-                    .global_variables
-                    .iter()
-                    .filter(|(_, v)| matches!(v.space, naga::AddressSpace::Storage { .. }));
-                assert!(storage.count() <= super::super::device::STORAGE_BUFFERS as usize, "{name}: too many bindings");
-                drop(info);
+            for (index, parts) in fillings(shader).into_iter().enumerate() {
+                let name = format!("{} with {parts:?}", shader.files().last().unwrap());
+                let source: String = texts(shader, &parts).collect();
+                let module = naga::front::wgsl::parse_str(&source)
+                    .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&source)));
+                let info =
+                    validator().validate(&module).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&source)));
+                let storage = |space| matches!(space, naga::AddressSpace::Storage { .. });
+                let bound = module.global_variables.iter().filter(|(_, v)| storage(v.space)).count();
+                assert!(bound <= super::super::device::STORAGE_BUFFERS as usize, "{name}: too many bindings");
+                let declared: Vec<_> = texts(shader, &parts).flat_map(overrides).collect();
+                assert_eq!(declared.len(), module.overrides.len(), "{name}: an override is not on a line of its own");
+                assert_eq!(module.entry_points.len(), 1, "{name} has one entry point");
+                // Parts have no overrides, so the values need to be tried with one filling only.
+                for constants in assignments(&declared).into_iter().take(if index == 0 { usize::MAX } else { 1 }) {
+                    let chosen = constants.iter().map(|&(n, v)| (n.to_owned(), v)).collect();
+                    let entry = Some((naga::ShaderStage::Compute, "main"));
+                    let (special, _) =
+                        naga::back::pipeline_constants::process_overrides(&module, &info, entry, &chosen)
+                            .unwrap_or_else(|e| panic!("{name} {constants:?}: {e}"));
+                    validator().validate(&special).unwrap_or_else(|e| panic!("{name} {constants:?}: {e:?}"));
+                }
             }
         }
     }
@@ -317,7 +378,8 @@ mod tests {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/shaders");
         for entry in std::fs::read_dir(folder).unwrap() {
             let file = entry.unwrap().file_name().into_string().unwrap();
-            let known = Shader::ALL.iter().any(|s| s.files().contains(&file.as_str()));
+            let known = Shader::ALL.iter().any(|s| s.files().contains(&file.as_str()))
+                || Part::ALL.iter().any(|(_, name)| *name == file);
             assert!(known || !file.ends_with(".wgsl"), "{file} is in no shader of the table");
         }
     }

@@ -1,7 +1,7 @@
 //! How weights are stored on the device: f32, or rounded to half precision or int8 where the caller asks for it.
 
 use super::Shared;
-use super::pipeline::Shader;
+use super::pipeline::Part;
 use crate::backend::Precision;
 use crate::error::{Error, Result};
 
@@ -61,31 +61,12 @@ impl Storing {
         }
     }
 
-    /// The shader of the direct product; `quads`: rows of x are whole vectors.
-    pub(super) fn dense_direct(self, quads: bool) -> Shader {
-        match (self, quads) {
-            (Storing::F32, false) => Shader::DenseDirect,
-            (Storing::F32, true) => Shader::DenseDirectQuads,
-            (Storing::F16, false) => Shader::DenseDirectF16,
-            (Storing::F16, true) => Shader::DenseDirectQuadsF16,
-            (Storing::Int8, false) => Shader::DenseDirectInt8,
-            (Storing::Int8, true) => Shader::DenseDirectQuadsInt8,
-        }
-    }
-
-    pub(super) fn recurrent_loop(self) -> Shader {
+    /// The file that reads them in a shader.
+    pub(super) fn part(self) -> Part {
         match self {
-            Storing::F32 => Shader::RecurrentLoop,
-            Storing::F16 => Shader::RecurrentLoopF16,
-            Storing::Int8 => Shader::RecurrentLoopInt8,
-        }
-    }
-
-    pub(super) fn recurrent_step(self) -> Shader {
-        match self {
-            Storing::F32 => Shader::RecurrentStep,
-            Storing::F16 => Shader::RecurrentStepF16,
-            Storing::Int8 => Shader::RecurrentStepInt8,
+            Storing::F32 => Part::WeightsF32,
+            Storing::F16 => Part::WeightsF16,
+            Storing::Int8 => Part::WeightsInt8,
         }
     }
 }
@@ -95,6 +76,11 @@ impl Shared {
     pub(super) fn storing(&self) -> Storing {
         // Checked when the device was opened.
         Storing::of(self.options.precision).unwrap_or(Storing::F32)
+    }
+
+    /// The parts of a kernel that multiplies with weights: how they are stored, how terms are loaded.
+    pub(super) fn product_parts(&self) -> [Part; 2] {
+        [self.storing().part(), if self.device.broadcasts { Part::ProductsBroadcast } else { Part::ProductsPlain }]
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{Layer, Memory};
 use crate::backend::gpu::dense::SOFTWARE_ITERATIONS;
 use crate::backend::gpu::device::Device;
-use crate::backend::gpu::pipeline::Kernel;
+use crate::backend::gpu::pipeline::{Kernel, Shader};
 use crate::backend::gpu::record::{Phase, Recorder, Repeat};
 use crate::error::{Error, Result};
 
@@ -34,10 +34,11 @@ pub(super) fn form(layer: &Layer<'_>, device: &Device) -> Result<Form> {
     let wanted = match layer.batch {
         _ if !tiled => 1,
         0 | 1 => 1,
-        2 | 3 => 2,
-        _ => 4,
+        2 => 2,
+        3 | 4 => 4,
+        _ => 8,
     };
-    let Some(rows) = [4, 2, 1].into_iter().find(|&rows| rows <= wanted && fits(rows)) else {
+    let Some(rows) = [8, 4, 2, 1].into_iter().find(|&rows| rows <= wanted && fits(rows)) else {
         let most = device.limits.max_compute_workgroup_storage_size;
         return Err(Error::limit(format!(
             "the state of {} units passes the {most} bytes of workgroup memory",
@@ -76,7 +77,7 @@ pub(super) fn record(
 ) -> Result<()> {
     let [h_quads, c_words, m_words] = sizes(layer, form.rows).map(|n| n as u32);
     let kernel = layer
-        .kernel(Kernel::new(ctx.shared.storing().recurrent_loop()), memory.keep)
+        .kernel(Kernel::with_parts(Shader::RecurrentLoop, &ctx.shared.product_parts()), memory.keep)
         .with("THREADS", form.threads as u32)
         .with("ROWS", form.rows as u32)
         .with("H_QUADS", h_quads)

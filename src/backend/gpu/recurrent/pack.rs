@@ -23,11 +23,11 @@ fn entries(cell: &Cell, side: Side) -> &'static [usize] {
     }
 }
 
-/// `[G·H, K]` as `[K in fours, H]` quads, or `[G·H]` as `[H]` quads.
+/// `[G·H, K]` as `[K in eights, H]` quads, or `[G·H]` as `[H]` quads.
 fn quads(cell: &Cell, side: Side, matrix: &Matrix, units: usize) -> Vec<f32> {
     let depth = matrix.columns();
     let weights = matrix.to_f32();
-    let rows = if matrix.data.shape().len() == 1 { 1 } else { depth.next_multiple_of(4) };
+    let rows = if matrix.data.shape().len() == 1 { 1 } else { depth.next_multiple_of(8) };
     let mut packed = vec![0.0; rows * units * 4];
     for (block, &entry) in entries(cell, side).iter().enumerate() {
         for unit in 0..units {
@@ -40,12 +40,12 @@ fn quads(cell: &Cell, side: Side, matrix: &Matrix, units: usize) -> Vec<f32> {
     packed
 }
 
-/// Input weights `[G·H, I]` as `[I in fours, H]` quads: what the matrix product takes, with four columns a unit.
+/// Input weights `[G·H, I]` as `[I in eights, H]` quads: what the matrix product takes, with four columns a unit.
 pub(super) fn input(cell: &Cell, matrix: &Matrix, units: usize) -> Vec<f32> {
     quads(cell, Side::Input, matrix, units)
 }
 
-/// Recurrent weights `[G·H, P]` as `[P in fours, H]` quads, or a diagonal `[G·H]` as `[H]` quads.
+/// Recurrent weights `[G·H, P]` as `[P in eights, H]` quads, or a diagonal `[G·H]` as `[H]` quads.
 pub(super) fn recurrent(cell: &Cell, weights: &CellWeights, units: usize) -> Vec<f32> {
     quads(cell, Side::Recurrent, &weights.recurrent, units)
 }

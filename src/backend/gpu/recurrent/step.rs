@@ -1,7 +1,7 @@
 //! One dispatch a step, one invocation a unit of a tile of batch rows: for widths that one workgroup is too slow for.
 
 use super::{Layer, Memory};
-use crate::backend::gpu::pipeline::Kernel;
+use crate::backend::gpu::pipeline::{Kernel, Shader};
 use crate::backend::gpu::record::{Phase, Recorder, Repeat};
 use crate::error::{Error, Result};
 
@@ -38,7 +38,7 @@ pub(super) fn record(
         16
     };
     let kernel = layer
-        .kernel(Kernel::new(ctx.shared.storing().recurrent_step()), memory.keep)
+        .kernel(Kernel::with_parts(Shader::RecurrentStep, &ctx.shared.product_parts()), memory.keep)
         .with("WIDTH", width)
         .with("ROWS", rows);
     let groups =
