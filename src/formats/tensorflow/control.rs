@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::build::Builder;
+use super::conditionals::CHOICE;
 use super::lists::{self, Items, List};
 use super::lower::{self, Context, Step, Val};
 use super::messages::Attr;
@@ -41,8 +42,10 @@ pub fn lower(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
             };
             while_loop(step, &cond, &body).map(Some)
         }
-        "Switch" => Err(Error::unsupported("a conditional of old-style control flow: only loops are read")),
-        "Merge" => merge(step).map(Some),
+        CHOICE => choice(step).map(Some),
+        "Switch" | "Merge" => {
+            Err(Error::unsupported("old-style control flow that is neither a loop nor a conditional"))
+        }
         // Old graphs call a function by using its name as the op.
         op if step.context.library.has(op) => {
             let name = op.to_owned();
@@ -157,12 +160,17 @@ fn truth(tensor: &Tensor) -> Result<bool> {
     }
 }
 
-/// The end of an old-style conditional. Its `Switch` is refused before; a `Merge` of one value alone is an identity.
-fn merge(step: &mut Step<'_, '_>) -> Result<Vec<Val>> {
-    match step.inputs.as_slice() {
-        [only] => Ok(vec![only.clone(), Val::Opaque("the index of a merged value is used".into())]),
-        _ => Err(Error::unsupported("a conditional of old-style control flow: only loops are read")),
-    }
+/// The end of an old-style conditional.
+fn choice(step: &mut Step<'_, '_>) -> Result<Vec<Val>> {
+    step.expect_inputs(3)?;
+    let condition = step.tensor(0)?;
+    let (yes, no) = (step.inputs[1].clone(), step.inputs[2].clone());
+    let value = match step.builder.constant(condition) {
+        Some(known) if truth(known)? => yes,
+        Some(_) => no,
+        None => choose(step, condition, yes, no)?,
+    };
+    Ok(vec![value, Val::Opaque("the index of the branch that was taken is used".into())])
 }
 
 /// What a loop variable of TensorFlow is in the structured loop.

@@ -8,7 +8,7 @@ use super::build::{Builder, port};
 use super::limits::{Budget, DEEPEST_CALLS, MOST_DERIVED_BYTES, MOST_EXPANDED};
 use super::messages::{FunctionDef, FunctionDefLibrary};
 use super::scope::{Scope, ScopeNode, Source, is_identity};
-use super::{control, elementwise, frames, hints, linear, lists, movement, state, stub};
+use super::{conditionals, control, elementwise, frames, hints, linear, lists, movement, state, stub};
 use crate::error::{Error, Place, Result};
 use crate::graph::{Op, ValueId};
 use crate::tensor::Tensor;
@@ -87,6 +87,7 @@ impl Library {
         if self.custom_ops {
             hints::make_custom(scope)?;
         }
+        conditionals::to_choices(scope)?;
         frames::to_loops(scope)
     }
 

@@ -5,6 +5,7 @@
 
 mod build;
 mod bundle;
+mod conditionals;
 mod control;
 mod elementwise;
 mod frames;
