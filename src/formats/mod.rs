@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::graph::Graph;
+use crate::graph::{Graph, Port, ValueId};
 
 /// Largest file that is read into memory.
 const MOST_BYTES: u64 = 1 << 31;
@@ -39,11 +39,48 @@ pub struct Loaded {
     pub warnings: Vec<String>,
 }
 
+/// What a reader may be told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Tensors to take as inputs, by name; empty: those that the file says, for a TensorFlow graph every placeholder.
+    pub inputs: Vec<String>,
+    /// Tensors to return, by name; empty: those that the file says, for a TensorFlow graph the results that nothing else uses and
+    /// those that its author named.
+    pub outputs: Vec<String>,
+    /// Signature of a SavedModel; `None`: `serving_default`.
+    pub signature: Option<String>,
+    /// TensorFlow graphs with OpHint marks: make one custom op of every marked call whose name is no recurrent layer, instead of
+    /// the ops that it computes. A custom op can be written, not run.
+    pub custom_ops: bool,
+}
+
 /// Reads a model from bytes, by what they begin with.
 ///
 /// # Errors
 /// [`UnknownFormat`](crate::ErrorKind::UnknownFormat), or the reader's own.
 pub fn read(bytes: &[u8]) -> Result<Loaded> {
+    read_with(bytes, &Options::default())
+}
+
+/// As [`read`], with options.
+///
+/// # Errors
+/// As [`read`]; [`InvalidInput`](crate::ErrorKind::InvalidInput) for an option that the format has no use for, or a tensor that the
+/// model does not have.
+pub fn read_with(bytes: &[u8], options: &Options) -> Result<Loaded> {
+    if !tflite::recognises(bytes) && tensorflow::recognises(bytes) {
+        return loaded(Format::GraphDef, tensorflow::read(bytes, options));
+    }
+    let mut model = read_plain(bytes)?;
+    if options.signature.is_some() || options.custom_ops {
+        return Err(Error::input("signatures and custom ops can be chosen in TensorFlow models only"));
+    }
+    select_ports(&mut model.graph, options)?;
+    Ok(model)
+}
+
+/// The formats that take no options of their own.
+fn read_plain(bytes: &[u8]) -> Result<Loaded> {
     if tflite::recognises(bytes) {
         return loaded(Format::Tflite, tflite::read(bytes));
     }
@@ -53,10 +90,25 @@ pub fn read(bytes: &[u8]) -> Result<Loaded> {
     if bytes.starts_with(keras::HDF5_MAGIC) {
         return loaded(Format::KerasH5, keras::read_h5(bytes));
     }
-    if tensorflow::recognises(bytes) {
-        return loaded(Format::GraphDef, tensorflow::read(bytes, &tensorflow::Options::default()));
-    }
     Err(unknown(bytes))
+}
+
+/// Keeps the outputs that were asked for, any value of the graph by its name; inputs must be those of the file.
+fn select_ports(graph: &mut Graph, options: &Options) -> Result<()> {
+    if let Some(name) = options.inputs.iter().find(|name| graph.inputs.iter().all(|port| port.name != **name)) {
+        return Err(Error::input(format!("the model has no input '{name}'")));
+    }
+    let mut outputs = Vec::with_capacity(options.outputs.len());
+    for name in &options.outputs {
+        let port = graph.outputs.iter().find(|port| port.name == *name).map(|port| port.value);
+        let value = || graph.values.iter().position(|value| value.name == *name).map(|index| ValueId(index as u32));
+        let value = port.or_else(value).ok_or_else(|| Error::input(format!("the model has no tensor '{name}'")))?;
+        outputs.push(Port { name: name.clone(), value });
+    }
+    if !outputs.is_empty() {
+        graph.outputs = outputs;
+    }
+    Ok(())
 }
 
 fn loaded(format: Format, read: Result<(Graph, Vec<String>)>) -> Result<Loaded> {
@@ -68,14 +120,22 @@ fn loaded(format: Format, read: Result<(Graph, Vec<String>)>) -> Result<Loaded> 
 /// # Errors
 /// [`Io`](crate::ErrorKind::Io) when the path cannot be read, or as [`read`]; the path stands in front of the error's place.
 pub fn open(path: &Path) -> Result<Loaded> {
-    open_unplaced(path).within(|| path.display().to_string())
+    open_with(path, &Options::default())
 }
 
-fn open_unplaced(path: &Path) -> Result<Loaded> {
+/// As [`open`], with options.
+///
+/// # Errors
+/// As [`open`] and [`read_with`].
+pub fn open_with(path: &Path, options: &Options) -> Result<Loaded> {
+    open_unplaced(path, options).within(|| path.display().to_string())
+}
+
+fn open_unplaced(path: &Path, options: &Options) -> Result<Loaded> {
     let about = fs::metadata(path)?;
     if about.is_dir() {
         if path.join("saved_model.pb").is_file() {
-            return loaded(Format::SavedModel, tensorflow::open_saved_model(path, &tensorflow::Options::default()));
+            return loaded(Format::SavedModel, tensorflow::open_saved_model(path, options));
         }
         return Err(Error::new(ErrorKind::UnknownFormat, "a folder without saved_model.pb"));
     }
@@ -85,7 +145,7 @@ fn open_unplaced(path: &Path) -> Result<Loaded> {
     if about.len() > MOST_BYTES {
         return Err(Error::limit(format!("the file has {} bytes, over the limit of {MOST_BYTES}", about.len())));
     }
-    read(&fs::read(path)?)
+    read_with(&fs::read(path)?, options)
 }
 
 /// What the bytes begin with, for a person to recognise.

@@ -60,7 +60,15 @@ impl Model {
     /// [`Io`](crate::ErrorKind::Io), [`UnknownFormat`](crate::ErrorKind::UnknownFormat), or what the reader of the format says:
     /// which part of the file is malformed, too large or not supported.
     pub fn open(path: impl AsRef<Path>) -> Result<Model> {
-        Model::from_loaded(formats::open(path.as_ref())?)
+        Model::open_with(path, &formats::Options::default())
+    }
+
+    /// As [`Model::open`], with options: which tensors are inputs and outputs, which signature of a SavedModel.
+    ///
+    /// # Errors
+    /// As [`Model::open`]; [`InvalidInput`](crate::ErrorKind::InvalidInput) for an option that the format has no use for.
+    pub fn open_with(path: impl AsRef<Path>, options: &formats::Options) -> Result<Model> {
+        Model::from_loaded(formats::open_with(path.as_ref(), options)?)
     }
 
     /// Reads a model from the bytes of its file.

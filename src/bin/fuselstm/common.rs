@@ -107,7 +107,12 @@ pub(crate) fn start_log(verbose: bool) {
 
 /// Reads a model; its warnings go to stderr. Whatever is wrong with the file is an unreadable input.
 pub(crate) fn open(path: &Path) -> Result<Model, Failure> {
-    let model = Model::open(path).map_err(|error| Failure::usage(Failure::from(error)))?;
+    open_with(path, &fuselstm::formats::Options::default())
+}
+
+/// As [`open`], with options of the reader.
+pub(crate) fn open_with(path: &Path, options: &fuselstm::formats::Options) -> Result<Model, Failure> {
+    let model = Model::open_with(path, options).map_err(|error| Failure::usage(Failure::from(error)))?;
     for warning in model.warnings() {
         log::warn!("{warning}");
     }

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
+use fuselstm::formats::{Format, Options};
 use fuselstm::measure::Tolerance;
 use fuselstm::measure::compare::Comparison;
 use fuselstm::measure::crosscheck::{Check, Intermediate, Rule, check, intermediates, is_quantised, rule, seeded_runs};
 use fuselstm::measure::golden::{self, Run};
 use fuselstm::measure::inputs::Sizes;
 use fuselstm::measure::report::{error, table};
-use fuselstm::{Device, Model};
+use fuselstm::{Device, Model, Tensor};
 use serde_json::{Value, json};
 
 use crate::common::{self, Failure, Output};
@@ -63,9 +64,15 @@ fn tolerance(text: &str) -> Result<f64, String> {
 }
 
 pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
-    let model = common::open(&args.model)?;
+    let mut model = common::open(&args.model)?;
     let runs = match &args.golden {
-        Some(path) => named(golden::load(path)?, &model)?,
+        Some(path) => {
+            let runs = golden::load(path)?;
+            if let Some(options) = ports_of(&runs, &model) {
+                model = common::open_with(&args.model, &options)?;
+            }
+            named(runs, &model)?
+        }
         None => seeded_runs(&model, Sizes { batch: args.batch, time: args.time }, args.seed)?,
     };
     let mut report = Report::default();
@@ -88,6 +95,28 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
     report.print(&model, output);
     output.json(report.to_json());
     Ok(report.holds)
+}
+
+/// What to read a TensorFlow graph for, when the file names tensors that are not among those that look like inputs and results.
+fn ports_of(runs: &[Run], model: &Model) -> Option<Options> {
+    let names = |of: fn(&Run) -> &Vec<(String, Tensor)>| {
+        let mut names: Vec<String> = Vec::new();
+        for (name, _) in runs.iter().flat_map(of) {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        names
+    };
+    let (inputs, outputs) = (names(|run| &run.inputs), names(|run| &run.outputs));
+    let has_inputs = inputs.iter().all(|name| model.input_index(name).is_ok());
+    let has_outputs = outputs.iter().all(|name| model.output_index(name).is_ok());
+    if model.format() != Some(Format::GraphDef) || has_inputs && has_outputs {
+        return None;
+    }
+    let inputs = if has_inputs { Vec::new() } else { inputs };
+    let outputs = if has_outputs { Vec::new() } else { outputs };
+    Some(Options { inputs, outputs, ..Options::default() })
 }
 
 /// Refuses runs whose tensors the model does not have, before anything is run.

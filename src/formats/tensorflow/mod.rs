@@ -34,22 +34,9 @@ use self::build::Builder;
 use self::lower::{Context, Library, NoVariables, Val, Variables};
 use self::messages::GraphDef;
 use self::scope::{Scope, ScopeNode, Source};
+use super::Options;
 use crate::error::{Error, Place, Result};
 use crate::graph::{Dim, Graph, Port, ValueType, check};
-
-/// What a reader of a TensorFlow graph may be told.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options {
-    /// Tensors to take as inputs, by node name (`name` or `name:0`); empty: every placeholder.
-    pub inputs: Vec<String>,
-    /// Tensors to return, by name (`name` or `name:output`); empty: the results that nothing else uses, and those that the
-    /// author of the graph gave a name.
-    pub outputs: Vec<String>,
-    /// Signature of a SavedModel; `None`: `serving_default`.
-    pub signature: Option<String>,
-    /// Make one custom op of every hinted call whose name is no recurrent layer, instead of the ops that it computes.
-    pub custom_ops: bool,
-}
 
 /// Whether the bytes begin as a GraphDef does, binary or text.
 pub fn recognises(bytes: &[u8]) -> bool {
@@ -124,6 +111,7 @@ impl Read<'_> {
         let producer = graph.versions.as_ref().map_or(0, |versions| versions.producer);
         let library = Library::new(graph.library, self.options.custom_ops)?;
         let mut main = Scope::from_graph(graph.node)?;
+        self.take_as_inputs(&mut main);
         library.prepare(&mut main)?;
         let index: HashMap<String, usize> =
             main.nodes.iter().enumerate().map(|(position, node)| (node.name.clone(), position)).collect();
@@ -144,6 +132,18 @@ impl Read<'_> {
         context.states.names = names;
         let graph = reading.lower(&mut context)?;
         Ok((graph, context.warnings))
+    }
+
+    /// A placeholder whose default would be used is an input when it was asked for.
+    fn take_as_inputs(&self, main: &mut Scope) {
+        let asked =
+            |name: &str| self.options.inputs.iter().any(|input| input.strip_suffix(":0").unwrap_or(input) == name);
+        for node in main.nodes.iter_mut().filter(|node| node.op == "PlaceholderWithDefault") {
+            if asked(&node.name) {
+                node.op = "Placeholder".into();
+                node.inputs.clear();
+            }
+        }
     }
 
     /// The inputs that were asked for, or every placeholder.

@@ -11,8 +11,9 @@ use super::limits;
 use super::lower::{Library, Variables};
 use super::messages::{Attr, MetaGraphDef, SavedModel, SignatureDef, TensorInfo, TrackableObjectGraph};
 use super::scope::{Scope, ScopeNode, Source};
-use super::{NamedTensor, Options, Ports, Read};
+use super::{NamedTensor, Ports, Read};
 use crate::error::{Error, ErrorKind, Place, Result};
+use crate::formats::Options;
 use crate::graph::Graph;
 use crate::tensor::Tensor;
 
