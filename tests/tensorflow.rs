@@ -34,15 +34,26 @@ fn pairs(kind: &str) -> Vec<Pair> {
     pairs.collect()
 }
 
+fn show(error: fuselstm::Error) -> String {
+    format!("{error:?}")
+}
+
 /// The largest difference over all runs and outputs, unfused, on the reference backend.
 fn worst(pair: &Pair) -> Result<f32, String> {
-    let show = |error: fuselstm::Error| format!("{error:?}");
     let loaded = formats::open(Path::new(&pair.model)).map_err(show)?;
     let model = Model::from_graph(loaded.graph).map_err(show)?;
-    let session = Session::new(&model, Device::reference()).map_err(show)?;
+    worst_of(&model, &pair.golden)
+}
+
+fn worst_of(model: &Model, golden: &str) -> Result<f32, String> {
+    let session = Session::new(model, Device::reference()).map_err(show)?;
+    let mut stream = session.stream();
     let mut worst = 0f32;
-    for run in golden::load(&pair.golden).map_err(show)? {
-        let outputs = session.run(&run.named_inputs()).map_err(show)?;
+    for run in golden::load(golden).map_err(show)? {
+        if !run.continues() {
+            stream.reset();
+        }
+        let outputs = stream.run(&run.named_inputs()).map_err(show)?;
         for (name, expected) in &run.outputs {
             let got = outputs.get(name).map_err(show)?;
             worst = worst.max(distance(name, got, expected)?);
@@ -85,4 +96,128 @@ fn graphs_compute_what_tensorflow_computes() {
 #[test]
 fn saved_models_compute_what_tensorflow_computes() {
     check("saved_model", 12);
+}
+
+const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tensorflow");
+
+/// A graph of `tests/data/tensorflow`, made with TensorFlow by the script there.
+fn check_own(file: &str) {
+    let stem = file.split('.').next().unwrap();
+    let pair = Pair { model: format!("{DATA}/{file}"), golden: format!("{DATA}/{stem}.npz"), atol: 1e-6 };
+    let worst = worst(&pair).unwrap();
+    assert!(worst <= pair.atol, "{file}: {worst:.1e}");
+}
+
+#[test]
+fn stacked_gru_with_lengths_and_state_input_in_frames() {
+    check_own("gru_stack_v1.pb");
+}
+
+#[test]
+fn stacked_gru_with_lengths_and_state_input_in_functions() {
+    check_own("gru_stack_v2.pb");
+}
+
+#[test]
+fn bidirectional_lstm_with_lengths_peepholes_projection_and_clips() {
+    check_own("bilen_v1.pb");
+}
+
+#[test]
+fn unrolled_lstm_with_lengths_has_conditionals_at_every_step() {
+    check_own("static_len_v1.pb");
+    check_own("static_len_v2.pb");
+}
+
+#[test]
+fn dropout_that_keeps_everything_is_no_randomness() {
+    check_own("dropout_v1.pb");
+}
+
+#[test]
+fn embedding_with_lengths_from_padding() {
+    check_own("embed_v1.pb");
+    check_own("embed_v2.pb");
+}
+
+#[test]
+fn list_of_outputs_that_are_no_state() {
+    check_own("outproj_v1.pb");
+    check_own("outproj_v2.pb");
+}
+
+#[test]
+fn loops_in_loops() {
+    check_own("nested_v1.pbtxt");
+    check_own("nested_v2.pb");
+}
+
+#[test]
+fn conditional_in_text_form() {
+    check_own("cond_v1.pbtxt");
+}
+
+#[test]
+fn stateful_layer_keeps_its_state_between_runs() {
+    check_own("stateful");
+}
+
+#[test]
+fn inputs_and_outputs_can_be_named() {
+    let options = formats::Options {
+        inputs: vec!["x".into(), "lengths".into(), "state:0".into()],
+        outputs: vec!["state_out:0".into()],
+        ..formats::Options::default()
+    };
+    let loaded = formats::open_with(Path::new(&format!("{DATA}/gru_stack_v1.pb")), &options).unwrap();
+    let names: Vec<&str> = loaded.graph.inputs.iter().map(|port| port.name.as_str()).collect();
+    assert_eq!(names, ["x", "lengths", "state"]);
+    let names: Vec<&str> = loaded.graph.outputs.iter().map(|port| port.name.as_str()).collect();
+    assert_eq!(names, ["state_out"]);
+    let options = formats::Options { outputs: vec!["nothing".into()], ..options };
+    let error = formats::open_with(Path::new(&format!("{DATA}/gru_stack_v1.pb")), &options).unwrap_err();
+    assert!(error.to_string().contains("nothing"), "{error}");
+}
+
+/// The graphs that TensorFlow's own stub pass made. In some of them the pass has lost clips, activations or the layout
+/// (ophint-graphs, section 5); those that it left right must give the stored outputs.
+#[test]
+fn stubbed_graphs_are_read_as_they_stand() {
+    let lossy = ["clip", "relu", "static"];
+    let pairs = pairs("graphdef");
+    let mut checked = 0;
+    for pair in pairs.iter().filter(|pair| !pair.model.contains("custom")) {
+        let stub = pair.model.replace("graph.pb", "stub.pb");
+        if !Path::new(&stub).exists() {
+            continue;
+        }
+        let loaded = formats::open(Path::new(&stub)).unwrap_or_else(|error| panic!("{error:?}"));
+        let is_layer = |node: &&fuselstm::graph::Node| matches!(node.op, fuselstm::graph::Op::Recurrent(_));
+        assert!(loaded.graph.nodes.iter().any(|node| is_layer(&node)), "{stub} has no recurrent layer");
+        if lossy.iter().any(|name| stub.contains(name)) {
+            continue;
+        }
+        let worst = worst(&Pair { model: stub.clone(), golden: pair.golden.clone(), atol: pair.atol });
+        assert!(worst.as_ref().is_ok_and(|worst| *worst <= pair.atol), "{stub}: {worst:?}");
+        checked += 1;
+    }
+    assert!(pairs.is_empty() || checked >= 12, "only {checked} stubbed graphs were run");
+}
+
+#[test]
+fn hinted_calls_of_other_names_become_custom_ops_on_request() {
+    let path = format!("{CORPUS}/oph_custom_function/graph.pb");
+    if !Path::new(&path).exists() {
+        eprintln!("SKIPPED: no corpus at {CORPUS}");
+        return;
+    }
+    let options = formats::Options { custom_ops: true, ..formats::Options::default() };
+    let graph = formats::open_with(Path::new(&path), &options).unwrap().graph;
+    let customs = graph.nodes.iter().filter_map(|node| match &node.op {
+        fuselstm::graph::Op::Custom(custom) => Some((custom.name.as_str(), node.inputs.len(), node.outputs.len())),
+        _ => None,
+    });
+    assert_eq!(customs.collect::<Vec<_>>(), [("cool_activation", 2, 1)]);
+    // The ops between the marks are gone: Mul, ReverseV2 and Add around the call are left.
+    assert_eq!(graph.nodes.len(), 4);
 }
