@@ -51,7 +51,7 @@ fn run(text: &str, inputs: &[(&str, &Tensor)]) -> Vec<f32> {
     let model = read(text).unwrap_or_else(|error| panic!("{error:?}"));
     let session = Session::new(&model, Device::reference()).unwrap();
     let outputs = session.run(inputs).unwrap_or_else(|error| panic!("{error:?}"));
-    outputs.get("0").unwrap().to_f32().into_owned()
+    outputs.get("out").or_else(|_| outputs.get("result")).unwrap().to_f32().into_owned()
 }
 
 fn x() -> Tensor {
@@ -468,7 +468,7 @@ fn marks_are_identities() {
 
 #[test]
 fn hint_of_unknown_level() {
-    for level in [-1, 0, 3, 1 << 40] {
+    for level in [-1, 0, 3, 1i64 << 40] {
         malformed(
             &hinted(&[input(&attr("_tflite_ophint_level", &format!("i: {level}")))], &output()),
             &["in0", "level"],
@@ -579,7 +579,7 @@ fn bytes_that_are_no_graph() {
 fn text_says_the_line_of_a_mistake() {
     malformed("node {\n name: \"x\"\n op: 3\n}", &["line 3"]);
     malformed("node {\n name: \"x\n", &["not closed"]);
-    malformed(&format!("node {{ {} ", "a { ".repeat(100)), &["closed"]);
+    malformed(&format!("node {{ {} ", "a { ".repeat(50)), &["closed"]);
 }
 
 #[test]
@@ -668,8 +668,14 @@ fn saved_model_with_a_short_data_file() {
 fn saved_model_with_every_flipped_byte_of_its_index() {
     let length =
         std::fs::metadata(folder("flip", "", |_| {}).join("variables/variables.index")).unwrap().len() as usize;
+    let path = folder("flip", "", |_| {});
+    let index = path.join("variables/variables.index");
+    let good = std::fs::read(&index).unwrap();
     for at in 0..length {
-        let _ = formats::open(&folder("flip", "variables/variables.index", |bytes| bytes[at] ^= 0x15));
+        let mut bytes = good.clone();
+        bytes[at] ^= 0x15;
+        std::fs::write(&index, bytes).unwrap();
+        let _ = formats::open(&path);
     }
 }
 

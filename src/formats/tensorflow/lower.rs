@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::build::{Builder, port};
-use super::limits::{Budget, DEEPEST_CALLS, MOST_DERIVED_BYTES, MOST_EXPANDED};
+use super::limits::{Budget, DEEPEST_CALLS, MOST_DERIVED_BYTES, most_expanded};
 use super::messages::{FunctionDef, FunctionDefLibrary};
 use super::scope::{Scope, ScopeNode, Source, is_identity};
 use super::{conditionals, control, elementwise, frames, hints, linear, lists, movement, state, stub};
@@ -126,12 +126,13 @@ pub struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    pub fn new(library: &'a Library, variables: &'a dyn Variables) -> Self {
+    /// `nodes`: how many the file has, functions included.
+    pub fn new(library: &'a Library, variables: &'a dyn Variables, nodes: usize) -> Self {
         Context {
             library,
             variables,
             derived: Budget::new("constants that the file does not hold in full", MOST_DERIVED_BYTES),
-            expanded: Budget::new("nodes with all functions expanded", MOST_EXPANDED),
+            expanded: Budget::new("nodes with all functions expanded", most_expanded(nodes)),
             warnings: Vec::new(),
             calls: Vec::new(),
             states: state::States::default(),

@@ -109,26 +109,29 @@ impl Read<'_> {
     ) -> Result<(Graph, Vec<String>)> {
         hints::check(&graph.node)?;
         let producer = graph.versions.as_ref().map_or(0, |versions| versions.producer);
+        let in_functions =
+            graph.library.iter().flat_map(|library| &library.function).map(|function| function.node_def.len());
+        let nodes = graph.node.len() + in_functions.sum::<usize>();
         let library = Library::new(graph.library, self.options.custom_ops)?;
         let mut main = Scope::from_graph(graph.node)?;
         self.take_as_inputs(&mut main);
-        library.prepare(&mut main)?;
         let index: HashMap<String, usize> =
             main.nodes.iter().enumerate().map(|(position, node)| (node.name.clone(), position)).collect();
         let (inputs, outputs) = match &self.ports {
             Some(ports) => (resolve(&ports.inputs, &index)?, resolve(&ports.outputs, &index)?),
             None => (self.inputs(&main, &index)?, self.outputs(&main, &index)?),
         };
+        library.prepare(&mut main)?;
         let variables = variables(&main, &library)?;
         let reading = Reading { main: &main, library: &library, inputs, outputs, producer };
         // A variable that the model writes must be a state from the start, which is known only after a first reading.
-        let mut context = Context::new(&library, &*variables);
+        let mut context = Context::new(&library, &*variables, nodes);
         let first = reading.lower(&mut context)?;
         if context.states.writes.is_empty() {
             return Ok((first, context.warnings));
         }
         let names = context.states.writes.keys().cloned().collect();
-        let mut context = Context::new(&library, &*variables);
+        let mut context = Context::new(&library, &*variables, nodes);
         context.states.names = names;
         let graph = reading.lower(&mut context)?;
         Ok((graph, context.warnings))
@@ -186,23 +189,47 @@ fn resolve(names: &[NamedTensor], index: &HashMap<String, usize>) -> Result<Vec<
         .collect()
 }
 
-/// The nodes that look like results: those that no other node uses, and those at the top level that have a name of their own.
+/// The nodes that look like results: those that no other node uses, and those with a name of their own that only such nodes use
+/// (logits before a softmax).
 ///
-/// Marks of hinted calls, unused parts of loops, variables and side effects are no results.
+/// Marks of hinted calls, parts of loops, variables and side effects are no results.
 fn guess_outputs(main: &Scope) -> Vec<(String, Source)> {
-    let mut used = vec![false; main.nodes.len()];
-    for node in &main.nodes {
+    let mut users: Vec<Vec<usize>> = vec![Vec::new(); main.nodes.len()];
+    for (user, node) in main.nodes.iter().enumerate() {
         for input in &node.inputs {
             if let Source::Node(index, _) = input
-                && let Some(slot) = used.get_mut(*index)
+                && let Some(users) = users.get_mut(*index)
             {
-                *slot = true;
+                users.push(user);
             }
         }
     }
-    let nodes = main.nodes.iter().enumerate().zip(used);
-    let results = nodes.filter(|((_, node), used)| is_result(node) && (!used || has_own_name(node)));
-    results.map(|((index, node), _)| (node.name.clone(), Source::Node(index, 0))).collect()
+    let in_loop = in_loops(main, &users);
+    let flags = main.nodes.iter().zip(&users).zip(in_loop);
+    let last: Vec<bool> =
+        flags.map(|((node, users), in_loop)| !in_loop && users.is_empty() && is_result(node)).collect();
+    let is_last = |index: &usize| last.get(*index) == Some(&true);
+    let nodes = main.nodes.iter().zip(&users).enumerate();
+    let results = nodes.filter(|(index, (node, users))| {
+        let before_last = !users.is_empty() && users.iter().all(is_last);
+        is_last(index) || before_last && is_result(node) && has_own_name(node)
+    });
+    results.map(|(index, (node, _))| (node.name.clone(), Source::Node(index, 0))).collect()
+}
+
+/// Which nodes stand in an old-style loop: those that an `Enter` leads to before an `Exit`.
+fn in_loops(main: &Scope, users: &[Vec<usize>]) -> Vec<bool> {
+    let mut inside = vec![false; main.nodes.len()];
+    let is = |index: usize, op: &str| main.nodes.get(index).is_some_and(|node| node.op == op);
+    let mut open: Vec<usize> = (0..main.nodes.len()).filter(|&index| is(index, "Enter")).collect();
+    while let Some(index) = open.pop() {
+        match inside.get_mut(index) {
+            Some(inside) if !*inside && !is(index, "Exit") => *inside = true,
+            _ => continue,
+        }
+        open.extend(users.get(index).into_iter().flatten());
+    }
+    inside
 }
 
 /// Whether a node computes something that may be a result.
@@ -239,7 +266,7 @@ fn is_result(node: &ScopeNode) -> bool {
         "SplitV",
     ];
     let op = node.op.as_str();
-    !silent.contains(&op) && !op.starts_with("Assign") && !op.contains("Variable") && !hints::is_output_mark(node)
+    !silent.contains(&op) && !op.starts_with("Assign") && !op.contains("Variable") && !hints::is_marked(node)
 }
 
 /// Whether the author gave the node a name: at the top level, and not the one that TensorFlow makes from the op.
@@ -283,7 +310,8 @@ fn has_own_name(node: &ScopeNode) -> bool {
         "expanddims",
         "squeeze",
     ];
-    if node.name.contains('/') || is_uuid(&node.name) || node.name.starts_with("OpHint") {
+    let is_list = node.op.starts_with("TensorArray") || node.op.starts_with("TensorList");
+    if node.name.contains('/') || is_uuid(&node.name) || node.name.starts_with("OpHint") || is_list {
         return false;
     }
     let base = node.name.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('_');
