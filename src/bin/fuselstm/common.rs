@@ -191,6 +191,11 @@ pub(crate) struct Inputs {
 }
 
 impl Inputs {
+    /// Inputs of a command that names its options itself.
+    pub(crate) fn of(input: Vec<String>, seed: u64, batch: Option<usize>, time: Option<usize>) -> Inputs {
+        Inputs { input, seed, batch, time }
+    }
+
     /// The inputs by name: from the files, or random ones where there is no file.
     pub(crate) fn read(&self, model: &Model) -> Result<Vec<(String, Tensor)>, Failure> {
         if self.input.is_empty() {

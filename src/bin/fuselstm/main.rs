@@ -1,5 +1,6 @@
 //! The command line of fuselstm: one file a command, each through the public library only.
 
+mod bench;
 mod common;
 mod crosscheck;
 mod devices;
@@ -33,6 +34,8 @@ enum Command {
     Run(run::Args),
     /// Hold every device against the reference, or all of them against a golden file.
     Crosscheck(crosscheck::Args),
+    /// Time a model, or synthetic networks over a grid of sizes.
+    Bench(bench::Args),
     /// Say what a model is made of, before and after the fusion.
     Inspect(inspect::Args),
     /// List the devices of this machine.
@@ -72,6 +75,7 @@ fn dispatch(command: Command, output: &mut Output) -> Result<bool, Failure> {
     match command {
         Command::Run(args) => run::run(&args, output),
         Command::Crosscheck(args) => crosscheck::run(&args, output),
+        Command::Bench(args) => bench::run(&args, output),
         Command::Inspect(args) => inspect::run(&args, output),
         Command::Devices(args) => devices::run(&args, output),
     }
