@@ -98,8 +98,11 @@ fn trace(graph: &Graph, producers: &[Option<NodeId>], value: ValueId, fuel: &mut
             Some(roles)
         }
         Op::Split => behind(0),
-        Op::Reshape
-        | Op::Conv2d(_)
+        Op::Reshape => {
+            let roles = behind(0)?;
+            reshaped(&sizes(graph, operand(0)?)?, &roles, &sizes(graph, value)?)
+        }
+        Op::Conv2d(_)
         | Op::Reduce(_)
         | Op::ArgMax(_)
         | Op::Shape(_)
@@ -133,6 +136,13 @@ pub fn input_roles(graph: &Graph, value: ValueId) -> Vec<AxisRole> {
         for (slot, id) in node.inputs.iter().enumerate() {
             let Some(id) = *id else { continue };
             let constant = |slot: usize| graph.constant(node.inputs.get(slot).copied().flatten()?)?.to_i64().ok();
+            if let (Op::Reshape, 0, Some(result)) = (&node.op, slot, result.as_deref())
+                && let Some(entry) = known.get_mut(id.0 as usize)
+            {
+                let y = node.outputs.first().copied().flatten();
+                *entry = y.and_then(|y| reshaped(&sizes(graph, y)?, result, &sizes(graph, id)?));
+                continue;
+            }
             if let (Some(roles), Some(entry)) =
                 (operand_roles(&node.op, slot, result.as_deref(), &constant), known.get_mut(id.0 as usize))
             {
@@ -243,6 +253,27 @@ fn operand_roles(
     }
 }
 
+/// Declared sizes of a value's axes, 0 where one is open (no declared axis has that size where this is used).
+fn sizes(graph: &Graph, id: ValueId) -> Option<Vec<usize>> {
+    let shape = graph.get(id)?.ty.shape.as_ref()?;
+    Some(shape.iter().map(|dim| dim.known().unwrap_or(0)).collect())
+}
+
+/// What the axes mean after a reshape that only moves, adds or removes axes of size 1: how converters write the transposition of
+/// a batch of one.
+fn reshaped(from: &[usize], roles: &[AxisRole], to: &[usize]) -> Option<Vec<AxisRole>> {
+    let long = |sizes: &[usize]| sizes.iter().copied().filter(|&size| size != 1).collect::<Vec<_>>();
+    if from.len() != roles.len() || long(from) != long(to) {
+        return None;
+    }
+    let of =
+        |is_one: bool| from.iter().zip(roles).filter(move |(size, _)| (**size == 1) == is_one).map(|(_, role)| *role);
+    let (mut ones, mut others) = (of(true), of(false));
+    to.iter()
+        .map(|&size| if size == 1 { Some(ones.next().unwrap_or(AxisRole::Other)) } else { others.next() })
+        .collect()
+}
+
 fn wrap(axis: i64, rank: usize) -> Option<usize> {
     let rank = i64::try_from(rank).ok()?;
     let axis = if axis < 0 { axis.checked_add(rank)? } else { axis };
@@ -253,4 +284,19 @@ fn insert(mut roles: Vec<AxisRole>, axis: i64, role: AxisRole) -> Option<Vec<Axi
     let axis = wrap(axis, roles.len() + 1)?;
     roles.insert(axis, role);
     Some(roles)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use AxisRole::{Other, Row, Step, Unit};
+
+    #[test]
+    fn a_reshape_that_moves_a_one_is_followed() {
+        assert_eq!(reshaped(&[28, 1, 64], &[Step, Row, Unit], &[1, 28, 64]), Some(vec![Row, Step, Unit]));
+        assert_eq!(reshaped(&[28, 1, 64], &[Step, Row, Unit], &[28, 64]), Some(vec![Step, Unit]));
+        assert_eq!(reshaped(&[2, 8], &[Row, Unit], &[1, 2, 8]), Some(vec![Other, Row, Unit]));
+        assert_eq!(reshaped(&[28, 2, 64], &[Step, Row, Unit], &[56, 64]), None);
+        assert_eq!(reshaped(&[2, 3], &[Row, Unit], &[3, 2]), None);
+    }
 }
