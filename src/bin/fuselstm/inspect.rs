@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use fuselstm::formats::Format;
 use fuselstm::graph::{Graph, Op};
+use fuselstm::measure::inputs::{Sizes, shapes};
 use fuselstm::measure::report::{bytes, table};
 use fuselstm::measure::svg;
-use fuselstm::{Axis, Model, TensorSpec};
+use fuselstm::plan::Plan;
+use fuselstm::{Axis, Error, Model, TensorSpec};
 use serde_json::{Value, json};
 
 use crate::common::{self, Failure, Output};
@@ -31,6 +33,18 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
     output.line(format!("{} ({format})\n", args.model.display()));
     output.line(model.graph().to_string());
     output.line(counts_table(&model));
+    let plan = plan(&model);
+    output.line(match &plan {
+        Ok(plan) => format!(
+            "\nplan for inputs of {}: {} of {} nodes run, at most {} of values at a time; {} of weights in recurrent ops",
+            plan_shapes(plan).join(", "),
+            plan.steps.len(),
+            model.graph().nodes.len(),
+            bytes(plan.peak_bytes),
+            bytes(recurrent_bytes(model.graph()))
+        ),
+        Err(error) => format!("\nno plan: {error}"),
+    });
     if args.passes {
         print_passes(&model, output);
     }
@@ -39,7 +53,7 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
         std::fs::write(path, picture).map_err(|error| format!("{}: {error}", path.display()))?;
         output.line(format!("the graph is drawn in {}", path.display()));
     }
-    output.json(to_json(&model, format));
+    output.json(to_json(&model, format, plan.as_ref().ok()));
     Ok(true)
 }
 
@@ -84,13 +98,19 @@ fn print_passes(model: &Model, output: &mut Output) {
         report.made.iter().for_each(|made| output.line(format!("  made      {made}")));
         report.declined.iter().for_each(|left| output.line(format!("  declined  {}: {}", left.what, left.reason)));
     }
-    let constants: u64 =
-        model.graph().values.iter().filter_map(|value| value.constant.as_ref()).map(|t| t.byte_len() as u64).sum();
-    output.line(format!(
-        "weights: {} in recurrent ops, {} in constants",
-        bytes(recurrent_bytes(model.graph())),
-        bytes(constants)
-    ));
+}
+
+/// The plan for inputs of the declared sizes, open ones as the random inputs of `run` have them.
+fn plan(model: &Model) -> Result<Plan, Error> {
+    Plan::new(model.graph(), &shapes(model, Sizes::default())?)
+}
+
+fn input_shapes(plan: &Plan) -> Vec<Option<&[usize]>> {
+    plan.graph.inputs.iter().map(|port| plan.shape(port.value)).collect()
+}
+
+fn plan_shapes(plan: &Plan) -> Vec<String> {
+    input_shapes(plan).into_iter().map(|shape| format!("{:?}", shape.unwrap_or_default())).collect()
 }
 
 /// Bytes of the weights of recurrent ops.
@@ -103,7 +123,7 @@ fn recurrent_bytes(graph: &Graph) -> u64 {
     parts.map(|(_, tensor)| tensor.byte_len() as u64).sum()
 }
 
-fn to_json(model: &Model, format: &str) -> Value {
+fn to_json(model: &Model, format: &str, plan: Option<&Plan>) -> Value {
     let graph = model.graph();
     let of_name = |wanted: fn(&Op) -> bool| graph.nodes.iter().filter(|node| wanted(&node.op)).count();
     let declined = model.reports().iter().flat_map(|report| &report.declined);
@@ -118,6 +138,7 @@ fn to_json(model: &Model, format: &str) -> Value {
         "declined": declined.map(|left| json!({ "what": left.what, "reason": left.reason })).collect::<Vec<_>>(),
         "passes": model.reports().iter().map(|report| json!({ "pass": report.pass, "made": report.made })).collect::<Vec<_>>(),
         "ops": { "before": counts(model.source_graph()), "after": counts(graph) },
+        "plan": plan.map(|plan| json!({ "inputs": input_shapes(plan), "steps": plan.steps.len(), "peak_bytes": plan.peak_bytes })),
         "recurrent_weight_bytes": recurrent_bytes(graph),
         "warnings": model.warnings(),
     })

@@ -1,6 +1,10 @@
-//! The cpu backend against the reference: random cells, options, sizes and operands, on every instruction set of this machine.
+//! Recurrent layers against the reference: random cells, options, sizes and operands, on every instruction set of this machine and on
+//! the gpu.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[cfg(feature = "gpu")]
+mod common;
 
 use std::sync::Arc;
 
@@ -327,6 +331,29 @@ proptest! {
         prop_assume!(!narrow);
         check(&case, 1e-5);
     }
+}
+
+/// The same on the gpu, fewer of them: on the software driver a case costs a compilation of its kernels.
+#[cfg(feature = "gpu")]
+#[test]
+fn random_layers_on_the_gpu() {
+    use proptest::test_runner::{TestCaseError, TestRunner};
+
+    if common::gpu_or_skip().is_none() {
+        return;
+    }
+    let gpu = fuselstm::backend::gpu::Gpu::open("gpu", &BackendOptions::default()).unwrap();
+    let config =
+        ProptestConfig { cases: 48, failure_persistence: None, max_shrink_iters: 40, ..ProptestConfig::default() };
+    let result = TestRunner::new(config).run(&case(), |case| {
+        let narrow = case.layer_norm && case.cell.has_cell_state() && case.units < 4;
+        prop_assume!(!narrow);
+        let (graph, inputs) = case.graph();
+        let graph = Arc::new(graph);
+        let difference = largest_difference(&run(&gpu, &graph, &inputs), &run(&Reference, &graph, &inputs));
+        if difference > 1e-5 { Err(TestCaseError::fail(format!("off by {difference}"))) } else { Ok(()) }
+    });
+    result.unwrap();
 }
 
 fn plain(cell: Cell, steps: usize, batch: usize, units: usize) -> Case {
