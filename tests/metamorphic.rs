@@ -274,6 +274,17 @@ fn a_thousand_rows_are_a_thousand_rows() {
 }
 
 #[test]
+fn a_long_wide_sequence_is_the_same_on_cpu_and_gpu() {
+    let Some(gpu) = common::gpu_or_skip() else { return };
+    let shape = Shape { cell: CellKind::Lstm, input: 16, hidden: 256, layers: 1, bidirectional: false };
+    let x = Random::new(11).tensor(&[2048, 4, 16], 1.0).unwrap();
+    let [cpu, gpu] = [Device::cpu(), gpu].map(|device| run(&session(shape.graph(3).unwrap(), &device), &x));
+    let pairs = cpu.as_slice::<f32>().unwrap().iter().zip(gpu.as_slice::<f32>().unwrap());
+    let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst <= 1e-5, "off by {worst} after 2048 steps");
+}
+
+#[test]
 fn another_batch_size_in_the_middle_of_a_stream_is_refused_and_changes_nothing() {
     for device in devices() {
         let session = session(stateful(shape(CellKind::Gru, false)), &device);
