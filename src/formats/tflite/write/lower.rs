@@ -405,25 +405,34 @@ fn beside(left: &Matrix, right: &Matrix) -> Result<Matrix> {
     Ok(Matrix::float(Tensor::from_vec(&[rows, a + b], data)?))
 }
 
-/// A product with a constant matrix as a fully connected layer, whose kernels are the fast ones and which a quantiser knows.
+/// A product with a constant matrix as a fully connected layer, whose kernels are the fast ones.
 fn dense(graph: &mut Graph, node: &Node, op: MatMul) -> Result<Option<Node>> {
     let weights = operand(node, 1)?;
-    let Some(constant) = graph.constant(weights).filter(|tensor| tensor.dtype() == DType::F32).cloned() else {
-        return Ok(None);
-    };
+    let Some(entry) = graph.get(weights) else { return Ok(None) };
+    let Some(constant) = &entry.constant else { return Ok(None) };
     let &[rows, columns] = constant.shape() else { return Ok(None) };
-    if op.transpose_a || rows == 0 || columns == 0 {
+    let (name, quantization) = (entry.name.clone(), entry.ty.quantization.clone());
+    let one_scale = quantization.as_ref().is_none_or(|quantization| quantization.as_per_tensor().is_some());
+    if op.transpose_a || rows == 0 || columns == 0 || !one_scale {
         return Ok(None);
     }
-    let transposed = if op.transpose_b {
-        constant
-    } else {
-        let data = constant.as_slice::<f32>()?;
-        let turned = (0..columns).flat_map(|column| data.iter().skip(column).step_by(columns).copied()).collect();
-        Tensor::from_vec(&[columns, rows], turned)?
+    macro_rules! turned {
+        ($ty:ty) => {{
+            let data = constant.as_slice::<$ty>()?;
+            let turned = (0..columns).flat_map(|column| data.iter().skip(column).step_by(columns).copied()).collect();
+            Tensor::from_vec(&[columns, rows], turned)?
+        }};
+    }
+    let transposed = match constant.dtype() {
+        _ if op.transpose_b => constant.clone(),
+        DType::F32 => turned!(f32),
+        DType::I8 => turned!(i8),
+        _ => return Ok(None),
     };
-    let name = graph.get(weights).map(|value| value.name.clone()).unwrap_or_default();
     let weights = graph.add_constant(name, transposed);
+    if let Some(entry) = graph.values.last_mut() {
+        entry.ty.quantization = quantization;
+    }
     let op = FullyConnected {
         activation: Activation::Linear,
         keep_leading_axes: true,

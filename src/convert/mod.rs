@@ -1,4 +1,8 @@
-//! From a graph to a `.tflite` file: sizes, and what is written.
+//! From a graph to a `.tflite` file: sizes, quantisation, and what is written.
+
+mod calibrate;
+mod int8;
+mod weights;
 
 use crate::error::{Error, Result};
 use crate::formats::tflite;
@@ -38,6 +42,8 @@ pub enum Quantize {
 pub struct Converted {
     /// The bytes of the file.
     pub bytes: Vec<u8>,
+    /// Size of the file without quantisation.
+    pub float_bytes: usize,
     /// The graph that was written, as the file's operators say it.
     pub graph: Graph,
     /// Fused recurrent operators in the file.
@@ -56,10 +62,22 @@ pub struct Converted {
 pub fn to_tflite(graph: &Graph, options: &Options) -> Result<Converted> {
     let mut warnings = Vec::new();
     let shapes = input_shapes(graph, options, &mut warnings)?;
-    let written = tflite::write(graph, &shapes)?;
+    let quantized = match options.quantize {
+        Quantize::None => None,
+        Quantize::Dynamic => Some(weights::dynamic(graph)?),
+        Quantize::Float16 => Some(weights::float16(graph)?),
+        // Layers without an integer kernel have int8 weights at least.
+        Quantize::Int8 => Some(weights::dynamic(&int8::int8(graph, &options.calibration, &mut warnings)?)?),
+    };
+    let written = tflite::write(quantized.as_ref().unwrap_or(graph), &shapes)?;
+    let float_bytes = match quantized {
+        Some(_) => tflite::write(graph, &shapes)?.bytes.len(),
+        None => written.bytes.len(),
+    };
     warnings.extend(written.warnings);
     Ok(Converted {
         bytes: written.bytes,
+        float_bytes,
         recurrent_ops: recurrent_ops(&written.graph),
         loops: tflite::count_loops(&written.graph),
         graph: written.graph,
