@@ -79,7 +79,7 @@ defects! {
     // The flatbuffer.
     identifier_wrong: "usl_basic", &[ErrorKind::UnknownFormat], ["no known model format"], |e| e.bytes[4] = b'X';
     schema_version_4: "usl_basic", &[ErrorKind::Unsupported], ["schema version 4"], |e| e.set_scalar(&[], 0, 4u32);
-    vtable_pointing_back_on_itself: "usl_basic", INVALID, [], |e| { let root = e.root(); e.put(root, 0i32); };
+    vtable_pointing_back_on_itself: "usl_basic", &[ErrorKind::Malformed, ErrorKind::Unsupported], [], |e| { let root = e.root(); e.put(root, 0i32); };
     root_outside_the_file: "usl_basic", MALFORMED, ["not a valid flatbuffer"], |e| e.put(0, u32::MAX);
     vector_length_that_wraps: "usl_basic", MALFORMED, ["not a valid flatbuffer"], |e| {
         let tensors = e.vector(&[(2, 0)], 0);
@@ -97,7 +97,7 @@ defects! {
     };
     operator_code_out_of_range: "usl_basic", MALFORMED, ["operator 0", "operator code"], |e| e.put_operator_code(77);
     options_of_another_operator: "usl_basic", MALFORMED, ["operator 0 (UNIDIRECTIONAL_SEQUENCE_LSTM)", "another operator"],
-        |e| e.set_scalar(&[(2, 0), (3, 0)], 3, 9u8);
+        |e| e.set_scalar(&[(2, 0), (3, 0)], 3, 27u8);
     options_missing: "usl_basic", MALFORMED, ["no options"], |e| e.set_scalar(&[(2, 0), (3, 0)], 3, 0u8);
     subgraph_input_listed_twice: "bsl_aux_cross", MALFORMED, ["listed twice"], |e| {
         let first = e.element(&[(2, 0)], 1, 0);
@@ -117,7 +117,7 @@ defects! {
     };
     weights_larger_than_their_buffer: "usl_basic", MALFORMED, ["input 2", "bytes, the buffer has"], |e| e.set_size(2, 0, 1 << 20);
     weights_smaller_than_their_buffer: "usl_basic", MALFORMED, ["bytes, the buffer has"], |e| e.set_size(2, 0, 1);
-    tensor_type_unknown: "usl_basic", MALFORMED, ["unknown tensor type 99"], |e| e.set_tensor(2, 1, 99i8);
+    tensor_type_unknown: "usl_int8", MALFORMED, ["unknown tensor type 99"], |e| e.set_tensor(2, 1, 99i8);
     scale_zero: "usl_int8", MALFORMED, ["quantisation scale 0"], |e| e.set_scale(0.0);
     scale_nan: "usl_int8", MALFORMED, ["quantisation scale NaN"], |e| e.set_scale(f32::NAN);
     scale_negative: "usl_int8", MALFORMED, ["quantisation scale -1"], |e| e.set_scale(-1.0);
@@ -151,7 +151,7 @@ defects! {
         e.put(at, 2u32);
     };
     auxiliary_weights_without_input: "bsl_aux_cross", MALFORMED, ["input 39", "auxiliary"], |e| e.set_input(39, -1);
-    kernel_type_unknown: "lstm_full_basic", MALFORMED, ["kernel type 5"], |e| e.set_option(3, 5i8);
+    kernel_type_unknown: "lstm_basic_kernel", MALFORMED, ["kernel type 5"], |e| e.set_option(3, 5i8);
     memory_rank_zero: "svdf_rank2_relu", MALFORMED, ["rank"], |e| e.set_option(0, 0i32);
     svdf_state_not_variable: "svdf_rank1", MALFORMED, ["input 4"], |e| { let state = e.input(4); e.set_tensor(state as usize, 5, 0u8); };
 

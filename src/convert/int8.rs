@@ -34,10 +34,12 @@ pub(super) fn int8(graph: &Graph, samples: &[Vec<Tensor>], warnings: &mut Vec<St
     out.nodes.clear();
     let mut pass = Pass { runs: &runs, quantized: HashMap::new(), warnings };
     for node in &graph.nodes {
-        match &node.op {
-            Op::Recurrent(op) => pass.recurrent(&graph, &mut out, node, op)?,
-            Op::FullyConnected(op) => pass.dense(&graph, &mut out, node, op)?,
-            _ => out.nodes.push(node.clone()),
+        if let Op::Recurrent(op) = &node.op {
+            pass.recurrent(&graph, &mut out, node, op)?;
+        } else if let Op::FullyConnected(op) = &node.op {
+            pass.dense(&graph, &mut out, node, op)?;
+        } else {
+            out.nodes.push(node.clone());
         }
     }
     Ok(out)
@@ -57,16 +59,15 @@ struct Pass<'p> {
 fn wanted_values(graph: &Graph) -> Vec<ValueId> {
     let mut wanted = Vec::new();
     for node in &graph.nodes {
-        match &node.op {
-            Op::Recurrent(op) if is_eligible(op, node) => {
-                let slots = [Recurrent::X, Recurrent::h0(0), Recurrent::c0(0)];
-                wanted.extend(slots.iter().filter_map(|slot| node.inputs.get(*slot).copied().flatten()));
-            }
-            Op::FullyConnected(_) => {
-                wanted.extend(node.inputs.first().copied().flatten());
-                wanted.extend(node.outputs.first().copied().flatten());
-            }
-            _ => {}
+        if let Op::Recurrent(op) = &node.op
+            && is_eligible(op, node)
+        {
+            let slots = [Recurrent::X, Recurrent::h0(0), Recurrent::c0(0)];
+            wanted.extend(slots.iter().filter_map(|slot| node.inputs.get(*slot).copied().flatten()));
+        }
+        if let Op::FullyConnected(_) = &node.op {
+            wanted.extend(node.inputs.first().copied().flatten());
+            wanted.extend(node.outputs.first().copied().flatten());
         }
     }
     wanted.sort_unstable();
@@ -99,12 +100,10 @@ fn one_direction_a_node(graph: &Graph) -> Result<Graph> {
     let mut out = graph.clone();
     out.nodes.clear();
     for node in &graph.nodes {
-        let op = match &node.op {
-            Op::Recurrent(op) if op.directions.len() == 2 && matches!(op.cell, Cell::Lstm(_)) => op,
-            _ => {
-                out.nodes.push(node.clone());
-                continue;
-            }
+        let both = if let Op::Recurrent(op) = &node.op { Some(op) } else { None };
+        let Some(op) = both.filter(|op| op.directions.len() == 2 && matches!(op.cell, Cell::Lstm(_))) else {
+            out.nodes.push(node.clone());
+            continue;
         };
         let get = |list: &[Option<ValueId>], slot: usize| list.get(slot).copied().flatten();
         let mut parts = Vec::new();

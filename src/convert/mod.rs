@@ -87,10 +87,11 @@ pub fn to_tflite(graph: &Graph, options: &Options) -> Result<Converted> {
 
 /// Recurrent ops in a graph and in the loops of it.
 fn recurrent_ops(graph: &Graph) -> usize {
-    let count = |node: &crate::graph::Node| match &node.op {
-        Op::Recurrent(_) => 1,
-        Op::While(lo) => recurrent_ops(&lo.condition) + recurrent_ops(&lo.body),
-        _ => 0,
+    let count = |node: &crate::graph::Node| {
+        if let Op::While(lo) = &node.op {
+            return recurrent_ops(&lo.condition) + recurrent_ops(&lo.body);
+        }
+        usize::from(matches!(node.op, Op::Recurrent(_)))
     };
     graph.nodes.iter().map(count).sum()
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use half::f16;
 
 use crate::error::{Error, Result};
-use crate::graph::op::{Gather, While};
+use crate::graph::op::{FullyConnected, Gather, MatMul, While};
 use crate::graph::recurrent::{Arithmetic, CellWeights, Matrix, Recurrent};
 use crate::graph::{Graph, Node, Op, ValueId, ValueType};
 use crate::tensor::{DType, Quantization, Tensor};
@@ -38,19 +38,21 @@ pub(super) fn dynamic(graph: &Graph) -> Result<Graph> {
 
 /// Weights as halves, which are widened again before they are used.
 pub(super) fn float16(graph: &Graph) -> Result<Graph> {
-    rewrite(graph, &mut |graph, node, seen| match &node.op {
-        Op::Recurrent(op) if op.arithmetic == Arithmetic::Float => {
+    rewrite(graph, &mut |graph, node, seen| {
+        if let Op::Recurrent(op) = &node.op
+            && op.arithmetic == Arithmetic::Float
+        {
             let mut op = op.clone();
             for direction in &mut op.directions {
                 let weights = (*direction.weights).clone();
                 direction.weights = Arc::new(map_matrices(weights, |matrix, _| half_matrix(matrix))?);
             }
-            Ok(Change::Op(Some(Op::Recurrent(op))))
+            return Ok(Change::Op(Some(Op::Recurrent(op))));
         }
-        Op::FullyConnected(_) | Op::MatMul(_) | Op::Conv2d(_) => {
-            Ok(Change::Widened(half_constant(graph, node, 1, seen)?))
+        if matches!(node.op, Op::FullyConnected(_) | Op::MatMul(_) | Op::Conv2d(_)) {
+            return Ok(Change::Widened(half_constant(graph, node, 1, seen)?));
         }
-        _ => Ok(Change::Op(None)),
+        Ok(Change::Op(None))
     })
 }
 

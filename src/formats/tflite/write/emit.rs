@@ -228,20 +228,20 @@ impl<'e> Emit<'e> {
     }
 
     fn node(&mut self, node: &Node) -> Result<()> {
-        match &node.op {
-            Op::Recurrent(op) => recurrent::recurrent(self, node, op),
-            Op::Svdf(op) => recurrent::svdf(self, node, op),
-            Op::While(op) => {
-                let shapes = self.sizes.loop_variables(&node.inputs, &node.outputs)?;
-                let condition = nested(self.file, &op.condition, &shapes, self.warnings).within(|| "condition")?;
-                let body = nested(self.file, &op.body, &shapes, self.warnings).within(|| "body")?;
-                let inputs = self.operands(node)?;
-                let outputs = self.results(node)?;
-                self.operator(opcode::WHILE, 1, &inputs, &outputs, plain::while_options(condition, body));
-                Ok(())
-            }
-            _ => plain::plain(self, node),
+        if let Op::Recurrent(op) = &node.op {
+            return recurrent::recurrent(self, node, op);
         }
+        if let Op::Svdf(op) = &node.op {
+            return recurrent::svdf(self, node, op);
+        }
+        let Op::While(op) = &node.op else { return plain::plain(self, node) };
+        let shapes = self.sizes.loop_variables(&node.inputs, &node.outputs)?;
+        let condition = nested(self.file, &op.condition, &shapes, self.warnings).within(|| "condition")?;
+        let body = nested(self.file, &op.body, &shapes, self.warnings).within(|| "body")?;
+        let inputs = self.operands(node)?;
+        let outputs = self.results(node)?;
+        self.operator(opcode::WHILE, 1, &inputs, &outputs, plain::while_options(condition, body));
+        Ok(())
     }
 
     /// What is known of a value.

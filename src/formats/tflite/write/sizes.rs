@@ -128,9 +128,9 @@ pub(crate) fn count_loops(graph: &Graph) -> usize {
     graph
         .nodes
         .iter()
-        .map(|node| match &node.op {
-            Op::While(lo) => 1 + count_loops(&lo.condition) + count_loops(&lo.body),
-            _ => 0,
+        .map(|node| {
+            let Op::While(lo) = &node.op else { return 0 };
+            1 + count_loops(&lo.condition) + count_loops(&lo.body)
         })
         .sum()
 }
