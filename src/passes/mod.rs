@@ -46,9 +46,10 @@ const PASSES: [(&str, Pass); 7] = [
     ("loops", recurrence::loops),
     ("chains", recurrence::chains),
     ("clear", fold::fold),
+    // Before `merge`, which takes the transposes that it makes into the recurrent ops.
+    ("batch", batch::batch),
     ("merge", merge::merge),
     ("last", fold::fold),
-    ("batch", batch::batch),
 ];
 
 /// Runs every pass in order; the graph is checked after each.
