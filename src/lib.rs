@@ -136,7 +136,7 @@ mod tests {
             .map(|line| line.split(['(', ',']).next().unwrap())
             .collect();
         let documentation = include_str!("lib.rs").split_once("# Supported ops").unwrap().1;
-        let rows = documentation.lines().take_while(|line| line.starts_with("//!"));
+        let rows = documentation.lines().skip(1).take_while(|line| line.starts_with("//!"));
         let cells = rows.filter_map(|line| line.strip_prefix("//! | `")).map(|row| row.split('|').next().unwrap());
         let mut named: Vec<&str> =
             cells.flat_map(|cell| cell.split(',')).map(|op| op.trim().trim_matches('`')).collect();
