@@ -53,20 +53,20 @@ fn main() -> Result<()> {
         let same = classes.iter().zip(&stored_classes).filter(|(a, b)| a == b).count();
         let right = classes.iter().zip(&labels).filter(|(a, b)| **a as i64 == **b).count();
         let distance = compare(stored, &Tensor::from_vec(stored.shape(), logits)?, Tolerance::DEVICE, &[])?;
-        println!("{:>10} reads them as {:?}", session.device(), &classes[..6.min(classes.len())]);
+        let first: String = classes.iter().take(6).map(|class| format!("{:^19}", class)).collect();
+        println!("{first}  {}: {}", session.device(), session.description());
         rows.push(vec![
             session.device().to_owned(),
             format!("{same} of {}", classes.len()),
             format!("{right} of {}", classes.len()),
             error(distance.max_abs),
             duration(Summary::of(&times).median),
-            session.description(),
         ]);
     }
     println!();
     println!(
         "{}",
-        table(&["device", "class as TensorFlow", "class as labelled", "logits off by", "an image", ""], 1, rows)
+        table(&["device", "class as TensorFlow", "class as labelled", "logits off by", "an image"], 1, rows)
     );
     Ok(())
 }
@@ -92,13 +92,14 @@ fn draw(images: &[Tensor]) -> Result<()> {
         let mut line = String::new();
         for image in images {
             let pixels = image.as_slice::<f32>()?;
-            for column in 4..24 {
+            for column in 5..24 {
                 let ink = (pixels[row * 28 + column] + pixels[(row + 1) * 28 + column]) / 2.0;
                 line.push([' ', '.', ':', 'o', 'O', '@'][(ink * 5.99) as usize]);
             }
-            line.push(' ');
         }
-        println!("{}", line.trim_end());
+        if !line.trim().is_empty() {
+            println!("{}", line.trim_end());
+        }
     }
     Ok(())
 }
