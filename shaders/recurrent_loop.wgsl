@@ -5,6 +5,7 @@ override THREADS: u32 = 64u; // 32 64 128 256
 override ROWS: u32 = 1u; // 1 2 4 8
 override H_QUADS: u32 = 32u; // any: 2 ROWS ceil(P / 4)
 override C_WORDS: u32 = 64u; // any: ROWS H
+override HELD: u32 = 64u; // 16 32 48 64 96 128 192 256: recurrent weights of a unit that are held in registers, where they are
 override M_WORDS: u32 = 64u; // any: ROWS H with a projection or a reset before the product, else 1
 
 @group(0) @binding(1) var<storage, read_write> inputs: array<vec4<f32>>; // [d, chunk_steps, B, H] quads: x W + b; layer norm works in place
@@ -292,6 +293,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             cs[i] = c[d * params.c_direction + row * params.units + i % params.units];
         }
     }
+    prepare(d * weight_rows() * params.units + min(lane, params.units - 1u), params.units);
     workgroupBarrier();
     for (var n = 0u; n < params.count; n++) {
         let step = params.step + n;

@@ -79,6 +79,8 @@ parts! {
     XQuads = "x_quads.wgsl";
     ProductsPlain = "products_plain.wgsl";
     ProductsBroadcast = "products_broadcast.wgsl";
+    ProductsRegisters = "products_registers_plain.wgsl";
+    ProductsRegistersBroadcast = "products_registers_broadcast.wgsl";
 }
 
 /// How weights are stored.
@@ -87,6 +89,9 @@ const WEIGHTS: &[Part] = &[Part::WeightsF32, Part::WeightsF16, Part::WeightsInt8
 const X: &[Part] = &[Part::XWords, Part::XQuads];
 /// How terms of a product are loaded.
 const PRODUCTS: &[Part] = &[Part::ProductsPlain, Part::ProductsBroadcast];
+/// The same with the weights of one unit in registers.
+const LOOP_PRODUCTS: &[Part] =
+    &[Part::ProductsPlain, Part::ProductsBroadcast, Part::ProductsRegisters, Part::ProductsRegistersBroadcast];
 
 shaders! {
     Activation = ["functions.wgsl", "activation.wgsl"];
@@ -105,7 +110,7 @@ shaders! {
     SvdfOutput = ["functions.wgsl", "svdf_output.wgsl"];
     Unary = ["unary.wgsl"];
     DenseDirect = ["functions.wgsl", "dense_direct.wgsl"] with [WEIGHTS, PRODUCTS, X];
-    RecurrentLoop = ["functions.wgsl", "recurrent.wgsl", "recurrent_loop.wgsl"] with [WEIGHTS, PRODUCTS];
+    RecurrentLoop = ["functions.wgsl", "recurrent.wgsl", "recurrent_loop.wgsl"] with [WEIGHTS, LOOP_PRODUCTS];
     RecurrentStep = ["functions.wgsl", "recurrent.wgsl", "recurrent_step.wgsl"] with [WEIGHTS, PRODUCTS];
 }
 

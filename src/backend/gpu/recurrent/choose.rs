@@ -24,10 +24,15 @@ impl Strategy {
 
 /// Widest layer that one workgroup runs faster than a dispatch a step.
 ///
-/// Software driver: 16.4 against 15.1 ms at H = 128, 57 against 56 at 256, and 3.8 against 4.8 at 64 (T = 128, B = 1). Real
-/// devices: a step of 4 H² multiply-adds on one multiprocessor stays below a dispatch of 4 to 6 us up to about 160.
-fn widest_loop(device: &Device) -> usize {
-    if device.software { 96 } else { 160 }
+/// Software driver: with the weights in registers one core does more than two without (processor time at T = 128, B = 1: 16 against
+/// 66 ms at H = 128, 63 against 274 at 256), but a kernel of 256 terms takes seconds to compile, which short sequences do not pay.
+/// Real devices: a step of 4 H² multiply-adds on one multiprocessor stays below a dispatch of 4 to 6 us up to about 160.
+fn widest_loop(layer: &Layer<'_>, device: &Device) -> usize {
+    match (device.software, layer.time >= 64) {
+        (true, true) => 256,
+        (true, false) => 96,
+        (false, _) => 160,
+    }
 }
 
 /// The strategy for a layer with the reason, or the forced one with an error when it does not apply.
@@ -47,7 +52,7 @@ pub(super) fn choose(layer: &Layer<'_>, device: &Device, forced: Option<&str>) -
     if let Some(reason) = step::refusal(layer) {
         return Ok((loop_form()?, reason.into()));
     }
-    let widest = widest_loop(device);
+    let widest = widest_loop(layer, device);
     if layer.units.max(layer.width) > widest {
         return Ok((Strategy::Step, format!("over {widest} units")));
     }
