@@ -166,15 +166,6 @@ impl Sum {
             _ => None,
         }
     }
-
-    /// The constant, when there is nothing else.
-    pub fn as_constant(&self) -> Option<Coef> {
-        match self.terms.len() {
-            0 => Some(Coef::Scalar(0.0)),
-            1 => self.terms.get(&Vec::new()).cloned(),
-            _ => None,
-        }
-    }
 }
 
 /// A matrix product with constant weights.
@@ -254,9 +245,14 @@ impl<'g> Algebra<'g> {
         self.compute(part, 0)
     }
 
-    /// A value as others see it: itself where it is cut.
-    pub fn read(&self, value: ValueId) -> Option<Rc<Sum>> {
-        Some(self.expand(self.whole(value)?, 0))
+    /// The leaf that a value is, when it is one times 1: behind a dropout that is off, for example. Otherwise the value itself.
+    pub fn resolve(&self, value: ValueId) -> ValueId {
+        let value = self.through(value);
+        let leaf = |value: ValueId| {
+            let atom = self.expand(self.whole(value)?, 0).as_atom()?;
+            (atom.role == Role::Leaf && self.whole(atom.part.value) == Some(atom.part)).then_some(atom.part.value)
+        };
+        leaf(value).unwrap_or(value)
     }
 
     /// What an activated value was before its activation, with the activation.
@@ -484,6 +480,11 @@ impl<'g> Algebra<'g> {
                     return Some(Sum::atom(Role::Activated, part));
                 }
                 self.binary(node, *function, part, depth)
+            }
+            // Ones for a dropout that is off; zeros are a state.
+            Op::Fill => {
+                let number = self.scalar(node.inputs.get(1).copied().flatten()?).filter(|&number| number != 0.0)?;
+                Some(Sum::constant(Coef::Scalar(number)))
             }
             Op::Unary(Unary::Neg) => {
                 Some(self.expand(Part { value: first(node)?, ..part }, depth).scaled(&Coef::Scalar(-1.0)))

@@ -602,7 +602,7 @@ fn parts_of(algebra: &Algebra<'_>, atom: Atom, factor: &Coef) -> Option<Vec<Prod
         parts
             .into_iter()
             .map(|(argument, start, len)| Product {
-                argument: algebra.through(argument),
+                argument: algebra.resolve(argument),
                 weights: node.weights,
                 transposed: node.transposed,
                 asymmetric: node.asymmetric,

@@ -146,6 +146,8 @@ impl Finder<'_> {
             }
         }
         let mut chains = Vec::new();
+        // Steps without a neighbour, few in any graph.
+        let mut alone: Vec<usize> = Vec::new();
         for head in 0..self.steps.len() {
             if previous[head].is_some() {
                 continue;
@@ -153,6 +155,13 @@ impl Finder<'_> {
             let mut indices = vec![head];
             while let Some(after) = indices.last().and_then(|&last| next[last]) {
                 indices.push(after);
+            }
+            if indices.len() == 1 && !is_plain(&self.steps[head]) {
+                // The same step again, under the name of what only passes it on.
+                if alone.iter().any(|&other| self.same_step(other, head)) {
+                    continue;
+                }
+                alone.push(head);
             }
             match self.chain(&indices) {
                 Ok(Some(chain)) => chains.push(chain),
@@ -166,6 +175,12 @@ impl Finder<'_> {
             }
         }
         chains
+    }
+
+    fn same_step(&self, a: usize, b: usize) -> bool {
+        let (a, b) = (&self.steps[a], &self.steps[b]);
+        let arguments = a.products().map(|product| product.argument).eq(b.products().map(|product| product.argument));
+        arguments && a.c_old == b.c_old && a.h_old == b.h_old && a.same_cell(b)
     }
 
     fn name(&self, step: usize) -> String {
@@ -200,9 +215,7 @@ impl Finder<'_> {
         let (Some(&first), Some(&last)) = (indices.first(), indices.last()) else { return Ok(None) };
         let (head, template) = (&self.steps[first], &self.steps[last]);
         let single = indices.len() == 1;
-        // One step alone must be beyond doubt: any gated value looks like an LSTM without an output activation.
-        let plain = matches!(template.form, Form::Rnn | Form::Lstm { output: Activation::Linear, .. });
-        if single && (plain || is_cut_short(template)) {
+        if single && (is_plain(template) || is_cut_short(template)) {
             return Ok(None);
         }
         let h_old = match indices.len().checked_sub(2).and_then(|k| indices.get(k)) {
@@ -290,6 +303,11 @@ impl Finder<'_> {
         }
         Ok(inputs)
     }
+}
+
+/// One step alone must be beyond doubt: any gated value looks like an LSTM without an output activation, any layer like an RNN.
+fn is_plain(step: &Step) -> bool {
+    matches!(step.form, Form::Rnn | Form::Lstm { output: Activation::Linear, .. })
 }
 
 /// Whether gates are missing because the old state is zero.

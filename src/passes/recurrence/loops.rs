@@ -520,8 +520,9 @@ impl<'a> Loop<'a> {
         if limits.is_empty() {
             return Err("the loop has no bound".into());
         }
+        let stops = layers.values().flat_map(|layer| [Some(layer.step.h_new), layer.step.c_new]).flatten().collect();
         let mut build = Build {
-            sequences: Sequences::new(&self.inner.body),
+            sequences: Sequences::new(&self.inner.body, self.invariants(), stops),
             this: &self,
             variables: &variables,
             layers: &layers,
@@ -539,6 +540,9 @@ impl<'a> Loop<'a> {
         build.masking = build.find_masking(trace)?;
         for k in layers.keys().copied().collect::<std::collections::BTreeSet<_>>() {
             build.layer(trace, k)?;
+        }
+        if layers.is_empty() {
+            build.made.push("the same for all turns at once: it has no state".into());
         }
         let mut results = Vec::new();
         for (k, variable) in variables.iter().enumerate() {
@@ -643,10 +647,13 @@ impl<'a> Loop<'a> {
                 return Err(format!("loop variable {k} is not the state of an LSTM, GRU or RNN cell"));
             }
         }
-        if layers.is_empty() {
-            return Err("no recurrent cell in the loop".into());
-        }
         Ok(layers)
+    }
+
+    /// The loop variables that the body leaves alone, as values around the loop.
+    fn invariants(&self) -> HashMap<ValueId, ValueId> {
+        let invariant = |k: &usize| self.nexts[*k] == self.inputs[*k];
+        (0..self.inputs.len()).filter(invariant).map(|k| (self.inputs[k], self.operands[k])).collect()
     }
 
     fn is_read(&self, trace: &Trace, k: usize) -> bool {
@@ -767,7 +774,9 @@ impl Build<'_, '_> {
         if Some(mask) != self.mask {
             return Err(refuse());
         }
-        let k = self.layer_of(new).ok_or("a masked output is not that of a cell")?;
+        // What masked turns write must not change on the way from the cell's output to the list.
+        let output = self.sequences.scaled(self.this.algebra.resolve(new));
+        let k = self.layer_of(output).ok_or("a masked output is not that of a cell")?;
         if self.this.is_zero(trace, old) {
             return Ok((k, Masking::Zero));
         }
@@ -903,7 +912,7 @@ impl Build<'_, '_> {
 
     /// A value of the body over all turns.
     fn sequence(&mut self, trace: &mut Trace, value: ValueId) -> Result<ValueId, Reason> {
-        let value = self.this.algebra.through(value);
+        let value = self.this.algebra.resolve(value);
         let wanted = self.sequences.needs(value)?;
         for source in wanted {
             let k =
@@ -920,8 +929,14 @@ impl Build<'_, '_> {
         if self.mask.is_none() {
             return self.sequence(trace, item);
         }
-        let (k, _) = self.masked_item(trace, item)?;
-        Ok(self.layer(trace, k)?.y)
+        self.masked_item(trace, item)?;
+        match self.this.masked(trace, item) {
+            Some((_, new, _)) => self.sequence(trace, new),
+            None => {
+                let (k, _) = self.masked_item(trace, item)?;
+                Ok(self.layer(trace, k)?.y)
+            }
+        }
     }
 
     fn final_state(&self, k: usize) -> Result<ValueId, Reason> {
@@ -936,8 +951,15 @@ impl Build<'_, '_> {
     /// The last entry, `[1, B, P]`.
     fn last_output(&mut self, trace: &mut Trace, item: ValueId, list: usize) -> Result<ValueId, Reason> {
         let k = match self.mask {
-            None => self.layer_of(item).ok_or("the last output is not that of a cell")?,
-            Some(_) => self.masked_item(trace, item)?.0,
+            None => self.layer_of(self.this.algebra.resolve(item)).ok_or("the last output is not that of a cell")?,
+            Some(_) => {
+                let (k, _) = self.masked_item(trace, item)?;
+                let new = self.this.masked(trace, item).map(|(_, new, _)| self.this.algebra.resolve(new));
+                if new.is_some_and(|new| self.layer_of(new) != Some(k)) {
+                    return Err("the last output is not that of a cell".into());
+                }
+                k
+            }
         };
         let built = self.layer(trace, k)?;
         // Without a turn the list keeps what it had.

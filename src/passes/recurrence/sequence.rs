@@ -1,11 +1,12 @@
 //! Values of a loop's body as values over all turns, `[B, n]` becoming `[T, B, n]`: what does not depend on the turn before can be
 //! computed for all turns at once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::cells::Reason;
-use crate::graph::op::{Concat, FullyConnected};
+use crate::graph::op::{Activation, BinaryFunction, Concat, FullyConnected, Unary};
 use crate::graph::{Dim, Graph, Node, NodeId, Op, ValueId, ValueType};
+use crate::tensor::Tensor;
 
 use super::trace::Trace;
 
@@ -17,11 +18,15 @@ pub struct Sequences<'a> {
     body: &'a Graph,
     producers: Vec<Option<NodeId>>,
     known: HashMap<ValueId, ValueId>,
+    /// What is the same in every turn, as values around the loop.
+    invariants: HashMap<ValueId, ValueId>,
+    /// What is not computed from its operands: the new states of cells, whose layers are built whole.
+    stops: HashSet<ValueId>,
 }
 
 impl<'a> Sequences<'a> {
-    pub fn new(body: &'a Graph) -> Self {
-        Sequences { body, producers: body.producers(), known: HashMap::new() }
+    pub fn new(body: &'a Graph, invariants: HashMap<ValueId, ValueId>, stops: HashSet<ValueId>) -> Self {
+        Sequences { body, producers: body.producers(), known: HashMap::new(), invariants, stops }
     }
 
     /// `value` of the body is the entry of `sequence` in every turn.
@@ -37,8 +42,6 @@ impl<'a> Sequences<'a> {
     fn operands(&self, value: ValueId) -> Option<(&'a Node, Vec<ValueId>)> {
         let node = self.node(value)?;
         let constant = |id: ValueId| self.body.constant(id);
-        // Constants that are repeated for every row, or as wide as the columns.
-        let repeated = |id: ValueId| constant(id).is_some_and(|tensor| tensor.shape().len() <= 2);
         let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
         let rank = |id: ValueId| self.body.get(id).and_then(|value| value.ty.rank());
         if rank(value) != Some(2) {
@@ -48,7 +51,7 @@ impl<'a> Sequences<'a> {
             Op::Unary(_) | Op::Activation(_) | Op::Cast(_) => vec![operand(0)?],
             Op::Binary(_) => {
                 let (a, b) = (operand(0)?, operand(1)?);
-                [a, b].into_iter().filter(|&id| !repeated(id)).collect()
+                [a, b].into_iter().filter(|&id| !self.repeats(id)).collect()
             }
             Op::FullyConnected(_) | Op::MatMul(_) => {
                 let weights = constant(operand(1)?)?;
@@ -71,6 +74,40 @@ impl<'a> Sequences<'a> {
         moving.iter().all(|&id| rank(id) == Some(2)).then_some((node, moving))
     }
 
+    /// What an element-wise op repeats for every turn: constants and invariants of at most the axes of a turn, filled tensors.
+    fn repeats(&self, id: ValueId) -> bool {
+        let fits = self.body.get(id).and_then(|value| value.ty.rank()).is_some_and(|rank| rank <= 2);
+        let fixed = self.body.constant(id).is_some() || self.invariants.contains_key(&id) || self.filling(id).is_some();
+        fits && fixed
+    }
+
+    /// The number that a tensor is filled with.
+    fn filling(&self, id: ValueId) -> Option<ValueId> {
+        let node = self.node(id)?;
+        let number = node.inputs.get(1).copied().flatten().filter(|_| matches!(node.op, Op::Fill))?;
+        self.body.constant(number).map(|_| number)
+    }
+
+    /// The value that `value` scales: 0 where that is 0, whatever the factors.
+    pub fn scaled(&self, mut value: ValueId) -> ValueId {
+        for _ in 0..MOST_DEPTH {
+            let Some(node) = self.node(value) else { break };
+            let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
+            let (Some(a), b) = (operand(0), operand(1)) else { break };
+            value = match (&node.op, b) {
+                (Op::Binary(binary), Some(b)) if binary.activation == Activation::Linear => match binary.function {
+                    BinaryFunction::Mul if self.repeats(b) => a,
+                    BinaryFunction::Mul if self.repeats(a) => b,
+                    BinaryFunction::Div if self.repeats(b) => a,
+                    _ => break,
+                },
+                (Op::Activation(Activation::Relu | Activation::Tanh), _) | (Op::Unary(Unary::Neg), _) => a,
+                _ => break,
+            };
+        }
+        value
+    }
+
     /// The values that have to be known before `value` can be built.
     pub fn needs(&self, value: ValueId) -> Result<Vec<ValueId>, Reason> {
         let mut open = vec![value];
@@ -85,16 +122,16 @@ impl<'a> Sequences<'a> {
                 continue;
             }
             match self.operands(value) {
-                Some((_, operands)) if !self.is_state_like(value) => open.extend(operands),
+                Some((_, operands)) if !self.stops.contains(&value) => open.extend(operands),
                 _ => missing.push(value),
             }
         }
         Ok(missing)
     }
 
-    fn is_state_like(&self, value: ValueId) -> bool {
-        // The outputs of the body are next states: their layers are built whole.
-        self.body.outputs.iter().any(|port| port.value == value)
+    /// A constant, or the number that a tensor is filled with.
+    fn constant(&self, id: ValueId) -> Option<&'a Tensor> {
+        self.body.constant(id).or_else(|| self.body.constant(self.filling(id)?))
     }
 
     /// Builds `value` over all turns; `lead` is a type `[T, B, _]`.
@@ -112,7 +149,7 @@ impl<'a> Sequences<'a> {
         for input in &node.inputs {
             inputs.push(match input {
                 None => None,
-                Some(id) => Some(match (lifted.get(id), self.body.constant(*id)) {
+                Some(id) => Some(match (lifted.get(id), self.constant(*id)) {
                     (Some(lifted), _) => *lifted,
                     (None, Some(tensor)) => {
                         let name = self.body.get(*id).map(|value| value.name.clone()).unwrap_or_default();
@@ -123,7 +160,10 @@ impl<'a> Sequences<'a> {
                         }
                         copy
                     }
-                    (None, None) => return Err("an operand of the loop is not followed".into()),
+                    (None, None) => match self.invariants.get(id) {
+                        Some(outer) => *outer,
+                        None => return Err("an operand of the loop is not followed".into()),
+                    },
                 }),
             });
         }
