@@ -259,3 +259,36 @@ fn hybrid_models_are_exact_on_reference_and_stated_elsewhere() {
     let (status, _) = json(&[&arguments[..], &["--device-atol", "1e-9"]].concat());
     assert_eq!(status, 1);
 }
+
+#[test]
+fn convert_writes_a_file_that_computes_the_same() {
+    let file = scratch("again.tflite");
+    let file = file.to_str().unwrap();
+    let (status, document) = json(&["convert", &digits(), "-o", file, "--batch", "1"]);
+    assert_eq!(
+        (status, document["recurrent_ops"].as_u64(), document["loops"].as_u64()),
+        (0, Some(2), Some(0)),
+        "{document:#}"
+    );
+    assert_eq!(document["bytes"].as_u64(), Some(std::fs::metadata(file).unwrap().len()));
+    assert!(document["warnings"].is_array());
+    let [first, second] = ["first.npz", "again.npz"].map(scratch);
+    for (model, output) in [(digits().as_str(), &first), (file, &second)] {
+        let (status, _) = json(&["run", model, "--device", "reference", "--seed", "9", "-o", output.to_str().unwrap()]);
+        assert_eq!(status, 0);
+    }
+    let [first, second] = [first, second].map(|path| npz::load(path).unwrap());
+    assert_eq!(first[0].1.to_f32(), second[0].1.to_f32());
+
+    let digits = digits();
+    for arguments in [
+        vec!["convert", &digits],
+        vec!["convert", &digits, "-o", file, "--quantize", "int8"],
+        vec!["convert", &digits, "-o", file, "--calibrate", "x.npz"],
+        vec!["convert", &digits, "-o", file, "--input", "INPUT=1,a"],
+        vec!["convert", &digits, "-o", file, "--input", "NO_SUCH_INPUT"],
+        vec!["convert", &digits, "-o", "no/such/folder/x.tflite"],
+    ] {
+        assert_eq!(fuselstm(&arguments).status.code(), Some(2), "{arguments:?}");
+    }
+}

@@ -2,6 +2,7 @@
 
 mod bench;
 mod common;
+mod convert;
 mod crosscheck;
 mod devices;
 mod inspect;
@@ -36,6 +37,8 @@ enum Command {
     Crosscheck(crosscheck::Args),
     /// Time a model, or synthetic networks over a grid of sizes.
     Bench(bench::Args),
+    /// Write a model as a TensorFlow Lite file, its recurrence fused.
+    Convert(convert::Args),
     /// Say what a model is made of, before and after the fusion.
     Inspect(inspect::Args),
     /// List the devices of this machine.
@@ -76,6 +79,7 @@ fn dispatch(command: Command, output: &mut Output) -> Result<bool, Failure> {
         Command::Run(args) => run::run(&args, output),
         Command::Crosscheck(args) => crosscheck::run(&args, output),
         Command::Bench(args) => bench::run(&args, output),
+        Command::Convert(args) => convert::run(&args, output),
         Command::Inspect(args) => inspect::run(&args, output),
         Command::Devices(args) => devices::run(&args, output),
     }
