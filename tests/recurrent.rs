@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use fuselstm::backend::cpu::CpuBackend;
 use fuselstm::backend::reference::Reference;
-use fuselstm::backend::{Backend, BackendOptions, Io};
+use fuselstm::backend::{Backend, BackendOptions, Io, Precision};
 use fuselstm::graph::op::Activation;
 use fuselstm::graph::recurrent::{
     Arithmetic, Cell, CellWeights, Direction, Gru, Layout, Lstm, Masking, Matrix, Merge, Projection, Recurrent, Rnn,
@@ -443,4 +443,33 @@ fn several_threads() {
 #[test]
 fn no_threads_are_refused() {
     assert!(CpuBackend::new(BackendOptions { threads: Some(0), ..Default::default() }).is_err());
+}
+
+/// Reduced weights: the result stays within the error that the storage allows, and is not that of full precision.
+#[test]
+fn reduced_precision() {
+    let gru = Cell::Gru(Gru { gate: Activation::Sigmoid, candidate: Activation::Tanh, reset_after: true });
+    let cases = [
+        plain(plain_lstm(), 50, 1, 64),
+        plain(plain_lstm(), 20, 1, 200),
+        plain(plain_lstm(), 20, 5, 40),
+        plain(gru, 30, 2, 48),
+        Case { projection: Some(20), peephole: true, ..plain(plain_lstm(), 30, 3, 40) },
+    ];
+    for case in cases {
+        let (graph, inputs) = case.graph();
+        let graph = Arc::new(graph);
+        let expected = run(&Reference, &graph, &inputs);
+        for name in instruction_sets() {
+            for (precision, least, most) in
+                [(Precision::F16, 1e-6, 1e-3), (Precision::Bf16, 1e-5, 8e-3), (Precision::Int8, 1e-4, 3e-2)]
+            {
+                let options =
+                    BackendOptions { instruction_set: Some(name.to_owned()), precision, ..Default::default() };
+                let found = run(&CpuBackend::new(options).unwrap(), &graph, &inputs);
+                let difference = largest_difference(&found, &expected);
+                assert!((least..most).contains(&difference), "{name} {precision:?}: {difference} in {case:?}");
+            }
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use super::slots::Slots;
 use crate::backend::Precision;
 use crate::backend::cpu::Resources;
-use crate::backend::cpu::simd::{From, Packed, Rows, Storage, Table};
+use crate::backend::cpu::simd::{From, Packed, Quantised, Rows, Storage, Table};
 use crate::error::{Error, Result};
 use crate::graph::op::{Activation, Conv2d};
 use crate::graph::{Node, Op, ValueId};
@@ -21,6 +21,7 @@ pub(super) struct Dense {
     activation: Activation,
     windows: Option<Windows>,
     table: &'static Table,
+    scratch: Quantised,
 }
 
 /// What the rows of the product start from.
@@ -84,13 +85,14 @@ impl Dense {
             return Ok(None);
         }
         let storage = match resources.options.precision {
-            Precision::Full | Precision::Int8 => Storage::F32,
+            Precision::Full => Storage::F32,
+            Precision::Int8 => Storage::I8,
             Precision::F16 => Storage::F16,
             Precision::Bf16 => Storage::Bf16,
         };
         let table = resources.table;
         let width = if rows == 1 { table.vector_width } else { table.matrix_width };
-        let packed = Packed::new(depth, outputs, width, storage, |k, o| {
+        let packed = Packed::for_rows(rows, depth, outputs, width, storage, |k, o| {
             data.get(if transposed { o * depth + k } else { k * outputs + o }).copied().unwrap_or(0.0)
         });
         let bias = match input(2) {
@@ -100,7 +102,7 @@ impl Dense {
                 None => Bias::Value(id),
             },
         };
-        Ok(Some(Dense { x, y, rows, packed, outputs, bias, activation, windows, table }))
+        Ok(Some(Dense { x, y, rows, packed, outputs, bias, activation, windows, table, scratch: Quantised::default() }))
     }
 
     pub fn run(&mut self, slots: &mut Slots, inputs: &[Tensor], states: &[Tensor]) -> Result<()> {
@@ -121,7 +123,18 @@ impl Dense {
         let a = Rows { data: a, stride: self.packed.depth() };
         let panels = 0..self.packed.panels();
         let from = From::Row(bias);
-        self.table.product(self.rows, a, &self.packed, panels, false, from, y, self.outputs, self.outputs)?;
+        self.table.product(
+            self.rows,
+            a,
+            &self.packed,
+            panels,
+            false,
+            from,
+            y,
+            self.outputs,
+            self.outputs,
+            &mut self.scratch,
+        )?;
         self.table.activate(self.activation, y);
         Ok(())
     }

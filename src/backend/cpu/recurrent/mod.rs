@@ -120,7 +120,8 @@ impl Layer {
             time_major,
         };
         let storage = match options.precision {
-            Precision::Full | Precision::Int8 => Storage::F32,
+            Precision::Full => Storage::F32,
+            Precision::Int8 => Storage::I8,
             Precision::F16 => Storage::F16,
             Precision::Bf16 => Storage::Bf16,
         };

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::super::simd::{Aligned, From, Packed, Rows, Table, UNITS, View, aligned_zeros};
+use super::super::simd::{Aligned, From, Packed, Quantised, Rows, Table, UNITS, View, aligned_zeros};
 use super::cell;
 use super::weights::Weights;
 use super::{Mask, Operands, Shape};
@@ -100,6 +100,9 @@ pub(super) struct Part {
     gates: Vec<f32>,
     /// `[rows]`: a step was computed already.
     begun: Vec<bool>,
+    /// The input and the state as bytes, for weights of bytes.
+    quantised_input: Quantised,
+    quantised_state: Quantised,
 }
 
 impl Part {
@@ -130,6 +133,8 @@ impl Part {
             width: weights.output_width,
             gates: vec![0.0; 2 * weights.gates * weights.units],
             begun: vec![false; count],
+            quantised_input: Quantised::default(),
+            quantised_state: Quantised::of_states(),
         }
     }
 
@@ -270,7 +275,18 @@ impl Part {
             From::Result | From::Zero => packed.padded_columns(),
         };
         let a = Rows { data: a, stride: width };
-        context.table.product(rows, a, packed, panels.clone(), false, from, &mut self.sums, self.columns, columns)
+        context.table.product(
+            rows,
+            a,
+            packed,
+            panels.clone(),
+            false,
+            from,
+            &mut self.sums,
+            self.columns,
+            columns,
+            &mut self.quantised_input,
+        )
     }
 
     /// The recurrent product of a step. Every other step goes through the weights from the end: what the caches kept of the last
@@ -281,15 +297,26 @@ impl Part {
         let h = Rows { data: &self.h, stride: self.p_stride };
         let sums = self.sums.get_mut(local * size..(local + 1) * size).ok_or_else(too_short)?;
         let Some(packed) = context.weights.recurrent.first() else { return Ok(()) };
-        let (table, panels) = (context.table, span.recurrent.clone());
+        let (table, panels, scratch) = (context.table, span.recurrent.clone(), &mut self.quantised_state);
         if self.recurrent.is_empty() {
             let columns = packed.padded_columns();
-            table.product(count, h, packed, panels, backwards, From::Result, sums, self.columns, columns)
+            table.product(count, h, packed, panels, backwards, From::Result, sums, self.columns, columns, scratch)
         } else {
             let bias = &context.weights.recurrent_bias;
             let columns = bias.len().min(packed.padded_columns());
             let from = if context.weights.recurrent.len() == 1 { From::Row(bias) } else { From::Zero };
-            table.product(count, h, packed, panels, backwards, from, &mut self.recurrent, self.columns, columns)
+            table.product(
+                count,
+                h,
+                packed,
+                panels,
+                backwards,
+                from,
+                &mut self.recurrent,
+                self.columns,
+                columns,
+                scratch,
+            )
         }
     }
 
@@ -427,7 +454,18 @@ impl Part {
         if let Some((packed, bias)) = &context.weights.projection {
             let (a, from) = (Rows { data: m, stride: self.h_stride }, From::Row(bias));
             let panels = 0..packed.panels();
-            context.table.product(rows.len(), a, packed, panels, false, from, h, self.p_stride, self.width)?;
+            context.table.product(
+                rows.len(),
+                a,
+                packed,
+                panels,
+                false,
+                from,
+                h,
+                self.p_stride,
+                self.width,
+                &mut self.quantised_state,
+            )?;
             if let Some(bound) = lstm.projection_clip {
                 h.chunks_mut(self.p_stride).take(rows.len()).for_each(|h| cell::clip(&mut h[..self.width], bound));
             }
@@ -460,7 +498,18 @@ impl Part {
                 let a = Rows { data: m, stride: self.h_stride };
                 let to = &mut self.recurrent[row * self.columns..][..self.columns];
                 let columns = packed.padded_columns().min(to.len());
-                table.product(1, a, packed, 0..packed.panels(), false, From::Zero, to, columns, columns)?;
+                table.product(
+                    1,
+                    a,
+                    packed,
+                    0..packed.panels(),
+                    false,
+                    From::Zero,
+                    to,
+                    columns,
+                    columns,
+                    &mut self.quantised_state,
+                )?;
                 cell::unpack(to, 1, units, &mut r[2 * units..]);
                 cell::gru_state(gru, table, x, &r[2 * units..], h);
             }

@@ -30,6 +30,10 @@ const LONGEST_REST: u32 = 64;
 const SPINS: usize = 4000;
 const YIELDS: usize = 50;
 
+/// States that are kept. A helper that was given up in step s may finish it and do step s + 1, since the leader has done its share of
+/// s; it cannot begin s + 2. So it writes the entries of s + 1 and s + 2, and that of s stays for the leader to go back to.
+const ENTRIES: usize = 3;
+
 /// A counter on a cache line of its own.
 #[repr(align(128))]
 #[derive(Default)]
@@ -45,9 +49,9 @@ struct Exchange {
     chunk: usize,
     /// Input of the chunk at work.
     x: RwLock<Vec<f32>>,
-    /// State before step s in the entry `s % 2`.
-    h: [Vec<AtomicU32>; 2],
-    c: [Vec<AtomicU32>; 2],
+    /// State before step s in the entry `s % ENTRIES`.
+    h: [Vec<AtomicU32>; ENTRIES],
+    c: [Vec<AtomicU32>; ENTRIES],
     /// Number of the run, chunks of it whose input is there, and the run that was given up last.
     round: AtomicUsize,
     chunks: AtomicUsize,
@@ -124,12 +128,12 @@ impl Exchange {
                 if !wait(&others) {
                     return Ok(());
                 }
-                read(&self.h[s % 2], part.h_row());
+                read(&self.h[s % ENTRIES], part.h_row());
                 let local = if self.is_reverse() { steps.len() - 1 - k } else { k };
                 part.advance(&self.context(&operands(&[])), local, s % 2 == 1, span)?;
                 let units = span.units();
-                write(&self.h[(s + 1) % 2][units.clone()], &part.h_row()[units.clone()]);
-                write(&self.c[(s + 1) % 2][units.clone()], &part.c_row()[units]);
+                write(&self.h[(s + 1) % ENTRIES][units.clone()], &part.h_row()[units.clone()]);
+                write(&self.c[(s + 1) % ENTRIES][units.clone()], &part.c_row()[units]);
                 progress.0.store(s + 1, Ordering::Release);
             }
             done += steps.len();
@@ -208,8 +212,8 @@ impl Team {
             spans,
             chunk,
             x: RwLock::new(vec![0.0; chunk * shape.inputs]),
-            h: [atomics(), atomics()],
-            c: [atomics(), atomics()],
+            h: [atomics(), atomics(), atomics()],
+            c: [atomics(), atomics(), atomics()],
             round: AtomicUsize::new(0),
             chunks: AtomicUsize::new(0),
             given_up: AtomicUsize::new(0),
@@ -273,7 +277,7 @@ impl Team {
                 let (s, began) = (done + k, Instant::now());
                 let local = if e.is_reverse() { steps.len() - 1 - k } else { k };
                 part.advance(context, local, s % 2 == 1, own)?;
-                let next = (s + 1) % 2;
+                let next = (s + 1) % ENTRIES;
                 write(&e.h[next][own.units()], &part.h_row()[own.units()]);
                 e.leader.0.store(s + 1, Ordering::Release);
                 patience += 4 * began.elapsed();
@@ -289,7 +293,7 @@ impl Team {
             done += steps.len();
         }
         for span in e.spans.iter().skip(1) {
-            read(&e.c[e.shape.steps % 2][span.units()], &mut part.c_row()[span.units()]);
+            read(&e.c[e.shape.steps % ENTRIES][span.units()], &mut part.c_row()[span.units()]);
         }
         self.penalty = 1;
         Ok(())
@@ -328,21 +332,21 @@ impl Team {
         let began = e.leader.0.load(Ordering::Relaxed) > s;
         let steps = e.chunk_at(done);
         let local = |k: usize| if e.is_reverse() { steps.len() - 1 - k } else { k };
-        // The helpers' state before this step is still there: they write the other entry until everybody has done it.
+        // The helpers' state before this step is still there (see `ENTRIES`).
         for span in e.spans.iter().skip(1) {
-            read(&e.c[s % 2][span.units()], &mut part.c_row()[span.units()]);
+            read(&e.c[s % ENTRIES][span.units()], &mut part.c_row()[span.units()]);
         }
         let mut first = k;
         if began {
             let own = e.spans.first().ok_or_else(|| Error::internal("a team without a leader's share"))?;
             // The product reads the whole old state, so the new one is put together beside it.
-            read(&e.h[(s + 1) % 2][own.units()], &mut part.m_row()[own.units()]);
-            read(&e.h[s % 2], part.h_row());
+            read(&e.h[(s + 1) % ENTRIES][own.units()], &mut part.m_row()[own.units()]);
+            read(&e.h[s % ENTRIES], part.h_row());
             for span in e.spans.iter().skip(1) {
                 part.project(context, steps.clone(), span)?;
                 part.advance(context, local(k), s % 2 == 1, span)?;
                 part.move_h_to_m(span.units());
-                read(&e.h[s % 2][span.units()], &mut part.h_row()[span.units()]);
+                read(&e.h[s % ENTRIES][span.units()], &mut part.h_row()[span.units()]);
             }
             part.move_m_to_h();
             part.write_y(steps.start + local(k), view)?;

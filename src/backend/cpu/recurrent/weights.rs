@@ -6,6 +6,7 @@
 use super::super::simd::{Packed, Storage, Table, UNITS};
 use crate::error::{Error, Result};
 use crate::graph::recurrent::{Cell, CellWeights, Matrix};
+use crate::tensor::DType;
 
 /// What the equations need beside the matrices; vectors by gate, then unit.
 #[derive(Default)]
@@ -63,14 +64,30 @@ impl Packing {
         if rows == 1 { self.table.vector_width } else { self.table.matrix_width }
     }
 
-    /// Packs gates `which` of a `[G·H, K]` matrix.
-    fn gates(&self, matrix: &[f32], which: std::ops::Range<usize>, units: usize, depth: usize, rows: usize) -> Packed {
+    /// Packs gates `which` of a `[G·H, K]` matrix; `scales` are the file's own, when it stores bytes.
+    fn gates(
+        &self,
+        matrix: &[f32],
+        scales: &[f32],
+        which: std::ops::Range<usize>,
+        units: usize,
+        depth: usize,
+        rows: usize,
+    ) -> Packed {
         let gates = which.len();
-        Packed::new(depth, packed_columns(gates, units), self.width(rows), self.storage, |k, column| {
+        let row = |column: usize| {
             let unit = column / (gates * UNITS) * UNITS + column % UNITS;
             let gate = which.start + column / UNITS % gates;
-            if unit < units { matrix[(gate * units + unit) * depth + k] } else { 0.0 }
-        })
+            (unit < units).then_some(gate * units + unit)
+        };
+        let weight = |k: usize, column: usize| row(column).map_or(0.0, |row| matrix[row * depth + k]);
+        let (columns, width) = (packed_columns(gates, units), self.width(rows));
+        if self.storage == Storage::I8 {
+            let all = matrix.len() / depth.max(1);
+            let run = all.div_ceil(scales.len().max(1)).max(1);
+            return Packed::bytes(depth, columns, width, |c| scales.get(row(c)? / run).copied(), weight);
+        }
+        Packed::for_rows(rows, depth, columns, width, self.storage, weight)
     }
 }
 
@@ -85,6 +102,11 @@ fn packed_row(vector: Option<&[f32]>, which: std::ops::Range<usize>, units: usiz
         }
     }
     row
+}
+
+/// The scales of a matrix that is stored in signed bytes.
+fn own_scales(matrix: &Matrix) -> &[f32] {
+    if matrix.data.dtype() == DType::I8 { &matrix.scales } else { &[] }
 }
 
 fn sized(matrix: &Matrix, rows: usize, columns: usize, name: &str) -> Result<Vec<f32>> {
@@ -110,7 +132,7 @@ impl Weights {
         let auxiliary = match &weights.auxiliary {
             Some(matrix) => {
                 let data = sized(matrix, rows, matrix.columns(), "auxiliary weights")?;
-                Some(packing.gates(&data, 0..gates, units, matrix.columns(), packing.input_rows))
+                Some(packing.gates(&data, own_scales(matrix), 0..gates, units, matrix.columns(), packing.input_rows))
             }
             None => None,
         };
@@ -138,7 +160,8 @@ impl Weights {
                 Cell::Lstm(_) | Cell::Gru(_) | Cell::Rnn(_) => &[0..gates],
             };
             let pack = |which: &std::ops::Range<usize>| {
-                packing.gates(&data, which.clone(), units, output_width, packing.step_rows)
+                let scales = own_scales(&weights.recurrent);
+                packing.gates(&data, scales, which.clone(), units, output_width, packing.step_rows)
             };
             recurrent = groups.iter().map(pack).collect();
         }
@@ -157,7 +180,9 @@ impl Weights {
             Some(projection) => {
                 let data = sized(&projection.weight, output_width, units, "projection weights")?;
                 let width = packing.width(packing.step_rows);
-                let packed = Packed::new(units, output_width, width, packing.storage, |k, p| data[p * units + k]);
+                let weight = |k: usize, p: usize| data[p * units + k];
+                let rows = packing.step_rows;
+                let packed = Packed::for_rows(rows, units, output_width, width, packing.storage, weight);
                 let mut bias = projection.bias.as_ref().map_or_else(Vec::new, |bias| bias.to_f32().into_owned());
                 bias.resize(output_width, 0.0);
                 Some((packed, bias))
@@ -165,7 +190,7 @@ impl Weights {
             None => None,
         };
         Ok(Weights {
-            input: packing.gates(&input, 0..gates, units, inputs, packing.input_rows),
+            input: packing.gates(&input, own_scales(&weights.input), 0..gates, units, inputs, packing.input_rows),
             auxiliary,
             recurrent,
             bias: packed_row(first_bias, 0..gates, units),

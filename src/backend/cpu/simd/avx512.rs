@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::vector::Vector;
+use super::vector::{Dot, Vector};
 
 /// Sixteen f32.
 #[derive(Clone, Copy)]
@@ -70,14 +70,82 @@ impl Vector for Avx512 {
             Avx512(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide)))
         }
     }
+}
+
+/// Sixteen sums.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512Dot(__m512i);
+
+// SAFETY of every method: as above.
+impl Dot for Avx512Dot {
+    type Float = Avx512;
     #[inline(always)]
-    unsafe fn load_i8(from: *const i8) -> Self {
-        unsafe { Avx512(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())))) }
+    unsafe fn zero() -> Self {
+        Avx512Dot(unsafe { _mm512_setzero_si512() })
+    }
+    /// As with AVX2; the sign is applied through a mask.
+    #[inline(always)]
+    unsafe fn dot4(self, h: i32, weights: *const i8) -> Self {
+        unsafe {
+            let (h, w) = (_mm512_set1_epi32(h), _mm512_loadu_si512(weights.cast()));
+            let signed = _mm512_mask_sub_epi8(w, _mm512_movepi8_mask(h), _mm512_setzero_si512(), w);
+            let pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(h), signed);
+            Avx512Dot(_mm512_add_epi32(self.0, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1))))
+        }
     }
     #[inline(always)]
-    unsafe fn prefetch(at: *const u8) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    unsafe fn settle(self, _: *const i32) -> Self {
+        self
+    }
+    #[inline(always)]
+    unsafe fn to_float(self) -> Avx512 {
+        Avx512(unsafe { _mm512_cvtepi32_ps(self.0) })
     }
 }
 
-super::kernels::instantiate!(AVX512, "avx512", [#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]], Avx512, matrix: 4, tall: 6);
+/// Sixteen sums by the dot-product instruction of AVX-512 VNNI.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512VnniDot(__m512i);
+
+// SAFETY of every method: as above, and VNNI present.
+impl Dot for Avx512VnniDot {
+    type Float = Avx512;
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        Avx512VnniDot(unsafe { _mm512_setzero_si512() })
+    }
+    #[inline(always)]
+    unsafe fn dot4(self, h: i32, weights: *const i8) -> Self {
+        unsafe {
+            // Every byte 128 higher, as an unsigned one: the top bit flipped.
+            let h = _mm512_set1_epi32(h ^ 0x8080_8080_u32 as i32);
+            Avx512VnniDot(_mm512_dpbusd_epi32(self.0, h, _mm512_loadu_si512(weights.cast())))
+        }
+    }
+    #[inline(always)]
+    unsafe fn settle(self, sums: *const i32) -> Self {
+        unsafe {
+            let sums = _mm512_slli_epi32::<7>(_mm512_loadu_si512(sums.cast()));
+            Avx512VnniDot(_mm512_sub_epi32(self.0, sums))
+        }
+    }
+    #[inline(always)]
+    unsafe fn to_float(self) -> Avx512 {
+        Avx512(unsafe { _mm512_cvtepi32_ps(self.0) })
+    }
+}
+
+super::kernels::instantiate!(
+    AVX512, "avx512", [#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]],
+    Avx512, Avx512Dot, matrix: 4, tall: 6, tall_bytes: 6
+);
+
+/// The same with the dot-product instruction.
+pub(crate) mod vnni {
+    use super::{Avx512, Avx512VnniDot, Vector};
+
+    crate::backend::cpu::simd::kernels::instantiate!(
+        AVX512_VNNI, "avx512", [#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]],
+        Avx512, Avx512VnniDot, matrix: 4, tall: 6, tall_bytes: 6
+    );
+}

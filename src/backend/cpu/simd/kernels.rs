@@ -1,6 +1,6 @@
 //! The kernels, written once over [`Vector`] and compiled for every instruction set by [`instantiate`].
 
-use super::vector::Vector;
+use super::vector::{Dot, Vector};
 use crate::graph::op::Activation;
 
 /// Units of a block in the packed gate layout: per block the gates follow each other, sixteen units each.
@@ -12,6 +12,8 @@ pub(crate) enum Storage {
     F32,
     F16,
     Bf16,
+    /// Signed bytes with a scale for each column, four steps of the depth together.
+    I8,
 }
 
 /// What a product starts from.
@@ -310,7 +312,118 @@ pub(super) unsafe fn product<V: Vector, const MATRIX: usize, const TALL: usize>(
         Storage::F32 => by_width!(f32),
         Storage::F16 => by_width!(Half),
         Storage::Bf16 => by_width!(Brain),
+        // `product_i8` does these.
+        Storage::I8 => {}
     }
+}
+
+/// `C[rows, columns] = start + scale · scaleᵀ ∘ (A · B)` on bytes: the part of [`Product`] that the two have in common, with rows of
+/// A as bytes and their scales.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ProductI8 {
+    /// `a` is not used; `depth` counts groups of four.
+    pub product: Product,
+    pub a: *const i8,
+    /// Bytes between rows.
+    pub a_stride: usize,
+    /// A scale for each row.
+    pub a_scales: *const f32,
+    /// A scale and the sum of the weights for each column.
+    pub b_scales: *const f32,
+    pub b_sums: *const i32,
+}
+
+/// A tile of C from bytes.
+#[inline(always)]
+unsafe fn tile_i8<D: Dot, const N: usize, const R: usize>(p: &ProductI8, row: usize, index: usize) {
+    unsafe {
+        let lanes = D::Float::LANES;
+        let (width, groups) = (N * lanes, p.product.depth);
+        let mut sums = [[D::zero(); N]; R];
+        let mut b = p.product.b.cast::<i8>().add(index * groups * width * 4);
+        let a = p.a.add(row * p.a_stride);
+        for group in 0..groups {
+            for r in 0..R {
+                let h = a.add(r * p.a_stride + group * 4).cast::<i32>().read_unaligned();
+                for n in 0..N {
+                    sums[r][n] = sums[r][n].dot4(h, b.add(n * lanes * 4));
+                }
+            }
+            b = b.add(width * 4);
+        }
+        let column = index * width;
+        let existing = (p.product.columns - column).min(width);
+        for r in 0..R {
+            let c = p.product.c.add((row + r) * p.product.c_stride + column);
+            let scale = D::Float::splat(*p.a_scales.add(row + r));
+            for n in 0..N {
+                let at = n * lanes;
+                if at >= existing {
+                    break;
+                }
+                let sum = sums[r][n].settle(p.b_sums.add(column + at)).to_float();
+                let scale = scale.mul(D::Float::load(p.b_scales.add(column + at)));
+                let start = match p.product.start {
+                    Start::Zero => D::Float::splat(0.0),
+                    Start::Accumulate => load_part(c.add(at), existing - at),
+                    Start::Row(row) => load_part(row.add(column + at), existing - at),
+                };
+                store_part(sum.fma(scale, start), c.add(at), existing - at);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn panels_i8<D: Dot, const N: usize, const TALL: usize>(p: &ProductI8) {
+    let (first, last) = p.product.panels;
+    for step in 0..last - first {
+        let index = if p.product.backwards { last - 1 - step } else { first + step };
+        let mut row = 0;
+        while row < p.product.rows {
+            let tall = (p.product.rows - row).min(TALL);
+            macro_rules! rows {
+                ($($r:literal)*) => {
+                    match tall { $($r if $r <= TALL => unsafe { tile_i8::<D, N, $r>(p, row, index) },)* _ => {} }
+                };
+            }
+            rows!(6 5 4 3 2 1);
+            row += tall;
+        }
+    }
+}
+
+/// The whole product on bytes.
+#[inline(always)]
+pub(super) unsafe fn product_i8<D: Dot, const MATRIX: usize, const TALL: usize>(p: &ProductI8) {
+    unsafe {
+        if p.product.width == MATRIX * D::Float::LANES {
+            panels_i8::<D, MATRIX, TALL>(p)
+        } else if p.product.width == 8 * D::Float::LANES {
+            panels_i8::<D, 8, 1>(p)
+        }
+    }
+}
+
+/// A row as bytes, `round(x / scale)`; returns the scale, `max(least, max |x|) / 127`. A row with NaN or infinity has
+/// the scale NaN, so that they are not lost.
+#[inline(always)]
+pub(super) unsafe fn quantise_row(x: *const f32, to: *mut i8, count: usize, least: f32) -> f32 {
+    // SAFETY: the caller vouches for `count` elements on both sides.
+    let (x, to) = unsafe { (std::slice::from_raw_parts(x, count), std::slice::from_raw_parts_mut(to, count)) };
+    // Magnitudes compare as their bits do, and a maximum of integers needs no order: the compiler makes vectors of it.
+    let bits = x.iter().fold(least.to_bits(), |most, v| most.max(v.to_bits() & 0x7fff_ffff));
+    let most = f32::from_bits(bits);
+    if !most.is_finite() {
+        to.fill(0);
+        return f32::NAN;
+    }
+    let inverse = if most > 0.0 { 127.0 / most } else { 0.0 };
+    for (to, &v) in to.iter_mut().zip(x) {
+        // The integer is in the low byte after the addition.
+        *to = (v * inverse + ROUND).to_bits() as i8;
+    }
+    most / 127.0
 }
 
 const LOG2E: f32 = std::f32::consts::LOG2_E;
@@ -410,6 +523,19 @@ unsafe fn store_part<V: Vector>(x: V, to: *mut f32, existing: usize) {
             x.store(all.as_mut_ptr());
             to.copy_from_nonoverlapping(all.as_ptr(), existing);
         }
+    }
+}
+
+/// Loads the elements of a register that exist.
+#[inline(always)]
+unsafe fn load_part<V: Vector>(from: *const f32, existing: usize) -> V {
+    unsafe {
+        if existing >= V::LANES {
+            return V::load(from);
+        }
+        let mut all = [0.0f32; 16];
+        all.as_mut_ptr().copy_from_nonoverlapping(from, existing);
+        V::load(all.as_ptr())
     }
 }
 
@@ -596,15 +722,24 @@ pub(super) unsafe fn softmax_row<V: Vector>(beta: f32, log: bool, x: *mut f32, c
 
 /// Makes the functions of one instruction set and the table that lists them.
 macro_rules! instantiate {
-    ($table:ident, $name:literal, [$(#[$features:meta])?], $vector:ty, matrix: $matrix:literal, tall: $tall:literal) => {
+    ($table:ident, $name:literal, [$(#[$features:meta])?], $vector:ty, $dot:ty,
+     matrix: $matrix:literal, tall: $tall:literal, tall_bytes: $tall_bytes:literal) => {
         mod compiled {
             use super::*;
-            use crate::backend::cpu::simd::kernels::{self, GruRows, LstmRows, Product};
+            use crate::backend::cpu::simd::kernels::{self, GruRows, LstmRows, Product, ProductI8};
             use crate::graph::op::Activation;
             // SAFETY of each: called through the table only, which is handed out after the features were found present.
             $(#[$features])?
             pub(super) unsafe fn product(p: &Product) {
                 unsafe { kernels::product::<$vector, $matrix, $tall>(p) }
+            }
+            $(#[$features])?
+            pub(super) unsafe fn product_i8(p: &ProductI8) {
+                unsafe { kernels::product_i8::<$dot, $matrix, $tall_bytes>(p) }
+            }
+            $(#[$features])?
+            pub(super) unsafe fn quantise_row(x: *const f32, to: *mut i8, count: usize, least: f32) -> f32 {
+                unsafe { kernels::quantise_row(x, to, count, least) }
             }
             $(#[$features])?
             pub(super) unsafe fn lstm_rows(s: &LstmRows) {
@@ -630,6 +765,8 @@ macro_rules! instantiate {
             matrix_width: $matrix * <$vector as Vector>::LANES,
             vector_width: 8 * <$vector as Vector>::LANES,
             product: compiled::product,
+            product_i8: compiled::product_i8,
+            quantise_row: compiled::quantise_row,
             lstm_rows: compiled::lstm_rows,
             gru_rows: compiled::gru_rows,
             activate: compiled::activate,

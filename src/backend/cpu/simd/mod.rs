@@ -18,10 +18,10 @@ mod vector;
 
 pub(crate) use grid::{Grid, View, Window};
 pub(crate) use kernels::{Storage, UNITS};
-pub(crate) use pack::{Aligned, Packed, aligned_zeros};
+pub(crate) use pack::{Aligned, Packed, Quantised, aligned_zeros};
 pub(crate) use pool::{Pool, for_each_part};
 
-use kernels::{GruRows, LstmRows, Product, Start, WIDEST_PANEL};
+use kernels::{GruRows, LstmRows, Product, ProductI8, Start, WIDEST_PANEL};
 
 use crate::error::{Error, Result};
 use crate::graph::op::Activation;
@@ -34,6 +34,8 @@ pub(crate) struct Table {
     /// Columns of a panel for products of one row: eight registers, so that the latency of the sums is hidden.
     pub vector_width: usize,
     product: unsafe fn(&Product),
+    product_i8: unsafe fn(&ProductI8),
+    quantise_row: unsafe fn(*const f32, *mut i8, usize, f32) -> f32,
     lstm_rows: unsafe fn(&LstmRows),
     gru_rows: unsafe fn(&GruRows),
     activate: unsafe fn(Activation, *mut f32, usize),
@@ -46,7 +48,10 @@ fn available() -> Vec<&'static Table> {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::is_x86_feature_detected as has;
-        if has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512dq") {
+        // VNNI has the bytes' products in one instruction; all else is the same, so it is no instruction set of its own.
+        if has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512dq") && has!("avx512vnni") {
+            tables.push(&avx512::vnni::AVX512_VNNI);
+        } else if has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512dq") {
             tables.push(&avx512::AVX512);
         }
         if has!("avx2") && has!("fma") && has!("f16c") {
@@ -125,6 +130,7 @@ impl Table {
         c: &mut [f32],
         c_stride: usize,
         columns: usize,
+        scratch: &mut Quantised,
     ) -> Result<()> {
         if rows == 0 || panels.is_empty() || columns == 0 {
             return Ok(());
@@ -160,9 +166,44 @@ impl Table {
             columns,
             start,
         };
-        // SAFETY: the processor has the instructions (`available`); the ranges were checked above.
-        unsafe { (self.product)(&product) };
+        if b.storage() == Storage::I8 {
+            self.quantised_product(product, a, b, scratch);
+        } else {
+            // SAFETY: the processor has the instructions (`available`); the ranges were checked above.
+            unsafe { (self.product)(&product) };
+        }
         Ok(())
+    }
+
+    /// The product with weights of bytes; `product` was checked.
+    fn quantised_product(&self, product: Product, a: Rows<'_>, b: &Packed, scratch: &mut Quantised) {
+        let (rows, depth) = (product.rows, b.depth());
+        let stride = depth.next_multiple_of(4);
+        if scratch.scales.len() < rows {
+            scratch.scales.resize(rows, 0.0);
+        }
+        if scratch.bytes.len() < rows * stride {
+            scratch.bytes.resize(rows * stride, 0);
+        }
+        for row in 0..rows {
+            // SAFETY: `depth` elements from `row · a.stride` were checked to be there; the bytes were made above.
+            unsafe {
+                let (from, to) = (a.data.as_ptr().add(row * a.stride), scratch.bytes.as_mut_ptr().add(row * stride));
+                scratch.scales[row] = (self.quantise_row)(from, to, depth, scratch.least);
+                // What fills up the last group meets weights of zero, but the offset form wants it zero as well.
+                to.add(depth).write_bytes(0, stride - depth);
+            }
+        }
+        let product = ProductI8 {
+            product: Product { depth: stride / 4, ..product },
+            a: scratch.bytes.as_ptr(),
+            a_stride: stride,
+            a_scales: scratch.scales.as_ptr(),
+            b_scales: b.scales().as_ptr(),
+            b_sums: b.sums().as_ptr(),
+        };
+        // SAFETY: as in `product`; scales and sums are as long as the padded columns.
+        unsafe { (self.product_i8)(&product) };
     }
 
     /// One step of the plain LSTM for `rows` rows and some blocks of units; `y` (view, step, its first row) takes the first `units` of each.

@@ -2,7 +2,7 @@
 
 use std::arch::aarch64::*;
 
-use super::vector::Vector;
+use super::vector::{Dot, Vector};
 
 /// Four f32.
 #[derive(Clone, Copy)]
@@ -75,19 +75,38 @@ impl Vector for Neon {
     unsafe fn load_bf16(from: *const u16) -> Self {
         unsafe { Neon(vreinterpretq_f32_u32(vshlq_n_u32::<16>(vmovl_u16(vld1_u16(from))))) }
     }
+}
+
+/// Four sums.
+#[derive(Clone, Copy)]
+pub(crate) struct NeonDot(int32x4_t);
+
+// SAFETY of every method: as above.
+impl Dot for NeonDot {
+    type Float = Neon;
     #[inline(always)]
-    unsafe fn load_i8(from: *const i8) -> Self {
+    unsafe fn zero() -> Self {
+        NeonDot(unsafe { vdupq_n_s32(0) })
+    }
+    #[inline(always)]
+    unsafe fn dot4(self, h: i32, weights: *const i8) -> Self {
         unsafe {
-            let four = from.cast::<u32>().read_unaligned();
-            let bytes = vreinterpret_s8_u32(vdup_n_u32(four));
-            Neon(vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes)))))
+            let (h, w) = (vreinterpretq_s8_s32(vdupq_n_s32(h)), vld1q_s8(weights));
+            let low = vpaddlq_s16(vmull_s8(vget_low_s8(h), vget_low_s8(w)));
+            let high = vpaddlq_s16(vmull_high_s8(h, w));
+            NeonDot(vaddq_s32(self.0, vpaddq_s32(low, high)))
         }
     }
     #[inline(always)]
-    unsafe fn prefetch(at: *const u8) {
-        // SAFETY: a hint; any address is allowed.
-        unsafe { std::arch::asm!("prfm pldl1keep, [{0}]", in(reg) at, options(nostack, readonly, preserves_flags)) }
+    unsafe fn settle(self, _: *const i32) -> Self {
+        self
+    }
+    #[inline(always)]
+    unsafe fn to_float(self) -> Neon {
+        Neon(unsafe { vcvtq_f32_s32(self.0) })
     }
 }
 
-super::kernels::instantiate!(NEON, [#[target_feature(enable = "neon")]], "neon", Neon, matrix: 4, tall: 6);
+super::kernels::instantiate!(
+    NEON, "neon", [#[target_feature(enable = "neon")]], Neon, NeonDot, matrix: 4, tall: 6, tall_bytes: 4
+);

@@ -1,5 +1,7 @@
 //! No instruction set asked for: what the compiler makes of arrays of four.
 
-use super::vector::{Portable, Vector};
+use super::vector::{Portable, PortableDot, Vector};
 
-super::kernels::instantiate!(PORTABLE, "portable", [], Portable, matrix: 2, tall: 4);
+super::kernels::instantiate!(
+    PORTABLE, "portable", [], Portable, PortableDot, matrix: 2, tall: 4, tall_bytes: 4
+);

@@ -48,7 +48,9 @@ fn product_case(table: &Table, rows: usize, depth: usize, columns: usize, width:
         let mut c = before.clone();
         let all = 0..packed.panels();
         let a_rows = Rows { data: &a, stride: depth };
-        table.product(rows, a_rows, &packed, all, backwards, from, &mut c, stride, columns).unwrap();
+        table
+            .product(rows, a_rows, &packed, all, backwards, from, &mut c, stride, columns, &mut Quantised::default())
+            .unwrap();
         for row in 0..rows {
             for column in 0..stride {
                 let at = row * stride + column;
@@ -73,17 +75,18 @@ fn product_case(table: &Table, rows: usize, depth: usize, columns: usize, width:
 #[test]
 fn products_refuse_short_slices() {
     let table = select(None).unwrap();
+    let q = &mut Quantised::default();
     let packed = Packed::new(4, 8, table.matrix_width, Storage::F32, |_, _| 1.0);
     let a = [1.0; 7];
     let mut c = [0.0; 16];
     let rows = Rows { data: &a, stride: 4 };
-    assert!(table.product(2, rows, &packed, 0..1, false, From::Zero, &mut c, 8, 8).is_err());
+    assert!(table.product(2, rows, &packed, 0..1, false, From::Zero, &mut c, 8, 8, q).is_err());
     let a = [1.0; 8];
     let rows = Rows { data: &a, stride: 4 };
-    assert!(table.product(2, rows, &packed, 0..1, false, From::Zero, &mut c[..15], 8, 8).is_err());
-    assert!(table.product(2, rows, &packed, 0..2, false, From::Zero, &mut c, 8, 8).is_err());
-    assert!(table.product(2, rows, &packed, 0..1, false, From::Row(&a[..3]), &mut c, 8, 8).is_err());
-    table.product(2, rows, &packed, 0..1, false, From::Zero, &mut c, 8, 8).unwrap();
+    assert!(table.product(2, rows, &packed, 0..1, false, From::Zero, &mut c[..15], 8, 8, q).is_err());
+    assert!(table.product(2, rows, &packed, 0..2, false, From::Zero, &mut c, 8, 8, q).is_err());
+    assert!(table.product(2, rows, &packed, 0..1, false, From::Row(&a[..3]), &mut c, 8, 8, q).is_err());
+    table.product(2, rows, &packed, 0..1, false, From::Zero, &mut c, 8, 8, q).unwrap();
     assert_eq!(c, [4.0; 16]);
 }
 
@@ -97,7 +100,20 @@ fn weights_of_sixteen_bits() {
             let mut c = vec![0.0; rows * columns];
             let all = 0..packed.panels();
             let a_rows = Rows { data: &a, stride: depth };
-            table.product(rows, a_rows, &packed, all, false, From::Zero, &mut c, columns, columns).unwrap();
+            table
+                .product(
+                    rows,
+                    a_rows,
+                    &packed,
+                    all,
+                    false,
+                    From::Zero,
+                    &mut c,
+                    columns,
+                    columns,
+                    &mut Quantised::default(),
+                )
+                .unwrap();
             for at in 0..c.len() {
                 let (row, column) = (at / columns, at % columns);
                 let terms = (0..depth).map(|k| f64::from(a[row * depth + k]) * f64::from(b[k * columns + column]));
@@ -108,6 +124,107 @@ fn weights_of_sixteen_bits() {
             }
         }
     }
+}
+
+/// Bytes: the result is that of integer sums of the rounded operands, whose error is half a step of each.
+#[test]
+fn weights_of_bytes() {
+    for table in available() {
+        for (rows, depth, columns) in [(1, 1, 1), (1, 64, 256), (1, 67, 100), (5, 33, 40), (9, 128, 65)] {
+            for width in [table.matrix_width, table.vector_width] {
+                let (a, b, bias) = (noise(5, rows * depth), noise(6, depth * columns), noise(7, columns));
+                let weight = |k: usize, c: usize| b[k * columns + c];
+                let packed = Packed::new(depth, columns, width, Storage::I8, weight);
+                let mut c = vec![0.0; rows * columns];
+                let (all, a_rows) = (0..packed.panels(), Rows { data: &a, stride: depth });
+                let scratch = &mut Quantised::of_states();
+                let from = From::Row(&bias);
+                table.product(rows, a_rows, &packed, all, false, from, &mut c, columns, columns, scratch).unwrap();
+                for at in 0..c.len() {
+                    let (row, column) = (at / columns, at % columns);
+                    let step = (0..depth).map(|k| weight(k, column).abs()).fold(0.0, f32::max) / 127.0;
+                    let sum: i32 = (0..depth)
+                        .map(|k| {
+                            let h = (a[row * depth + k] * 127.0).round_ties_even() as i32;
+                            h * (weight(k, column) / step).round_ties_even() as i32
+                        })
+                        .sum();
+                    let expected = f64::from(bias[column]) + f64::from(sum) * f64::from(step) / 127.0;
+                    close(c[at], expected, 1e-5, &format!("{} {rows}x{depth}x{columns} width {width}", table.name));
+                }
+            }
+        }
+    }
+}
+
+/// The form with the offset, which only VNNI has, on the portable dot product: same sums.
+#[test]
+fn the_offset_of_unsigned_bytes() {
+    use super::vector::{Dot, Portable, PortableDot};
+
+    #[derive(Clone, Copy)]
+    struct Unsigned([i32; 4]);
+    impl Dot for Unsigned {
+        type Float = Portable;
+        unsafe fn zero() -> Self {
+            Unsigned([0; 4])
+        }
+        unsafe fn dot4(mut self, h: i32, weights: *const i8) -> Self {
+            let h = (h ^ 0x8080_8080_u32 as i32).to_le_bytes();
+            for at in 0..16 {
+                // SAFETY: sixteen weights.
+                self.0[at / 4] += i32::from(h[at % 4]) * i32::from(unsafe { *weights.add(at) });
+            }
+            self
+        }
+        unsafe fn settle(mut self, sums: *const i32) -> Self {
+            for (lane, sum) in self.0.iter_mut().enumerate() {
+                // SAFETY: four sums.
+                *sum -= unsafe { *sums.add(lane) } << 7;
+            }
+            self
+        }
+        unsafe fn to_float(self) -> Portable {
+            // SAFETY: four elements.
+            unsafe { super::vector::Vector::load(self.0.map(|x| x as f32).as_ptr()) }
+        }
+    }
+    let (rows, depth, columns) = (3, 30, 21);
+    let (a, b) = (noise(5, rows * depth), noise(6, depth * columns));
+    let packed = Packed::new(depth, columns, 8, Storage::I8, |k, c| b[k * columns + c]);
+    let quantise = |at: usize| if at % 32 < 30 { (a[at / 32 * 30 + at % 32] * 127.0).round() as i8 } else { 0 };
+    let bytes: Vec<i8> = (0..rows * 32).map(quantise).collect();
+    let ones = [1.0f32; 3];
+    let run = |kernel: unsafe fn(&ProductI8)| {
+        let mut c = vec![0.0f32; rows * columns];
+        let product = Product {
+            rows,
+            depth: 8,
+            panels: (0, packed.panels()),
+            width: 8,
+            backwards: false,
+            a: std::ptr::null(),
+            a_stride: 0,
+            b: packed.as_ptr(),
+            storage: Storage::I8,
+            c: c.as_mut_ptr(),
+            c_stride: columns,
+            columns,
+            start: Start::Zero,
+        };
+        let product = ProductI8 {
+            product,
+            a: bytes.as_ptr(),
+            a_stride: 32,
+            a_scales: ones.as_ptr(),
+            b_scales: packed.scales().as_ptr(),
+            b_sums: packed.sums().as_ptr(),
+        };
+        // SAFETY: portable code on slices of the right sizes.
+        unsafe { kernel(&product) };
+        c
+    };
+    assert_eq!(run(kernels::product_i8::<PortableDot, 2, 4>), run(kernels::product_i8::<Unsigned, 2, 4>));
 }
 
 fn sigmoid(x: f64) -> f64 {

@@ -28,10 +28,54 @@ pub(crate) trait Vector: Copy {
     unsafe fn load_f16(from: *const u16) -> Self;
     /// Widens bfloat16.
     unsafe fn load_bf16(from: *const u16) -> Self;
-    /// Widens signed bytes.
-    unsafe fn load_i8(from: *const i8) -> Self;
-    /// Asks for the cache line of `at`; any address is allowed.
-    unsafe fn prefetch(at: *const u8);
+}
+
+/// Sums of products of signed bytes, `LANES` of them as 32-bit integers.
+///
+/// # Safety
+/// As for [`Vector`].
+pub(crate) trait Dot: Copy {
+    /// The float register with as many lanes.
+    type Float: Vector;
+    unsafe fn zero() -> Self;
+    /// Adds to each lane the products of four bytes `h` (the same for all lanes, from −127 to 127) with its four weights.
+    unsafe fn dot4(self, h: i32, weights: *const i8) -> Self;
+    /// Corrects the sums for an instruction that takes unsigned times signed bytes, and so was given `h` 128 too high: takes off
+    /// `128 · sums`, the sums of the lanes' weights. Does nothing elsewhere.
+    unsafe fn settle(self, sums: *const i32) -> Self;
+    unsafe fn to_float(self) -> Self::Float;
+}
+
+/// Four sums.
+#[derive(Clone, Copy)]
+pub(crate) struct PortableDot([i32; 4]);
+
+impl Dot for PortableDot {
+    type Float = Portable;
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        PortableDot([0; 4])
+    }
+    #[inline(always)]
+    unsafe fn dot4(self, h: i32, weights: *const i8) -> Self {
+        // SAFETY: the caller vouches for sixteen readable bytes.
+        let w = unsafe { weights.cast::<[[i8; 4]; 4]>().read_unaligned() };
+        let mut out = self;
+        for (sum, w) in out.0.iter_mut().zip(w) {
+            for (w, h) in w.into_iter().zip(h.to_le_bytes()) {
+                *sum += i32::from(w) * i32::from(h as i8);
+            }
+        }
+        out
+    }
+    #[inline(always)]
+    unsafe fn settle(self, _: *const i32) -> Self {
+        self
+    }
+    #[inline(always)]
+    unsafe fn to_float(self) -> Portable {
+        Portable(self.0.map(|x| x as f32))
+    }
 }
 
 /// Four f32 as the compiler likes them: works everywhere.
@@ -99,12 +143,4 @@ impl Vector for Portable {
         let bits = unsafe { from.cast::<[u16; 4]>().read_unaligned() };
         Portable(bits.map(|b| f32::from_bits(u32::from(b) << 16)))
     }
-    #[inline(always)]
-    unsafe fn load_i8(from: *const i8) -> Self {
-        // SAFETY: the caller vouches for four readable elements.
-        let bytes = unsafe { from.cast::<[i8; 4]>().read_unaligned() };
-        Portable(bytes.map(f32::from))
-    }
-    #[inline(always)]
-    unsafe fn prefetch(_: *const u8) {}
 }
