@@ -181,6 +181,20 @@ impl Builder {
         Err(Error::malformed(format!("the shape {dims:?} is stated, and {:?} was found", value.ty.shape)))
     }
 
+    /// Puts into the type of `id` what the types of values that certainly have its shape say.
+    pub fn same_shape<const N: usize>(&mut self, id: ValueId, others: [ValueId; N]) {
+        let shapes = others.map(|other| self.graph.get(other).and_then(|value| value.ty.shape.clone()));
+        let Some(shape) = self.graph.values.get_mut(id.0 as usize).and_then(|value| value.ty.shape.as_mut()) else {
+            return;
+        };
+        let rank = shape.len();
+        for other in shapes.into_iter().flatten().filter(|other| other.len() == rank) {
+            for (dim, &given) in shape.iter_mut().zip(&other).filter(|(dim, given)| dim.agrees_with(**given)) {
+                *dim = dim.refined_by(given);
+            }
+        }
+    }
+
     fn operands(&self, inputs: &[Option<ValueId>]) -> Result<Vec<Option<Operand<'_>>>> {
         inputs
             .iter()

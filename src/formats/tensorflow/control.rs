@@ -427,14 +427,24 @@ impl Loop<'_> {
         }
     }
 
-    /// The initial value of a loop variable that has the shape of `item`: the one whose next value the item is.
+    /// The initial value of a loop variable that has the shape of `item`: one whose next value the item is, or which the body
+    /// chooses rows of the item from (the zeros past the length of a sequence).
     fn same_shape(&self, builder: &Builder, init: &[Val], item: Source, body: &Builder) -> Result<Option<ValueId>> {
-        let item = self.body.resolve(item);
+        let mut candidates = vec![self.body.resolve(item)];
+        // The body's own choices, outermost first; more than a handful is no layer.
+        for _ in 0..8 {
+            let Some(Source::Node(index, 0)) = candidates.last().copied() else { break };
+            let Some(node) = self.body.nodes.get(index).filter(|node| node.op == "Select") else { break };
+            candidates.pop();
+            candidates.extend(node.inputs.iter().skip(1).map(|&input| self.body.resolve(input)));
+        }
         for (variable, output) in self.loops.iter().zip(&body.graph.outputs) {
-            let result = self.body.results.get(variable.position).map(|(_, source)| self.body.resolve(*source));
             let Some(Val::Tensor(id)) = init.get(variable.position) else { continue };
+            let result = self.body.results.get(variable.position).map(|(_, source)| self.body.resolve(*source));
             let after = &body.ty(output.value)?.shape;
-            if result == Some(item) && after.is_some() && builder.ty(*id)?.shape == *after {
+            let is_next = result.is_some_and(|result| candidates.contains(&result));
+            let keeps_shape = variable.invariant || after.is_some() && builder.ty(*id)?.shape == *after;
+            if is_next && keeps_shape {
                 return Ok(Some(*id));
             }
         }

@@ -200,7 +200,10 @@ fn select(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
             condition = step.add(Op::ExpandDims, &[condition, axis])?;
         }
     }
-    step.one(Op::Select, &[condition, yes, no])
+    let chosen = step.add(Op::Select, &[condition, yes, no])?;
+    // Other than its successor, which broadcasts, this op takes two operands of one shape.
+    step.builder.same_shape(chosen, [yes, no]);
+    Ok(Some(vec![Val::Tensor(chosen)]))
 }
 
 /// A scalar of an operand's type.
