@@ -236,7 +236,7 @@ impl Builder {
                 },
             });
         }
-        let bytes = types.iter().map(|ty| Some(checked_len(&ty.known_shape()?)?.checked_mul(ty.dtype.size())?));
+        let bytes = types.iter().map(|ty| checked_len(&ty.known_shape()?)?.checked_mul(ty.dtype.size()));
         let Some(bytes) = bytes.sum::<Option<usize>>() else { return Ok(None) };
         if bytes > derived.left() {
             return Ok(None);

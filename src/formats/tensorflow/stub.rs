@@ -177,10 +177,10 @@ fn layer(
     let derived = &mut step.context.derived;
     let ids = step.builder.add(derived, &name, Op::Recurrent(layer), inputs, slots).within(|| "fused layer")?;
     // Slot 1 is the second direction's sequence.
-    if let Some(node) = step.builder.graph.nodes.last_mut() {
-        if let Some(output) = node.outputs.get_mut(Recurrent::y(1)) {
-            *output = None;
-        }
+    if let Some(node) = step.builder.graph.nodes.last_mut()
+        && let Some(output) = node.outputs.get_mut(Recurrent::y(1))
+    {
+        *output = None;
     }
     let get = |slot: usize| ids.get(slot).copied().ok_or_else(|| Error::internal("a fused layer without results"));
     let cell_state = if has_cell_state { get(Recurrent::c_n(0))? } else { get(Recurrent::h_n(0))? };
