@@ -175,8 +175,9 @@ impl<'e> Emit<'e> {
         let record = self.subgraph.tensors.get(from.unsigned_abs() as usize);
         let record = record.ok_or_else(|| Error::internal("a tensor is missing"))?;
         let (rank, count) = (record.shape.len(), record.shape.first().copied().unwrap_or(1));
-        if record.signature.first() == Some(&-1) {
-            // As many copies of each axis as one.
+        // The interpreter gathers from constants once and for all, before it resets its variable tensors.
+        if record.signature.first() == Some(&-1) || record.buffer != 0 {
+            // As many copies along each axis as one.
             let ones = self.integers("once", &[rank], &vec![1; rank]);
             self.operator(opcode::TILE, 1, &[from, ones], &[to], Options::default());
             return Ok(());
