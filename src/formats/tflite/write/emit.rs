@@ -175,8 +175,17 @@ impl<'e> Emit<'e> {
         let record = self.subgraph.tensors.get(from.unsigned_abs() as usize);
         let record = record.ok_or_else(|| Error::internal("a tensor is missing"))?;
         let (rank, count) = (record.shape.len(), record.shape.first().copied().unwrap_or(1));
-        // The interpreter gathers from constants once and for all, before it resets its variable tensors.
-        if record.signature.first() == Some(&-1) || record.buffer != 0 {
+        if record.buffer != 0 {
+            // From constants the interpreter gathers once and for all, before it resets its variable tensors. It turns rows
+            // around at every run, so that turned rows end in their order.
+            let mut turned = record.clone();
+            turned.buffer = self.file.turned(record.buffer, count.unsigned_abs() as usize);
+            let turned = self.add_tensor(turned);
+            let axis = self.integers("rows", &[1], &[0]);
+            self.operator(opcode::REVERSE_V2, 1, &[turned, axis], &[to], Options::default());
+            return Ok(());
+        }
+        if record.signature.first() == Some(&-1) {
             // As many copies along each axis as one.
             let ones = self.integers("once", &[rank], &vec![1; rank]);
             self.operator(opcode::TILE, 1, &[from, ones], &[to], Options::default());

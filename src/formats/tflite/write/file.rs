@@ -117,6 +117,13 @@ impl File {
         index
     }
 
+    /// A buffer's equal `rows` in reverse order.
+    pub(super) fn turned(&mut self, buffer: u32, rows: usize) -> u32 {
+        let bytes = self.buffers.get(buffer as usize).cloned().unwrap_or_default();
+        let row = (bytes.len() / rows.max(1)).max(1);
+        self.buffer(bytes.chunks(row).rev().flatten().copied().collect())
+    }
+
     /// The bytes of the file.
     pub(super) fn serialise(&self) -> Vec<u8> {
         let mut builder =

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::build::Build;
+use super::fits::fits;
 use super::sizes::Sizes;
-use super::{recurrent, step_loop};
+use super::step_loop;
 use crate::error::{Error, Place, Result};
 use crate::graph::op::{Activation, Binary, BinaryFunction, Concat, FullyConnected, MatMul, Softmax, Unary, While};
 use crate::graph::recurrent::{Arithmetic, Direction, Layout, Matrix, Merge, Recurrent, Source};
@@ -238,7 +239,7 @@ impl Lower<'_> {
     }
 
     fn recurrent(&mut self, graph: &mut Graph, node: Node, op: &Recurrent) -> Result<()> {
-        let Err(reason) = recurrent::fits(op, &node) else {
+        let Err(reason) = fits(op, &node) else {
             graph.nodes.push(node);
             return Ok(());
         };
@@ -247,7 +248,7 @@ impl Lower<'_> {
             [only] if only.weights.auxiliary.is_some() && op.arithmetic == Arithmetic::Float => {
                 self.joined_inputs(graph, node, op, only)
             }
-            [only] if only.reverse && recurrent::fits(&with_direction(op, &forward(only)), &node).is_ok() => {
+            [only] if only.reverse && fits(&with_direction(op, &forward(only)), &node).is_ok() => {
                 self.reversed(graph, node, op, only)
             }
             [_] => step_loop::rewrite(graph, self.sizes, &node, op)

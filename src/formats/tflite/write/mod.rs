@@ -16,11 +16,13 @@ mod basic;
 mod build;
 mod emit;
 mod file;
+mod fits;
 mod lower;
 mod plain;
 mod recurrent;
 mod sizes;
 mod step_loop;
+mod weights;
 
 use std::sync::Arc;
 
