@@ -24,7 +24,8 @@ pub(super) struct View {
 impl View {
     /// `size` bytes of this view from `offset` on.
     pub(super) fn part(&self, offset: u64, size: u64) -> Result<View> {
-        let end = offset.checked_add(size).filter(|&end| end <= self.size && offset % ALIGNMENT == 0 && size > 0);
+        let end =
+            offset.checked_add(size).filter(|&end| end <= self.size && offset.is_multiple_of(ALIGNMENT) && size > 0);
         match end {
             Some(_) => Ok(View { offset: self.offset + offset, size, ..self.clone() }),
             None => Err(Error::internal(format!("bytes {offset}+{size} of a view of {}", self.size))),

@@ -88,7 +88,7 @@ pub(super) fn record(ctx: &mut Recorder<'_>, dense: &Dense<'_>) -> Result<()> {
     let tile = if rows >= 5 { 8 } else { rows.next_power_of_two() };
     let [weights, products] = ctx.shared.product_parts();
     let Rows { offset, run, stride, .. } = dense.x_rows;
-    let whole = [depth, offset, run, stride].iter().all(|n| n % 4 == 0) && dense.x.size % 16 == 0;
+    let whole = [depth, offset, run, stride].iter().all(|n| n % 4 == 0) && dense.x.size.is_multiple_of(16);
     let x = if whole { Part::XQuads } else { Part::XWords };
     let kernel = Kernel::with_parts(Shader::DenseDirect, &[weights, products, x])
         .with("SCALED", ctx.shared.storing().scaled())

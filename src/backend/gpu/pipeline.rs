@@ -286,11 +286,11 @@ fn listed(comment: &str) -> Vec<f64> {
     let mut values = Vec::new();
     for word in comment.split_whitespace() {
         let word = word.trim_end_matches([',', ';', ':']);
-        if let Some((first, last)) = word.split_once("..=") {
-            if let (Ok(first), Ok(last)) = (first.parse::<u32>(), last.parse::<u32>()) {
-                values.extend((first..=last).map(f64::from));
-                continue;
-            }
+        if let Some((first, last)) = word.split_once("..=")
+            && let (Ok(first), Ok(last)) = (first.parse::<u32>(), last.parse::<u32>())
+        {
+            values.extend((first..=last).map(f64::from));
+            continue;
         }
         match word.parse::<f64>() {
             Ok(value) => values.push(value),

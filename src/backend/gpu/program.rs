@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::buffers::{self, View};
 use super::device::Meter;
-use super::record::{Command, Recorder, Segment};
+use super::record::{Command, Phase, Recorder, Segment};
 use super::{Shared, ops};
 use crate::backend::{Counters, Io, Program};
 use crate::error::{Error, Place, Result};
@@ -60,6 +60,7 @@ impl GpuProgram {
         let (last, memory, mut notes) = recorder.finish(wanted);
         segments.push(last);
         notes.push(format!("{memory} bytes of device memory for values"));
+        notes.push(dispatches(&segments));
         let staging = Staging::new(shared, &meter, &segments)?;
         shared.device.check()?;
         let (plan, shared, host) = (Arc::clone(plan), Arc::clone(shared), HashMap::new());
@@ -267,6 +268,20 @@ impl GpuProgram {
     }
 }
 
+/// How many dispatches a run has, by what they are for.
+fn dispatches(segments: &[Segment]) -> String {
+    let count = |phase: Phase| -> u64 {
+        let commands = segments.iter().flat_map(|segment| &segment.commands);
+        let of = |command: &Command| match command {
+            Command::Dispatch(dispatch) if dispatch.phase == phase => u64::from(dispatch.repeat.count),
+            Command::Dispatch(_) | Command::Copy(..) | Command::CopyRows(..) | Command::Clear(_) => 0,
+        };
+        commands.map(of).sum()
+    };
+    let [projection, recurrence, other] = [Phase::Projection, Phase::Recurrence, Phase::Other].map(count);
+    format!("dispatches: {projection} for input products, {recurrence} for recurrences, {other} for other ops")
+}
+
 /// Where a result goes.
 enum Target {
     Output(usize),
@@ -380,8 +395,11 @@ impl Staging {
 
 /// Completes when a submission has finished: a thread waits for it, so that the caller's does not.
 struct Finished {
-    state: Arc<Mutex<(Option<Result<()>>, Option<Waker>)>>,
+    state: Arc<Mutex<Waited>>,
 }
+
+/// What the waiting thread and the future share: the result when it is there, and whom to wake for it.
+type Waited = (Option<Result<()>>, Option<Waker>);
 
 impl Finished {
     fn new(shared: &Arc<Shared>, submission: wgpu::SubmissionIndex) -> Result<Finished> {

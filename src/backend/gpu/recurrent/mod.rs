@@ -231,7 +231,7 @@ impl<'a> Layer<'a> {
 
     /// Copies final output states whose rows are no whole vectors to where they are wanted.
     fn unpad(&self, ctx: &mut Recorder<'_>, node: &Node, memory: &Memory) -> Result<()> {
-        if self.width % 4 == 0 {
+        if self.width.is_multiple_of(4) {
             return Ok(());
         }
         for (d, &direction) in self.directions.iter().enumerate() {
@@ -260,7 +260,7 @@ impl<'a> Layer<'a> {
         let c = ctx.scratch(c_bytes * count as u64)?;
         // The last step writes slot 0, so the first of T reads slot T & 1.
         let first_slot = if slots == 2 { (self.time & 1) * count } else { 0 };
-        let padded = Rows { count: self.batch, bytes: 4 * self.width as u64, packed: self.width % 4 == 0 };
+        let padded = Rows { count: self.batch, bytes: 4 * self.width as u64, packed: self.width.is_multiple_of(4) };
         if !padded.packed {
             // What lies past P is multiplied by weights that are zero: it may not be NaN.
             ctx.clear(&h);

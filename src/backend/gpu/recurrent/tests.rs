@@ -286,7 +286,7 @@ fn rare_options() {
         Case { cell: gru(false), diagonal: true, sizes: [5, 2, 3, 40], ..base.clone() },
     ];
     for case in cases {
-        check(&gpu, &case);
+        check(gpu, &case);
     }
 }
 
