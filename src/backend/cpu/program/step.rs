@@ -46,28 +46,60 @@ impl Step {
         for id in node.outputs.iter().flatten() {
             slots.allocate(*id, plan)?;
         }
-        if planned
-            && let Op::Recurrent(op) = &node.op
-            && matches!(op.arithmetic, Arithmetic::Float | Arithmetic::Hybrid { .. })
-        {
-            let step = RecurrentStep::new(op, plan, node, resources)?;
-            return Ok(Some(Step::Recurrent(Box::new(step))));
-        }
-        if planned {
-            if let Some(dense) = Dense::new(plan, node, resources)? {
-                return Ok(Some(Step::Dense(Box::new(dense))));
-            }
-            if let Some(movement) = Movement::new(plan, node) {
-                return Ok(Some(Step::Movement(movement)));
-            }
-            if let Some(elementwise) = Elementwise::new(plan, node, resources.table) {
-                return Ok(Some(Step::Elementwise(elementwise)));
-            }
+        let native = if planned { Step::native(plan, node, resources)? } else { None };
+        if native.is_some() {
+            return Ok(native);
         }
         if let Op::Custom(custom) = &node.op {
             return Err(Error::unsupported(format!("the op `{}` is known by name only", custom.name)));
         }
         Ok(Some(Step::Evaluate(Box::new(Evaluate::new(plan, node)?))))
+    }
+
+    /// The kernel of this backend for a node of known shapes; `None` when it has none.
+    fn native(plan: &Plan, node: &Node, resources: &Resources<'_>) -> Result<Option<Step>> {
+        Ok(match &node.op {
+            Op::Recurrent(op) => match op.arithmetic {
+                Arithmetic::Float | Arithmetic::Hybrid { .. } => {
+                    Some(Step::Recurrent(Box::new(RecurrentStep::new(op, plan, node, resources)?)))
+                }
+                Arithmetic::Integer(_) | Arithmetic::IntegerBasic { .. } => None,
+            },
+            Op::FullyConnected(_) | Op::MatMul(_) | Op::Conv2d(_) => {
+                Dense::new(plan, node, resources)?.map(|dense| Step::Dense(Box::new(dense)))
+            }
+            Op::Transpose
+            | Op::Slice
+            | Op::StridedSlice(_)
+            | Op::Reverse
+            | Op::Concat(_)
+            | Op::Pack(_)
+            | Op::Unpack(_)
+            | Op::Split => Movement::new(plan, node).map(Step::Movement),
+            Op::Activation(_) | Op::Unary(_) | Op::Binary(_) | Op::Softmax(_) | Op::Reduce(_) => {
+                Elementwise::new(plan, node, resources.table).map(Step::Elementwise)
+            }
+            Op::Reshape
+            | Op::Squeeze(_)
+            | Op::ExpandDims
+            | Op::Svdf(_)
+            | Op::Select
+            | Op::ArgMax(_)
+            | Op::Cast(_)
+            | Op::Quantize
+            | Op::Dequantize
+            | Op::Shape(_)
+            | Op::Fill
+            | Op::Range
+            | Op::Tile
+            | Op::BroadcastTo
+            | Op::Pad
+            | Op::Gather(_)
+            | Op::ReverseSequence(_)
+            | Op::SetItem
+            | Op::While(_)
+            | Op::Custom(_) => None,
+        })
     }
 
     /// Computes the node.
