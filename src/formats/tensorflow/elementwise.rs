@@ -17,6 +17,8 @@ pub struct Random {
     low: f64,
     /// … and less than this.
     high: f64,
+    /// A scalar that is known only when the model runs was added to them.
+    shift: Option<ValueId>,
 }
 
 /// The table of this module.
@@ -231,7 +233,8 @@ pub fn scalar(dtype: DType, value: f64) -> Tensor {
 /// Random numbers and what dropout does with them.
 fn random(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
     if step.node.op == "RandomUniform" {
-        let random = Random { shape: step.tensor(0)?, dtype: step.node.dtype("dtype")?, low: 0.0, high: 1.0 };
+        let random =
+            Random { shape: step.tensor(0)?, dtype: step.node.dtype("dtype")?, low: 0.0, high: 1.0, shift: None };
         return Ok(Some(vec![Val::Random(random)]));
     }
     let (random, other, first) = match step.inputs.as_slice() {
@@ -245,6 +248,9 @@ fn random(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
         (tensor.len() == 1).then(|| tensor.to_f32().first().map(|&x| f64::from(x))).flatten()
     });
     let Random { low, high, .. } = random;
+    if let Some(outputs) = fed(step, &random, other)? {
+        return Ok(Some(outputs));
+    }
     let moved = match (step.node.op.as_str(), number, first) {
         ("Add" | "AddV2", Some(n), _) => Random { low: low + n, high: high + n, ..random },
         ("Sub", Some(n), true) => Random { low: low - n, high: high - n, ..random },
@@ -263,6 +269,31 @@ fn random(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
         }
     };
     Ok(Some(vec![Val::Random(moved)]))
+}
+
+/// Dropout with a keep probability that is fed: 1 keeps everything, whatever the numbers are. With less, the result would be
+/// random; it is made NaN, which nobody takes for an answer.
+fn fed(step: &mut Step<'_, '_>, random: &Random, other: Option<ValueId>) -> Result<Option<Vec<Val>>> {
+    let unit = random.low == 0.0 && random.high == 1.0;
+    match (step.node.op.as_str(), other, random.shift) {
+        ("Add" | "AddV2", Some(keep), None) if unit && step.builder.ty(keep)?.rank() == Some(0) => {
+            if step.builder.constant(keep).is_some() {
+                return Ok(None);
+            }
+            Ok(Some(vec![Val::Random(Random { shift: Some(keep), ..random.clone() })]))
+        }
+        ("Floor", None, Some(keep)) => {
+            let whole = step.add(Op::Unary(Unary::Floor), &[keep])?;
+            let factor = step.add(function_op(BinaryFunction::Div), &[whole, whole])?;
+            let warning = "dropout is computed for a keep probability of 1 only: with less, the results are NaN";
+            if !step.context.warnings.iter().any(|known| known == warning) {
+                step.context.warnings.push(warning.into());
+            }
+            Ok(Some(vec![Val::Tensor(factor)]))
+        }
+        (_, _, Some(_)) => Err(Error::unsupported("random numbers decide the result in a way that is no dropout")),
+        _ => Ok(None),
+    }
 }
 
 fn filled(step: &mut Step<'_, '_>, random: &Random, value: f64) -> Result<Val> {

@@ -77,8 +77,42 @@ impl<'a> Sequences<'a> {
     /// What an element-wise op repeats for every turn: constants and invariants of at most the axes of a turn, filled tensors.
     fn repeats(&self, id: ValueId) -> bool {
         let fits = self.body.get(id).and_then(|value| value.ty.rank()).is_some_and(|rank| rank <= 2);
-        let fixed = self.body.constant(id).is_some() || self.invariants.contains_key(&id) || self.filling(id).is_some();
-        fits && fixed
+        fits && self.is_fixed(id, 0)
+    }
+
+    /// Whether a value is the same in every turn.
+    fn is_fixed(&self, id: ValueId, depth: usize) -> bool {
+        if self.constant(id).is_some() || self.invariants.contains_key(&id) {
+            return true;
+        }
+        self.node(id).is_some_and(|node| {
+            let element_wise = matches!(node.op, Op::Unary(_) | Op::Binary(_) | Op::Activation(_));
+            element_wise && depth < 8 && node.inputs.iter().flatten().all(|&input| self.is_fixed(input, depth + 1))
+        })
+    }
+
+    /// A value that is the same in every turn, around the loop.
+    fn fixed(&mut self, trace: &mut Trace, id: ValueId) -> Option<ValueId> {
+        if let Some(outer) = self.invariants.get(&id) {
+            return Some(*outer);
+        }
+        let own = self.body.get(id)?;
+        if let Some(tensor) = self.constant(id) {
+            let copy = trace.graph.add_constant(own.name.clone(), tensor.clone());
+            trace.graph.values.get_mut(copy.0 as usize)?.ty.quantization = own.ty.quantization.clone();
+            return Some(copy);
+        }
+        let node = self.node(id)?;
+        let mut inputs = Vec::new();
+        for input in &node.inputs {
+            inputs.push(Some(self.fixed(trace, (*input)?)?));
+        }
+        let rank = own.ty.rank().unwrap_or(0);
+        let ty = ValueType { shape: Some(vec![Dim::Unknown; rank]), ..own.ty.clone() };
+        let result = trace.graph.add_value(own.name.clone(), ty);
+        trace.push(Node { name: node.name.clone(), op: node.op.clone(), inputs, outputs: vec![Some(result)] });
+        self.invariants.insert(id, result);
+        Some(result)
     }
 
     /// The number that a tensor is filled with.
@@ -149,21 +183,9 @@ impl<'a> Sequences<'a> {
         for input in &node.inputs {
             inputs.push(match input {
                 None => None,
-                Some(id) => Some(match (lifted.get(id), self.constant(*id)) {
-                    (Some(lifted), _) => *lifted,
-                    (None, Some(tensor)) => {
-                        let name = self.body.get(*id).map(|value| value.name.clone()).unwrap_or_default();
-                        let copy = trace.graph.add_constant(name, tensor.clone());
-                        let quantization = self.body.get(*id).and_then(|value| value.ty.quantization.clone());
-                        if let Some(value) = trace.graph.values.get_mut(copy.0 as usize) {
-                            value.ty.quantization = quantization;
-                        }
-                        copy
-                    }
-                    (None, None) => match self.invariants.get(id) {
-                        Some(outer) => *outer,
-                        None => return Err("an operand of the loop is not followed".into()),
-                    },
+                Some(id) => Some(match lifted.get(id) {
+                    Some(lifted) => *lifted,
+                    None => self.fixed(trace, *id).ok_or("an operand of the loop is not followed")?,
                 }),
             });
         }
