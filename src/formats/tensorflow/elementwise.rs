@@ -276,10 +276,12 @@ fn random(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
 fn fed(step: &mut Step<'_, '_>, random: &Random, other: Option<ValueId>) -> Result<Option<Vec<Val>>> {
     let unit = random.low == 0.0 && random.high == 1.0;
     match (step.node.op.as_str(), other, random.shift) {
-        ("Add" | "AddV2", Some(keep), None) if unit && step.builder.ty(keep)?.rank() == Some(0) => {
+        ("Add" | "AddV2", Some(keep), None) if unit && step.builder.ty(keep)?.rank().unwrap_or(0) == 0 => {
             if step.builder.constant(keep).is_some() {
                 return Ok(None);
             }
+            // Old graphs leave the shape of a scalar input open; dropout takes no other keep probability.
+            step.builder.refine(keep, &[])?;
             Ok(Some(vec![Val::Random(Random { shift: Some(keep), ..random.clone() })]))
         }
         ("Floor", None, Some(keep)) => {

@@ -8,8 +8,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::algebra::Algebra;
-use super::cells::{Form, Gate, Product, Reason, Step, cell_update, is_zero, match_step};
+use super::cells::{cell_update, is_zero, match_step};
 use super::order::sorted;
+use super::step::{Form, Gate, Product, Reason, Step};
 use super::weights::{Canonical, canonical};
 use crate::graph::op::{Activation, BinaryFunction, Concat, Pack, Unpack};
 use crate::graph::recurrent::{Direction, Layout, Masking, Merge, Source};

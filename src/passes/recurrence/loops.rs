@@ -5,19 +5,19 @@
 //! reads. Anything else, and the loop stays.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use super::algebra::{Algebra, first};
-use super::cells::{Form, Reason, Step, match_step};
+use super::build::Build;
+use super::cells::match_step;
 use super::sequence::Sequences;
+use super::step::{Form, Reason, Step};
 use super::trace::{Size, Trace};
 use super::weights::{Canonical, canonical};
 use crate::error::Result;
 use crate::graph::op::{Binary, BinaryFunction, While};
-use crate::graph::recurrent::{Direction, Layout, Masking, Merge, Source};
-use crate::graph::{Dim, Graph, Node, Op, Recurrent, ValueId, ValueType};
+use crate::graph::{Dim, Graph, Node, Op, ValueId};
 use crate::passes::{Declined, Report};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::DType;
 
 /// Makes recurrent ops of the loops of a graph, inner loops first.
 pub fn fuse(graph: Graph, report: &mut Report) -> Result<Graph> {
@@ -101,7 +101,7 @@ struct Fused {
 
 /// What one loop variable is.
 #[derive(Clone, Debug)]
-enum Variable {
+pub enum Variable {
     /// 0, 1, 2, …
     Counter,
     /// The same in every turn.
@@ -128,13 +128,13 @@ pub enum Mask {
 }
 
 /// A loop and what its body computes.
-struct Loop<'a> {
-    node: &'a Node,
-    inner: &'a While,
-    algebra: Algebra<'a>,
-    inputs: Vec<ValueId>,
-    nexts: Vec<ValueId>,
-    operands: Vec<ValueId>,
+pub struct Loop<'a> {
+    pub node: &'a Node,
+    pub inner: &'a While,
+    pub algebra: Algebra<'a>,
+    pub inputs: Vec<ValueId>,
+    pub nexts: Vec<ValueId>,
+    pub operands: Vec<ValueId>,
 }
 
 impl<'a> Loop<'a> {
@@ -151,12 +151,12 @@ impl<'a> Loop<'a> {
     }
 
     /// Position of a loop variable that a value of the body is.
-    fn variable(&self, value: ValueId) -> Option<usize> {
+    pub fn variable(&self, value: ValueId) -> Option<usize> {
         let value = self.algebra.through(value);
         self.inputs.iter().position(|input| *input == value)
     }
 
-    fn is_counter(&self, trace: &Trace, k: usize) -> bool {
+    pub fn is_counter(&self, trace: &Trace, k: usize) -> bool {
         let starts = trace.integers(self.operands[k]).is_some_and(|start| start == [0]);
         starts && self.is_next_of(self.nexts[k], k)
     }
@@ -197,7 +197,7 @@ impl<'a> Loop<'a> {
         false
     }
 
-    fn is_zero(&self, trace: &Trace, value: ValueId) -> bool {
+    pub fn is_zero(&self, trace: &Trace, value: ValueId) -> bool {
         if super::cells::is_zero(&self.algebra, value) {
             return true;
         }
@@ -235,7 +235,7 @@ impl<'a> Loop<'a> {
     }
 
     /// `select(mask, new, old)` in either order: the mask, the value where it holds, the value where it does not.
-    fn masked(&self, trace: &Trace, value: ValueId) -> Option<(Mask, ValueId, ValueId)> {
+    pub fn masked(&self, trace: &Trace, value: ValueId) -> Option<(Mask, ValueId, ValueId)> {
         let (node, _) = self.algebra.producer(self.algebra.through(value))?;
         if !matches!(node.op, Op::Select) {
             return None;
@@ -431,62 +431,6 @@ impl<'a> Loop<'a> {
         check().unwrap_or(false)
     }
 
-    // ---- number of turns ---------------------------------------------------------------------------------------------------
-
-    /// The bounds that every counter must stay below.
-    fn limits(&self, trace: &Trace) -> Result<Vec<Limit>, Reason> {
-        let condition = &self.inner.condition;
-        let producers = condition.producers();
-        let mut limits = Vec::new();
-        let mut open = vec![condition.outputs.first().map(|port| port.value).ok_or("the loop has no condition")?];
-        let refuse = || Reason::from("the condition is not `counter < bound`");
-        let mut budget = 64;
-        while let Some(value) = open.pop() {
-            budget -= 1;
-            if let Some(tensor) = condition.constant(value)
-                && tensor.as_slice::<bool>().is_ok_and(|truth| truth == [true])
-            {
-                continue;
-            }
-            let node = producers.get(value.0 as usize).copied().flatten();
-            let node = node.and_then(|id| condition.nodes.get(id.0 as usize)).filter(|_| budget > 0);
-            let node = node.ok_or_else(refuse)?;
-            let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
-            let (Some(a), b) = (operand(0), operand(1)) else { return Err(refuse()) };
-            let function = match &node.op {
-                Op::Binary(binary) => binary.function,
-                Op::Reshape | Op::Squeeze(_) => {
-                    open.push(a);
-                    continue;
-                }
-                _ => return Err(refuse()),
-            };
-            let b = b.ok_or_else(refuse)?;
-            let (counter, bound) = match function {
-                BinaryFunction::And => {
-                    open.extend([a, b]);
-                    continue;
-                }
-                BinaryFunction::Less => (a, b),
-                BinaryFunction::Greater => (b, a),
-                _ => return Err(refuse()),
-            };
-            let position = |value: ValueId| condition.inputs.iter().position(|port| port.value == value);
-            if !position(counter).is_some_and(|k| self.is_counter(trace, k)) {
-                return Err(refuse());
-            }
-            limits.push(match (condition.constant(bound), position(bound)) {
-                (Some(tensor), _) => match tensor.to_i64().ok().as_deref() {
-                    Some([bound]) => Limit::Known(*bound),
-                    _ => return Err(refuse()),
-                },
-                (None, Some(k)) if self.nexts[k] == self.inputs[k] => Limit::Operand(self.operands[k]),
-                _ => return Err("the bound of the loop changes in the loop".into()),
-            });
-        }
-        Ok(limits)
-    }
-
     // ---- the rewrite -------------------------------------------------------------------------------------------------------
 
     fn fuse(mut self, trace: &mut Trace, used: &[bool]) -> Result<Fused, Reason> {
@@ -661,41 +605,18 @@ impl<'a> Loop<'a> {
     }
 
     /// The values of the body that are the entry of list `k` at the counter.
-    fn reads<'s>(&'s self, trace: &'s Trace, k: usize) -> impl Iterator<Item = ValueId> + 's {
+    pub fn reads<'s>(&'s self, trace: &'s Trace, k: usize) -> impl Iterator<Item = ValueId> + 's {
         self.inner.body.nodes.iter().filter_map(move |node| {
             (self.list_read(trace, node) == Some(k)).then(|| node.outputs.first().copied().flatten()).flatten()
         })
     }
-
-    /// Whether a bound stops the loop before the end of the lists, where only masked turns follow.
-    fn check_limit(&self, trace: &Trace, limit: &Limit, time: Size, mask: Option<Mask>) -> Result<bool, Reason> {
-        let size = match limit {
-            Limit::Known(bound) => usize::try_from(*bound).ok().map(Size::Known),
-            Limit::Operand(value) => trace.scalar(*value),
-        };
-        if size == Some(time) {
-            return Ok(false);
-        }
-        if let (Limit::Operand(value), Some(Mask::Lengths(k))) = (limit, mask)
-            && trace.longest(*value) == Some((time, trace.uncast(self.operands[k])))
-        {
-            return Ok(true);
-        }
-        Err("the number of turns may differ from the number of entries that are read".into())
-    }
 }
 
-/// What a counter must stay below.
-enum Limit {
-    Known(i64),
-    Operand(ValueId),
-}
-
-struct Layer {
-    step: Step,
-    canonical: Canonical,
+pub struct Layer {
+    pub step: Step,
+    pub canonical: Canonical,
     /// Position of the cell state.
-    cell_state: Option<usize>,
+    pub cell_state: Option<usize>,
 }
 
 /// Every state must be under the same mask.
@@ -709,348 +630,4 @@ fn common_mask(variables: &[Variable]) -> Result<Option<Mask>, Reason> {
         return Err("some states are masked and others not, or otherwise".into());
     }
     Ok(mask)
-}
-
-/// What a built layer yields.
-#[derive(Clone, Copy)]
-struct Built {
-    y: ValueId,
-    h_n: ValueId,
-    c_n: Option<ValueId>,
-}
-
-/// The recurrent ops that take the place of the loop.
-struct Build<'b, 'a> {
-    sequences: Sequences<'a>,
-    this: &'b Loop<'a>,
-    variables: &'b [Variable],
-    layers: &'b HashMap<usize, Layer>,
-    mask: Option<Mask>,
-    masking: Option<Masking>,
-    time: Size,
-    /// A list that is read: its axes 0 and 1 are time and batch.
-    list: ValueId,
-    built: HashMap<usize, Built>,
-    open: Vec<usize>,
-    made: Vec<String>,
-}
-
-impl Build<'_, '_> {
-    fn note_reads(&mut self, trace: &Trace, k: usize) {
-        let reads: Vec<ValueId> = self.this.reads(trace, k).collect();
-        for value in reads {
-            self.sequences.set(value, self.this.operands[k]);
-        }
-    }
-
-    /// What the outputs of masked turns are; states alone do not say.
-    fn find_masking(&self, trace: &Trace) -> Result<Option<Masking>, Reason> {
-        if self.mask.is_none() {
-            return Ok(None);
-        }
-        let mut masking = None;
-        for variable in self.variables {
-            let (Variable::List { item } | Variable::Last { item }) = variable else { continue };
-            let (_, this) = self.masked_item(trace, *item)?;
-            if masking.is_some_and(|masking| masking != this) {
-                return Err("lists of masked outputs with different values for masked turns".into());
-            }
-            masking = Some(this);
-        }
-        Ok(Some(masking.unwrap_or(Masking::Zero)))
-    }
-
-    /// The layer behind an entry of a list under the mask, and what masked turns write.
-    fn masked_item(&self, trace: &Trace, item: ValueId) -> Result<(usize, Masking), Reason> {
-        let refuse = || Reason::from("outputs under a mask that is not that of the states");
-        // The masked state itself: on masked turns the old state, which is the last output when it starts from 0.
-        for (k, layer) in self.layers {
-            if self.this.nexts[*k] == item && layer.step.h_new != item {
-                let zero = trace.is_zero(self.this.operands[*k]);
-                return if zero { Ok((*k, Masking::Hold)) } else { Err(refuse()) };
-            }
-        }
-        let (mask, new, old) = self.this.masked(trace, item).ok_or_else(refuse)?;
-        if Some(mask) != self.mask {
-            return Err(refuse());
-        }
-        // What masked turns write must not change on the way from the cell's output to the list.
-        let output = self.sequences.scaled(self.this.algebra.resolve(new));
-        let k = self.layer_of(output).ok_or("a masked output is not that of a cell")?;
-        if self.this.is_zero(trace, old) {
-            return Ok((k, Masking::Zero));
-        }
-        let kept = self.this.variable(old).and_then(|j| self.variables.get(j).map(|variable| (j, variable)));
-        match kept {
-            Some((j, Variable::Output)) if self.this.nexts[j] == item => Ok((k, Masking::Hold)),
-            // The old state takes the place of the last output, when both start from 0.
-            Some((j, Variable::State { .. })) if j == k && trace.is_zero(self.this.operands[k]) => {
-                Ok((k, Masking::Hold))
-            }
-            _ => Err(refuse()),
-        }
-    }
-
-    fn layer_of(&self, new: ValueId) -> Option<usize> {
-        self.layers.iter().find(|(_, layer)| layer.step.h_new == new).map(|(k, _)| *k)
-    }
-
-    /// Builds the layer whose output state is variable `k`, and the layers that it reads.
-    fn layer(&mut self, trace: &mut Trace, k: usize) -> Result<Built, Reason> {
-        if let Some(built) = self.built.get(&k) {
-            return Ok(*built);
-        }
-        if self.open.contains(&k) {
-            return Err("the cells of the loop read each other in a circle".into());
-        }
-        self.open.push(k);
-        let layer = self.layers.get(&k).ok_or("no such layer")?;
-        let mut parts = Vec::new();
-        for &(input, _) in &layer.canonical.inputs {
-            parts.push(self.sequence(trace, input)?);
-        }
-        let name = match self.layers.len() {
-            1 => self.this.node.name.clone(),
-            _ => format!("{}/{k}", self.this.node.name),
-        };
-        let x = match parts.as_slice() {
-            [one] => *one,
-            _ => {
-                let width: usize = layer.canonical.inputs.iter().map(|(_, width)| width).sum();
-                let ty = self.sequence_type(trace, width);
-                let joined = trace.graph.add_value(format!("{name}/input"), ty);
-                let op =
-                    Op::Concat(crate::graph::op::Concat { axis: -1, activation: crate::graph::op::Activation::Linear });
-                let inputs = parts.into_iter().map(Some).collect();
-                trace.push(Node { name: format!("{name}/join"), op, inputs, outputs: vec![Some(joined)] });
-                joined
-            }
-        };
-        let built = self.emit(trace, k, x, &name)?;
-        self.open.pop();
-        self.built.insert(k, built);
-        Ok(built)
-    }
-
-    fn emit(&mut self, trace: &mut Trace, k: usize, x: ValueId, name: &str) -> Result<Built, Reason> {
-        let layer = self.layers.get(&k).ok_or("no such layer")?;
-        let canonical = &layer.canonical;
-        let blocks = canonical.cell.gate_blocks();
-        let (units, width) = (canonical.weights.units(blocks), canonical.weights.output_width(blocks));
-        let mask = match self.mask {
-            None => None,
-            Some(Mask::Lengths(m)) => Some(self.this.operands[m]),
-            Some(Mask::List(m)) => Some(self.mask_list(trace, m, name)?),
-        };
-        let op = Recurrent {
-            cell: canonical.cell.clone(),
-            directions: vec![Direction {
-                reverse: false,
-                source: Source::X,
-                weights: Arc::new(canonical.weights.clone()),
-            }],
-            layout: Layout::TimeMajor,
-            masking: self.masking.unwrap_or(Masking::Zero),
-            merge: Merge::Separate,
-            arithmetic: canonical.arithmetic.clone(),
-        };
-        let state = |trace: &Trace, k: usize| {
-            let operand = self.this.operands[k];
-            (!trace.is_zero(operand)).then_some(operand)
-        };
-        let h0 = state(trace, k);
-        let c0 = layer.cell_state.and_then(|j| state(trace, j));
-        let sequence = self.sequence_type(trace, width);
-        let batch = sequence.shape.as_ref().and_then(|shape| shape.get(1)).copied().unwrap_or(Dim::Unknown);
-        let y = trace.graph.add_value(format!("{name}/y"), sequence);
-        let state_type = |width: usize| ValueType::symbolic(DType::F32, vec![batch, Dim::Known(width)]);
-        let h_n = trace.graph.add_value(format!("{name}/h"), state_type(width));
-        let c_n = layer.cell_state.map(|_| trace.graph.add_value(format!("{name}/c"), state_type(units)));
-        let mut inputs = vec![None; op.input_slots()];
-        let mut outputs = vec![None; op.output_slots()];
-        for (slot, value) in
-            [(Recurrent::X, Some(x)), (Recurrent::MASK, mask), (Recurrent::h0(0), h0), (Recurrent::c0(0), c0)]
-        {
-            inputs[slot] = value;
-        }
-        for (slot, value) in [(Recurrent::y(0), Some(y)), (Recurrent::h_n(0), Some(h_n)), (Recurrent::c_n(0), c_n)] {
-            if let Some(slot) = outputs.get_mut(slot) {
-                *slot = value;
-            }
-        }
-        self.made.push(super::describe(&op, name));
-        trace.push(Node { name: name.to_owned(), op: Op::Recurrent(op), inputs, outputs });
-        Ok(Built { y, h_n, c_n })
-    }
-
-    /// The mask as `[T, B]`.
-    fn mask_list(&self, trace: &mut Trace, m: usize, name: &str) -> Result<ValueId, Reason> {
-        let mut list = self.this.operands[m];
-        let ty = trace.graph.get(list).map(|value| value.ty.clone()).ok_or("the mask is missing")?;
-        if ty.rank() == Some(3) {
-            list = without_last(trace, list, name, 0).ok_or("the mask is not followed")?;
-        } else if ty.rank() != Some(2) {
-            return Err("the mask has neither 2 nor 3 axes".into());
-        }
-        if ty.dtype == DType::Bool {
-            return Ok(list);
-        }
-        let shape = trace.graph.get(list).and_then(|value| value.ty.shape.clone());
-        let bools =
-            trace.graph.add_value(format!("{name}/mask"), ValueType { dtype: DType::Bool, shape, quantization: None });
-        let (op, name) = (Op::Cast(DType::Bool), format!("{name}/mask"));
-        trace.push(Node { name, op, inputs: vec![Some(list)], outputs: vec![Some(bools)] });
-        Ok(bools)
-    }
-
-    /// `[T, B, width]`.
-    fn sequence_type(&self, trace: &Trace, width: usize) -> ValueType {
-        let list = trace.graph.get(self.list).and_then(|value| value.ty.shape.as_ref());
-        let dim = |axis: usize| list.and_then(|shape| shape.get(axis)).copied().unwrap_or(Dim::Unknown);
-        ValueType::symbolic(DType::F32, vec![dim(0), dim(1), Dim::Known(width)])
-    }
-
-    /// A value of the body over all turns.
-    fn sequence(&mut self, trace: &mut Trace, value: ValueId) -> Result<ValueId, Reason> {
-        let value = self.this.algebra.resolve(value);
-        let wanted = self.sequences.needs(value)?;
-        for source in wanted {
-            let k =
-                self.layer_of(source).ok_or("an input of the cell depends on the turn before, or on the counter")?;
-            let built = self.layer(trace, k)?;
-            self.sequences.set(source, built.y);
-        }
-        let lead = self.sequence_type(trace, 1);
-        self.sequences.build(trace, value, &lead)
-    }
-
-    /// What a list of outputs becomes.
-    fn output_sequence(&mut self, trace: &mut Trace, item: ValueId) -> Result<ValueId, Reason> {
-        if self.mask.is_none() {
-            return self.sequence(trace, item);
-        }
-        self.masked_item(trace, item)?;
-        match self.this.masked(trace, item) {
-            Some((_, new, _)) => self.sequence(trace, new),
-            None => {
-                let (k, _) = self.masked_item(trace, item)?;
-                Ok(self.layer(trace, k)?.y)
-            }
-        }
-    }
-
-    fn final_state(&self, k: usize) -> Result<ValueId, Reason> {
-        if let Some(built) = self.built.get(&k) {
-            return Ok(built.h_n);
-        }
-        let owner = self.layers.iter().find(|(_, layer)| layer.cell_state == Some(k));
-        let built = owner.and_then(|(k, _)| self.built.get(k));
-        built.and_then(|built| built.c_n).ok_or_else(|| "a state of no layer".into())
-    }
-
-    /// The last entry, `[1, B, P]`.
-    fn last_output(&mut self, trace: &mut Trace, item: ValueId, list: usize) -> Result<ValueId, Reason> {
-        let k = match self.mask {
-            None => self.layer_of(self.this.algebra.resolve(item)).ok_or("the last output is not that of a cell")?,
-            Some(_) => {
-                let (k, _) = self.masked_item(trace, item)?;
-                let new = self.this.masked(trace, item).map(|(_, new, _)| self.this.algebra.resolve(new));
-                if new.is_some_and(|new| self.layer_of(new) != Some(k)) {
-                    return Err("the last output is not that of a cell".into());
-                }
-                k
-            }
-        };
-        let built = self.layer(trace, k)?;
-        // Without a turn the list keeps what it had.
-        let turns = matches!(self.time, Size::Known(turns) if turns > 0);
-        let from_zero = trace.is_zero(self.this.operands[k]) && trace.is_zero(self.this.operands[list]);
-        if !turns && !from_zero {
-            return Err("with no turn at all, the last output is not known".into());
-        }
-        let ends_in_state = match self.masking {
-            None => true,
-            Some(Masking::Hold) => trace.is_zero(self.this.operands[k]),
-            Some(Masking::Zero) => false,
-        };
-        let name = &self.this.node.name;
-        let mut ty = trace.graph.get(built.y).map(|value| value.ty.clone()).ok_or("no output")?;
-        if let Some(time) = ty.shape.as_mut().and_then(|shape| shape.first_mut()) {
-            *time = Dim::Known(1);
-        }
-        let last = trace.graph.add_value(format!("{name}/last"), ty);
-        let node = if ends_in_state {
-            let axis = trace.graph.add_constant(format!("{name}/axis"), Tensor::scalar(0i32));
-            Node {
-                name: format!("{name}/last"),
-                op: Op::ExpandDims,
-                inputs: vec![Some(built.h_n), Some(axis)],
-                outputs: vec![Some(last)],
-            }
-        } else {
-            // The entry of the last turn, 0 for rows that ended before it.
-            let mut bound = |values: [i32; 1]| -> Result<ValueId, Reason> {
-                let tensor = Tensor::from_slice(&[1], &values).map_err(|error| error.to_string())?;
-                Ok(trace.graph.add_constant(format!("{name}/last"), tensor))
-            };
-            let (begin, end, step) = (bound([-1])?, bound([0])?, bound([1])?);
-            let op = Op::StridedSlice(crate::graph::op::StridedSlice { end_mask: 1, ..Default::default() });
-            Node {
-                name: format!("{name}/last"),
-                op,
-                inputs: vec![Some(built.y), Some(begin), Some(end), Some(step)],
-                outputs: vec![Some(last)],
-            }
-        };
-        trace.push(node);
-        Ok(last)
-    }
-
-    /// What a counter ends at: its bound.
-    fn final_count(&self, trace: &mut Trace, k: usize, limits: &[Limit]) -> Result<ValueId, Reason> {
-        let dtype = self.this.inner.body.get(self.this.inputs[k]).map(|value| value.ty.dtype);
-        match limits {
-            [Limit::Operand(value)] if trace.graph.get(*value).map(|value| value.ty.dtype) == dtype => Ok(*value),
-            [Limit::Known(bound), ..] if matches!(self.time, Size::Known(_)) => {
-                let tensor = match dtype {
-                    Some(DType::I64) => Tensor::scalar(*bound),
-                    _ => Tensor::scalar(*bound as i32),
-                };
-                Ok(trace.graph.add_constant("turns", tensor))
-            }
-            _ => Err("the counter is used after the loop".into()),
-        }
-    }
-}
-
-/// `[T, B, 1]` as `[T, B]`: without the op that added the last axis where it can be found behind transposes and reversals.
-fn without_last(trace: &mut Trace, value: ValueId, name: &str, depth: usize) -> Option<ValueId> {
-    let ty = trace.graph.get(value)?.ty.clone();
-    let shape = ty.shape.as_ref().map(|shape| shape.iter().take(2).copied().collect());
-    let ty = ValueType { shape, ..ty };
-    let node = trace.producer(value).filter(|_| depth < 4).cloned();
-    let operands = node.as_ref().map(|node| (first(node), node.inputs.get(1).copied().flatten()));
-    let emit = |trace: &mut Trace, op: Op, inputs: Vec<Option<ValueId>>| {
-        let result = trace.graph.add_value(format!("{name}/mask"), ty.clone());
-        trace.push(Node { name: format!("{name}/mask"), op, inputs, outputs: vec![Some(result)] });
-        result
-    };
-    if let (Some(node), Some((Some(input), Some(axes)))) = (&node, operands) {
-        let numbers = trace.integers(axes).unwrap_or_default();
-        match (&node.op, numbers.as_slice()) {
-            (Op::ExpandDims, [-1 | 2]) => return Some(input),
-            (Op::Reverse, [0 | 1]) => {
-                let inner = without_last(trace, input, name, depth + 1)?;
-                return Some(emit(trace, Op::Reverse, vec![Some(inner), Some(axes)]));
-            }
-            (Op::Transpose, [1, 0, 2]) => {
-                let inner = without_last(trace, input, name, depth + 1)?;
-                let order = Tensor::from_slice(&[2], &[1i32, 0]).ok()?;
-                let order = trace.graph.add_constant(format!("{name}/order"), order);
-                return Some(emit(trace, Op::Transpose, vec![Some(inner), Some(order)]));
-            }
-            _ => {}
-        }
-    }
-    Some(emit(trace, Op::Squeeze(crate::graph::op::Squeeze { axes: vec![2] }), vec![Some(value)]))
 }

@@ -4,12 +4,16 @@
 //! it ([`loops`], [`chains`]), make the recurrent op, and merge what stands around it (the `merge` pass).
 
 mod algebra;
+mod build;
 mod cells;
 mod chains;
 mod loops;
 mod order;
 mod sequence;
+mod step;
+mod sums;
 mod trace;
+mod turns;
 mod weights;
 
 pub(super) use order::sorted;

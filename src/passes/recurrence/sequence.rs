@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::cells::Reason;
+use super::step::Reason;
 use crate::graph::op::{Activation, BinaryFunction, Concat, FullyConnected, Unary};
 use crate::graph::{Dim, Graph, Node, NodeId, Op, ValueId, ValueType};
 use crate::tensor::Tensor;

@@ -1,7 +1,8 @@
 //! From a matched step to the canonical cell: gate blocks in canonical order, rows = output units.
 
-use super::algebra::{Algebra, Coef};
-use super::cells::{Form, Gate, Product, Reason, Step};
+use super::algebra::Algebra;
+use super::step::{Form, Gate, Product, Reason, Step};
+use super::sums::Coef;
 use crate::graph::ValueId;
 use crate::graph::op::Activation;
 use crate::graph::recurrent::{Arithmetic, Cell, CellWeights, Gru, Lstm, Matrix, Projection, Rnn};
