@@ -210,15 +210,24 @@ fn whole(trace: &mut Trace, operands: &[ValueId], axis: usize, name: &str) -> Op
         trace.push(Node { name: name.to_owned(), op, inputs, outputs: vec![Some(result)] });
         Some(result)
     };
-    if backward {
-        value = emit(trace, Op::Reverse, value, vec![piece.axis as i32], ty.clone())?;
-    }
-    if piece.axis != axis {
+    // A reversal stands where time is the first axis, next to the layer that it may go into.
+    let moved = |ty: &ValueType| -> (Vec<usize>, ValueType) {
         let mut order: Vec<usize> = (0..rank).filter(|&k| k != piece.axis).collect();
         order.insert(axis.min(order.len()), piece.axis);
         let shape = ty.shape.as_ref().map(|shape| order.iter().filter_map(|&k| shape.get(k).copied()).collect());
-        let order = order.into_iter().map(|k| k as i32).collect();
-        value = emit(trace, Op::Transpose, value, order, ValueType { shape, ..ty })?;
+        (order, ValueType { shape, ..ty.clone() })
+    };
+    let (order, moved_ty) = moved(&ty);
+    let order: Vec<i32> = order.into_iter().map(|k| k as i32).collect();
+    let after = piece.axis > axis;
+    if backward && !after {
+        value = emit(trace, Op::Reverse, value, vec![piece.axis as i32], ty)?;
+    }
+    if piece.axis != axis {
+        value = emit(trace, Op::Transpose, value, order, moved_ty.clone())?;
+    }
+    if backward && after {
+        value = emit(trace, Op::Reverse, value, vec![axis as i32], moved_ty)?;
     }
     Some(value)
 }
