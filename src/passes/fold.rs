@@ -72,13 +72,13 @@ fn rewrite(mut graph: Graph, counts: &mut Counts) -> Graph {
             counts.invariants += move_invariants(&graph, &mut node, &mut alias);
         }
         refine(&mut graph, &node);
-        if let Some(from) = unchanged(&graph, &node) {
-            if let Some(Some(to)) = node.outputs.first().copied() {
-                // A name that the caller sees is kept on the value that stays.
-                set(&mut alias, to, from);
-                counts.aliased += 1;
-                continue;
-            }
+        // A name that the caller sees is kept by its port.
+        if let Some(from) = unchanged(&graph, &node)
+            && let Some(Some(to)) = node.outputs.first().copied()
+        {
+            set(&mut alias, to, from);
+            counts.aliased += 1;
+            continue;
         }
         if let Some(results) = computed(&graph, &node) {
             for (output, tensor) in node.outputs.iter().zip(results) {
@@ -227,7 +227,7 @@ fn move_invariants(graph: &Graph, node: &mut Node, alias: &mut [ValueId]) -> usi
         return 0;
     }
     let mut keep = vec![true; count];
-    for k in 0..count {
+    for (k, keep) in keep.iter_mut().enumerate() {
         if body.inputs[k].value != body.outputs[k].value {
             continue;
         }
@@ -244,7 +244,7 @@ fn move_invariants(graph: &Graph, node: &mut Node, alias: &mut [ValueId]) -> usi
                 inner.ty = value.ty.clone();
             }
         }
-        keep[k] = false;
+        *keep = false;
     }
     // A loop with no variable left would be endless or none: it stays as it is.
     let moved = keep.iter().filter(|keep| !**keep).count();

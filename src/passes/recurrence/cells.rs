@@ -252,10 +252,10 @@ fn match_gru(algebra: &Algebra<'_>, root: ValueId, sum: &Sum) -> Option<Step> {
     let mut minus: Option<(Atom, Atom)> = None;
     let mut lone: Option<Atom> = None;
     for (atoms, factor) in &sum.terms {
-        match atoms.as_slice() {
-            &[a, b] if factor.is(1.0) && plus.is_none() => plus = Some((a, b)),
-            &[a, b] if factor.is(-1.0) && minus.is_none() => minus = Some((a, b)),
-            &[a] if factor.is(1.0) && lone.is_none() => lone = Some(a),
+        match *atoms.as_slice() {
+            [a, b] if factor.is(1.0) && plus.is_none() => plus = Some((a, b)),
+            [a, b] if factor.is(-1.0) && minus.is_none() => minus = Some((a, b)),
+            [a] if factor.is(1.0) && lone.is_none() => lone = Some(a),
             _ => return None,
         }
     }

@@ -140,17 +140,17 @@ impl Finder<'_> {
     fn chains(&self, report: &mut Report) -> Vec<Chain> {
         let mut next: Vec<Option<usize>> = vec![None; self.steps.len()];
         let mut previous: Vec<Option<usize>> = vec![None; self.steps.len()];
-        for s in 0..self.steps.len() {
+        for (s, before) in previous.iter_mut().enumerate() {
             if let Some(p) = self.previous(s).filter(|&p| next[p].is_none()) {
                 next[p] = Some(s);
-                previous[s] = Some(p);
+                *before = Some(p);
             }
         }
         let mut chains = Vec::new();
         // Steps without a neighbour, few in any graph.
         let mut alone: Vec<usize> = Vec::new();
-        for head in 0..self.steps.len() {
-            if previous[head].is_some() {
+        for (head, before) in previous.iter().enumerate() {
+            if before.is_some() {
                 continue;
             }
             let mut indices = vec![head];

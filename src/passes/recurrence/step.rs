@@ -124,7 +124,7 @@ impl Gate {
     pub fn complement(mut self) -> Option<Gate> {
         match self.activation {
             Activation::Sigmoid => {}
-            Activation::HardSigmoid { beta, .. } if beta == 0.5 => {}
+            Activation::HardSigmoid { beta: 0.5, .. } => {}
             _ => return None,
         }
         let minus = Coef::Scalar(-1.0);
