@@ -212,7 +212,7 @@ impl Pass<'_> {
         }
         let Some(direction) = op.directions.first() else { return Ok(()) };
         let ranges = lstm_ranges(op, node, self.runs)?;
-        if !(ranges.cell <= WIDEST_CELL) {
+        if ranges.cell.is_nan() || ranges.cell > WIDEST_CELL {
             plain(out, self, &format!("its cell state reaches {}, an int16 one holds {WIDEST_CELL}", ranges.cell));
             return Ok(());
         }

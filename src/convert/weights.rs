@@ -6,7 +6,7 @@ use std::sync::Arc;
 use half::f16;
 
 use crate::error::{Error, Result};
-use crate::graph::op::{FullyConnected, Gather, MatMul, While};
+use crate::graph::op::{Gather, While};
 use crate::graph::recurrent::{Arithmetic, CellWeights, Matrix, Recurrent};
 use crate::graph::{Graph, Node, Op, ValueId, ValueType};
 use crate::tensor::{DType, Quantization, Tensor};
@@ -174,7 +174,7 @@ fn all_finite(tensor: &Tensor) -> bool {
 /// Rounded to halves; `None` for a small tensor, and where a number does not fit a half.
 fn halves(tensor: &Tensor) -> Result<Option<Tensor>> {
     let floats = tensor.to_f32();
-    if floats.len() < FEWEST_HALVES || floats.iter().any(|w| !(w.abs() <= f16::MAX.to_f32())) {
+    if floats.len() < FEWEST_HALVES || floats.iter().any(|w| w.is_nan() || w.abs() > f16::MAX.to_f32()) {
         return Ok(None);
     }
     Tensor::from_vec(tensor.shape(), floats.iter().map(|w| f16::from_f32(*w)).collect()).map(Some)

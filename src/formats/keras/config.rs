@@ -37,7 +37,7 @@ impl<'a> Config<'a> {
     /// A size of at least 1.
     pub fn size(self, field: &str) -> Result<usize> {
         let size = self.get(field).and_then(Json::as_u64).and_then(|n| usize::try_from(n).ok());
-        size.filter(|&n| n >= 1 && n <= 1 << 31).ok_or_else(|| self.missing(field, "a size of at least 1"))
+        size.filter(|n| (1..=1 << 31).contains(n)).ok_or_else(|| self.missing(field, "a size of at least 1"))
     }
 
     pub fn flag(self, field: &str, default: bool) -> Result<bool> {

@@ -132,7 +132,7 @@ impl<'a> Shapes<'a> {
     }
 
     /// The whole result from x seen with other strides.
-    fn from_view(&self, offset: isize, view: Vec<isize>) -> Option<Vec<Copy>> {
+    fn seen_as(&self, offset: isize, view: Vec<isize>) -> Option<Vec<Copy>> {
         let ((from, _), shape) = (self.input(0)?, self.output(0)?);
         let region = Region::new(shape, (offset, view), (0, strides(shape)));
         Some(vec![Copy { from, to: 0, region }])
@@ -143,14 +143,14 @@ impl<'a> Shapes<'a> {
         let all = strides(shape);
         let view =
             self.known(1)?.iter().map(|&axis| all.get(axis_of(axis, shape.len())?).copied()).collect::<Option<_>>()?;
-        self.from_view(0, view)
+        self.seen_as(0, view)
     }
 
     fn slice(&self) -> Option<Vec<Copy>> {
         let (_, shape) = self.input(0)?;
         let all = strides(shape);
         let offset = self.known(1)?.iter().zip(&all).map(|(&begin, stride)| begin as isize * stride).sum();
-        self.from_view(offset, all)
+        self.seen_as(offset, all)
     }
 
     fn strided_slice(&self, options: &crate::graph::op::StridedSlice) -> Option<Vec<Copy>> {
@@ -173,7 +173,7 @@ impl<'a> Shapes<'a> {
                 }
             }
         }
-        self.from_view(offset, view)
+        self.seen_as(offset, view)
     }
 
     fn reverse(&self) -> Option<Vec<Copy>> {
@@ -184,7 +184,7 @@ impl<'a> Shapes<'a> {
             offset += view[axis] * (shape[axis] as isize - 1).max(0);
             view[axis] = -view[axis];
         }
-        self.from_view(offset, view)
+        self.seen_as(offset, view)
     }
 
     fn concat(&self, axis: i64) -> Option<Vec<Copy>> {

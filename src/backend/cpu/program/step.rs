@@ -37,11 +37,12 @@ impl Step {
         };
         let node = &Node { outputs: node.outputs.iter().map(|id| id.filter(wanted)).collect(), ..node.clone() };
         let planned = node.inputs.iter().chain(&node.outputs).flatten().all(|&id| plan.shape(id).is_some());
-        if planned && is_view(&node.op) {
-            if let (Some(Some(from)), [Some(to)]) = (node.inputs.first(), node.outputs.as_slice()) {
-                slots.alias(*to, *from);
-                return Ok(None);
-            }
+        if planned
+            && is_view(&node.op)
+            && let (Some(Some(from)), [Some(to)]) = (node.inputs.first(), node.outputs.as_slice())
+        {
+            slots.alias(*to, *from);
+            return Ok(None);
         }
         for id in node.outputs.iter().flatten() {
             slots.allocate(*id, plan)?;

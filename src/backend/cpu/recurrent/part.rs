@@ -48,7 +48,7 @@ impl Span {
         let block = weights.gates * UNITS;
         let (input_width, recurrent_width) = (weights.input.width(), recurrent.width());
         let mut step = 1;
-        while step * block % input_width != 0 || step * block % recurrent_width != 0 {
+        while !(step * block).is_multiple_of(input_width) || !(step * block).is_multiple_of(recurrent_width) {
             step += 1;
         }
         let steps = whole.blocks.end / step;

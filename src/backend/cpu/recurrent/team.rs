@@ -305,7 +305,7 @@ impl Team {
         while self.exchange.progress.iter().any(|progress| progress.0.load(Ordering::Acquire) < steps) {
             spins += 1;
             // Reading the clock costs as much as some rounds.
-            if spins % 16 == 0 && Instant::now() > until {
+            if spins.is_multiple_of(16) && Instant::now() > until {
                 return false;
             }
             std::hint::spin_loop();

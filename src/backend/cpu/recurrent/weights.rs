@@ -155,13 +155,13 @@ impl Weights {
             vectors.diagonal = Some(sized(&weights.recurrent, rows, 1, "recurrent weights")?);
         } else {
             let data = sized(&weights.recurrent, rows, output_width, "recurrent weights")?;
-            let groups: &[std::ops::Range<usize>] = match cell {
-                Cell::Gru(gru) if !gru.reset_after => &[0..2, 2..3],
-                Cell::Lstm(_) | Cell::Gru(_) | Cell::Rnn(_) => &[0..gates],
+            let groups = match cell {
+                Cell::Gru(gru) if !gru.reset_after => vec![(0, 2), (2, 3)],
+                Cell::Lstm(_) | Cell::Gru(_) | Cell::Rnn(_) => vec![(0, gates)],
             };
-            let pack = |which: &std::ops::Range<usize>| {
+            let pack = |&(first, end): &(usize, usize)| {
                 let scales = own_scales(&weights.recurrent);
-                packing.gates(&data, scales, which.clone(), units, output_width, packing.step_rows)
+                packing.gates(&data, scales, first..end, units, output_width, packing.step_rows)
             };
             recurrent = groups.iter().map(pack).collect();
         }

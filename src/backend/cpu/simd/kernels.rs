@@ -1,5 +1,10 @@
 //! The kernels, written once over [`Vector`] and compiled for every instruction set by [`instantiate`].
 
+// A loop's index is the number of a register tile's row or column, and often indexes several tiles; iterators would hide that.
+#![allow(clippy::needless_range_loop)]
+// Coefficients are written with the digits that the fit gave; one lies near ln 2 because e^x = 2^(x/ln 2).
+#![allow(clippy::excessive_precision, clippy::approx_constant)]
+
 use super::vector::{Dot, Vector};
 use crate::graph::op::Activation;
 

@@ -1,6 +1,6 @@
 //! Every kernel of every instruction set that this processor has, against loops in f64.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::needless_range_loop)]
 
 use super::*;
 

@@ -244,7 +244,7 @@ impl Lower<'_> {
             return Ok(());
         };
         match op.directions.as_slice() {
-            [only] if only.source == Source::Auxiliary => self.from_auxiliary(graph, node, op, only),
+            [only] if only.source == Source::Auxiliary => self.auxiliary_as_input(graph, node, op, only),
             [only] if only.weights.auxiliary.is_some() && op.arithmetic == Arithmetic::Float => {
                 self.joined_inputs(graph, node, op, only)
             }
@@ -258,7 +258,13 @@ impl Lower<'_> {
     }
 
     /// The auxiliary input takes the place of the input.
-    fn from_auxiliary(&mut self, graph: &mut Graph, mut node: Node, op: &Recurrent, only: &Direction) -> Result<()> {
+    fn auxiliary_as_input(
+        &mut self,
+        graph: &mut Graph,
+        mut node: Node,
+        op: &Recurrent,
+        only: &Direction,
+    ) -> Result<()> {
         node.inputs[Recurrent::X] = Some(operand(&node, Recurrent::AUXILIARY)?);
         node.inputs[Recurrent::AUXILIARY] = None;
         let op = with_direction(op, &Direction { source: Source::X, ..only.clone() });

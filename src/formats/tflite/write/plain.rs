@@ -305,7 +305,7 @@ fn activation(emit: &mut Emit<'_>, node: &Node, activation: Activation) -> Resul
         Activation::Relu6 => (opcode::RELU6, Options::default()),
         Activation::Tanh => (opcode::TANH, Options::default()),
         Activation::Sigmoid => (opcode::LOGISTIC, Options::default()),
-        Activation::Elu { alpha } if alpha == 1.0 => (opcode::ELU, Options::default()),
+        Activation::Elu { alpha: 1.0 } => (opcode::ELU, Options::default()),
         Activation::LeakyRelu { alpha } => (opcode::LEAKY_RELU, Options::new(75, vec![(0, Float(alpha))])),
         Activation::Gelu { approximate } => (opcode::GELU, Options::new(116, vec![(0, Bool(approximate))])),
         Activation::HardSwish => (opcode::HARD_SWISH, Options::default()),
