@@ -36,7 +36,7 @@ fn with_config(config: &[u8]) -> Vec<u8> {
 }
 
 fn error_of(bytes: &[u8]) -> Error {
-    formats::read(bytes).err().expect("the file must be refused")
+    formats::read(bytes).expect_err("the file must be refused")
 }
 
 fn refused(bytes: &[u8], kind: ErrorKind, says: &str) {
