@@ -1,6 +1,6 @@
 //! The public face as a program uses it: names, positions, errors, threads, async, state, memory.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::type_complexity)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Element-wise ops, reductions and products of plain numbers.
+#![allow(clippy::excessive_precision, clippy::approx_constant)] // tables are written with the digits they were made with
 
 use fuselstm::graph::Op;
 use fuselstm::graph::op::*;
