@@ -84,7 +84,7 @@ pub struct BackendOptions {
     pub threads: Option<usize>,
     /// How recurrent and dense weights are stored and multiplied.
     pub precision: Precision,
-    /// GPU: force a recurrent strategy by name (`loop`, `step`, `wave`, `persistent`); an error when it does not apply.
+    /// GPU: force a recurrent strategy by name (`loop`, `step`); an error when it does not apply.
     pub strategy: Option<String>,
     /// GPU: keep naga's bounds checks in the shaders.
     pub checked_shaders: bool,
