@@ -7,26 +7,6 @@
 //
 // The weights are zero from `depth` to the next multiple of eight.
 
-var<private> s0: vec4<f32>;
-var<private> s1: vec4<f32>;
-var<private> s2: vec4<f32>;
-var<private> s3: vec4<f32>;
-var<private> s4: vec4<f32>;
-var<private> s5: vec4<f32>;
-var<private> s6: vec4<f32>;
-var<private> s7: vec4<f32>;
-
-fn clear_sums() {
-    s0 = vec4<f32>();
-    s1 = vec4<f32>();
-    s2 = vec4<f32>();
-    s3 = vec4<f32>();
-    s4 = vec4<f32>();
-    s5 = vec4<f32>();
-    s6 = vec4<f32>();
-    s7 = vec4<f32>();
-}
-
 fn term(x: f32, depth_left: bool) -> f32 {
     return select(0.0, x, depth_left);
 }

@@ -4,26 +4,6 @@
 //
 // The weights are zero from `depth` to the next multiple of eight.
 
-var<private> s0: vec4<f32>;
-var<private> s1: vec4<f32>;
-var<private> s2: vec4<f32>;
-var<private> s3: vec4<f32>;
-var<private> s4: vec4<f32>;
-var<private> s5: vec4<f32>;
-var<private> s6: vec4<f32>;
-var<private> s7: vec4<f32>;
-
-fn clear_sums() {
-    s0 = vec4<f32>();
-    s1 = vec4<f32>();
-    s2 = vec4<f32>();
-    s3 = vec4<f32>();
-    s4 = vec4<f32>();
-    s5 = vec4<f32>();
-    s6 = vec4<f32>();
-    s7 = vec4<f32>();
-}
-
 // Four terms of a row's sum.
 fn terms(w0: vec4<f32>, w1: vec4<f32>, w2: vec4<f32>, w3: vec4<f32>, x: vec4<f32>) -> vec4<f32> {
     return w0 * x.x + w1 * x.y + w2 * x.z + w3 * x.w;

@@ -55,32 +55,32 @@ macro_rules! shaders {
 }
 
 macro_rules! parts {
-    ($($variant:ident = $file:literal;)*) => {
-        /// A file that fills a slot of a shader.
+    ($($variant:ident = [$($file:literal),+];)*) => {
+        /// What fills a slot of a shader: the last file is its own, the others hold what it shares with other parts.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub(super) enum Part { $($variant,)* }
 
         impl Part {
             #[cfg(test)]
-            const ALL: &[(Part, &str)] = &[$((Part::$variant, $file),)*];
+            const ALL: &[(Part, &[&str])] = &[$((Part::$variant, &[$($file),+]),)*];
 
             const fn text(self) -> &'static str {
-                match self { $(Part::$variant => shader_file!($file),)* }
+                match self { $(Part::$variant => concat!($(shader_file!($file)),+),)* }
             }
         }
     };
 }
 
 parts! {
-    WeightsF32 = "weights_f32.wgsl";
-    WeightsF16 = "weights_f16.wgsl";
-    WeightsInt8 = "weights_int8.wgsl";
-    XWords = "x_words.wgsl";
-    XQuads = "x_quads.wgsl";
-    ProductsPlain = "products_plain.wgsl";
-    ProductsBroadcast = "products_broadcast.wgsl";
-    ProductsRegisters = "products_registers_plain.wgsl";
-    ProductsRegistersBroadcast = "products_registers_broadcast.wgsl";
+    WeightsF32 = ["weights_f32.wgsl"];
+    WeightsF16 = ["weights_f16.wgsl"];
+    WeightsInt8 = ["weights_int8.wgsl"];
+    XWords = ["x_words.wgsl"];
+    XQuads = ["x_quads.wgsl"];
+    ProductsPlain = ["sums.wgsl", "products_plain.wgsl"];
+    ProductsBroadcast = ["sums.wgsl", "products_broadcast.wgsl"];
+    ProductsRegisters = ["sums.wgsl", "registers.wgsl", "products_registers_plain.wgsl"];
+    ProductsRegistersBroadcast = ["sums.wgsl", "registers.wgsl", "products_registers_broadcast.wgsl"];
 }
 
 /// How weights are stored.
@@ -384,7 +384,7 @@ mod tests {
         for entry in std::fs::read_dir(folder).unwrap() {
             let file = entry.unwrap().file_name().into_string().unwrap();
             let known = Shader::ALL.iter().any(|s| s.files().contains(&file.as_str()))
-                || Part::ALL.iter().any(|(_, name)| *name == file);
+                || Part::ALL.iter().any(|(_, files)| files.contains(&file.as_str()));
             assert!(known || !file.ends_with(".wgsl"), "{file} is in no shader of the table");
         }
     }
