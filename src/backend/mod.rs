@@ -86,6 +86,8 @@ pub struct BackendOptions {
     pub precision: Precision,
     /// GPU: force a recurrent strategy by name (`loop`, `step`); an error when it does not apply.
     pub strategy: Option<String>,
+    /// GPU: force the form of matrix products by name (`direct`, `tiled-64`, `tiled-128`).
+    pub product: Option<String>,
     /// GPU: keep naga's bounds checks in the shaders.
     pub checked_shaders: bool,
     /// CPU: force an instruction set by name (`avx512`, `avx2`, `neon`, `portable`); an error when the processor lacks it.

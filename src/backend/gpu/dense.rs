@@ -1,6 +1,7 @@
 //! `y = activation(x w + b)`: the matrix product behind fully connected layers and the input products of recurrent ones.
 
 use super::buffers::View;
+use super::device::Device;
 use super::ops::activation;
 use super::pipeline::{Kernel, Part, Shader};
 use super::record::{Phase, Recorder, Repeat, count};
@@ -70,6 +71,59 @@ pub(super) fn pack_bias(bias: Option<&[f32]>, columns: usize, scales: &[f32]) ->
     packed
 }
 
+/// How a product is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// `dense_direct.wgsl`: an invocation makes up to eight rows and four columns.
+    Direct,
+    /// `dense_tiled.wgsl`: a workgroup makes this many rows and columns.
+    Tiled(u32),
+}
+
+/// Fewest rows for which a tile of 64 is not mostly empty.
+const TILED_ROWS: u32 = 32;
+/// Fewest tiles of 128 by 128 that keep the 132 multiprocessors of the largest devices busy; below, there are four times as many of 64.
+const LARGE_TILES: u32 = 256;
+/// Terms that `dense_tiled.wgsl` lays out at a time, times its tile.
+const TILE_TERMS: u32 = 1024;
+
+impl Form {
+    /// The form of this name.
+    pub(super) fn named(name: &str) -> Result<Form> {
+        match name {
+            "direct" => Ok(Form::Direct),
+            "tiled-64" => Ok(Form::Tiled(64)),
+            "tiled-128" => Ok(Form::Tiled(128)),
+            other => Err(Error::input(format!("no product {other:?}: there are direct, tiled-64 and tiled-128"))),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Form::Direct => "direct",
+            Form::Tiled(64) => "tiled-64",
+            Form::Tiled(_) => "tiled-128",
+        }
+    }
+
+    /// Loop iterations of one invocation for a sum over `depth` terms.
+    fn iterations(self, depth: u32) -> u32 {
+        match self {
+            Form::Direct => depth,
+            Form::Tiled(tile) => depth.div_ceil(TILE_TERMS / tile).saturating_mul(1 + TILE_TERMS / tile),
+        }
+    }
+
+    /// The form for a product of `rows` by `columns`: on the software driver always the direct one, which is three times faster there.
+    fn of(device: &Device, rows: u32, columns: u32) -> Form {
+        if device.software || rows < TILED_ROWS {
+            return Form::Direct;
+        }
+        let large = u64::from(rows.div_ceil(128)) * u64::from(columns.div_ceil(128));
+        Form::Tiled(if large >= u64::from(LARGE_TILES) { 128 } else { 64 })
+    }
+}
+
 /// Records one product.
 pub(super) fn record(ctx: &mut Recorder<'_>, dense: &Dense<'_>) -> Result<()> {
     let (rows, depth, columns) = (count(dense.rows)?, count(dense.depth)?, count(dense.columns)?);
@@ -79,26 +133,120 @@ pub(super) fn record(ctx: &mut Recorder<'_>, dense: &Dense<'_>) -> Result<()> {
     if depth == 0 {
         return Err(Error::unsupported("a product over no terms"));
     }
-    if ctx.shared.device.software && depth > SOFTWARE_ITERATIONS {
+    let device = &ctx.shared.device;
+    let form = match ctx.shared.options.product.as_deref() {
+        Some(name) => Form::named(name)?,
+        None => Form::of(device, rows, columns),
+    };
+    if device.software && form.iterations(depth) > SOFTWARE_ITERATIONS {
         return Err(Error::limit(format!(
-            "a sum over {depth} terms, the software driver allows {SOFTWARE_ITERATIONS}"
+            "a sum over {depth} terms by the {} product: the software driver ends loops after {SOFTWARE_ITERATIONS}",
+            form.name()
         )));
     }
+    let note = format!("products of {rows} rows, {depth} terms, {columns} columns: {}", form.name());
+    if !ctx.notes.contains(&note) {
+        ctx.notes.push(note);
+    }
     let quads = columns.div_ceil(4);
-    let tile = if rows >= 5 { 8 } else { rows.next_power_of_two() };
     let [weights, products] = ctx.shared.product_parts();
-    let Rows { offset, run, stride, .. } = dense.x_rows;
+    let Rows { offset, inner, run, stride } = dense.x_rows;
     let whole = [depth, offset, run, stride].iter().all(|n| n % 4 == 0) && dense.x.size.is_multiple_of(16);
     let x = if whole { Part::XQuads } else { Part::XWords };
-    let kernel = Kernel::with_parts(Shader::DenseDirect, &[weights, products, x])
-        .with("SCALED", ctx.shared.storing().scaled())
-        .with("ROWS", tile)
-        .with("ACCUMULATE", u8::from(dense.accumulate));
+    let (kernel, groups) = match form {
+        Form::Direct => {
+            let tile = if rows >= 5 { 8 } else { rows.next_power_of_two() };
+            let kernel = Kernel::with_parts(Shader::DenseDirect, &[weights, products, x]).with("ROWS", tile);
+            (kernel, ctx.linear(quads.next_multiple_of(8) * rows.div_ceil(tile), 64))
+        }
+        Form::Tiled(tile) => {
+            let kernel = Kernel::with_parts(Shader::DenseTiled, &[weights, x]).with("TILE", tile);
+            (kernel, ctx.linear(rows.div_ceil(tile) * columns.div_ceil(tile), 1))
+        }
+    };
+    let kernel = kernel.with("SCALED", ctx.shared.storing().scaled()).with("ACCUMULATE", u8::from(dense.accumulate));
     let kernel = activation::fused(kernel, dense.activation);
-    let Rows { offset, inner, run, stride } = dense.x_rows;
     let y_offset = count(dense.y_offset)?;
     let params = [rows, depth, quads, columns, columns, y_offset, offset, inner, run, stride];
     let bindings = [dense.weights, dense.x, dense.bias, dense.y];
-    let groups = ctx.linear(quads.next_multiple_of(8) * rows.div_ceil(tile), 64);
     ctx.dispatch_repeated(&kernel, &bindings, &params, groups, Repeat::ONCE, dense.phase)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::testing::{max_abs, noise, open, run_once};
+    use super::*;
+    use crate::backend::{BackendOptions, Precision};
+    use crate::graph::op::FullyConnected;
+    use crate::graph::{Graph, Op, Port, ValueType};
+    use crate::tensor::{DType, Tensor};
+
+    /// `relu6(x w + b)` with the form of these options, and by the definition in f64.
+    fn product(options: &BackendOptions, [m, k, n]: [usize; 3]) -> Option<(Vec<f32>, Vec<f32>)> {
+        let gpu = open(options)?;
+        let (x, b) = (noise(1, m * k), noise(2, n));
+        let w: Vec<f32> = noise(3, n * k).iter().map(|w| 2.0 * w / (k as f32).sqrt()).collect();
+        let mut graph = Graph::default();
+        let from = graph.add_value("x", ValueType::fixed(DType::F32, &[m, k]));
+        let weights = graph.add_constant("w", Tensor::from_slice(&[n, k], &w).unwrap());
+        let bias = graph.add_constant("b", Tensor::from_slice(&[n], &b).unwrap());
+        let to = graph.add_value("y", ValueType::fixed(DType::F32, &[m, n]));
+        let op = FullyConnected { activation: Activation::Relu6, keep_leading_axes: false, asymmetric_inputs: false };
+        graph.add_node("", Op::FullyConnected(op), vec![Some(from), Some(weights), Some(bias)], vec![Some(to)]);
+        graph.inputs.push(Port { name: "x".into(), value: from });
+        graph.outputs.push(Port { name: "y".into(), value: to });
+        let want = (0..m * n).map(|i| {
+            let (row, column) = (i / n, i % n);
+            let sum: f64 = (0..k).map(|j| f64::from(x[row * k + j]) * f64::from(w[column * k + j])).sum();
+            (sum + f64::from(b[column])).clamp(0.0, 6.0) as f32
+        });
+        let want = want.collect();
+        let got = run_once(&gpu, graph, &[Tensor::from_slice(&[m, k], &x).unwrap()]).remove(0);
+        Some((got.into_vec().unwrap(), want))
+    }
+
+    #[test]
+    fn tiles_of_every_shape() {
+        let shapes =
+            [[1, 1, 1], [64, 16, 64], [65, 17, 67], [63, 40, 130], [130, 33, 5], [129, 12, 257], [200, 100, 20]];
+        for form in ["tiled-64", "tiled-128"] {
+            for (index, shape) in shapes.into_iter().enumerate() {
+                let options = BackendOptions {
+                    product: Some(form.into()),
+                    checked_shaders: index % 2 == 0 || index > 4,
+                    ..BackendOptions::default()
+                };
+                let Some((got, want)) = product(&options, shape) else { return };
+                let error = max_abs(&got, &want);
+                assert!(error < 2e-6, "{form} {shape:?}: {error}");
+            }
+        }
+    }
+
+    /// Sums of weights rounded to 11 and 8 bits: a wrong scale or column would be off by the order of 1.
+    #[test]
+    fn tiles_of_rounded_weights() {
+        for (precision, tolerance) in [(Precision::F16, 5e-3), (Precision::Int8, 5e-2)] {
+            for form in ["tiled-64", "tiled-128"] {
+                let options = BackendOptions { precision, product: Some(form.into()), ..BackendOptions::default() };
+                let Some((got, want)) = product(&options, [70, 34, 135]) else { return };
+                let error = max_abs(&got, &want);
+                assert!(error < tolerance && error > 0.0, "{form} {precision:?}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_form_follows_the_device_and_the_size() {
+        let Some(gpu) = open(&BackendOptions::default()) else { return };
+        let device = &gpu.shared.device;
+        let [few, one, many] = [(31, 4096), (32, 256), (32 * 128, 1024)].map(|(m, n)| Form::of(device, m, n));
+        let tiled = |form: Form| if device.software { Form::Direct } else { form };
+        assert_eq!([few, one, many], [Form::Direct, tiled(Form::Tiled(64)), tiled(Form::Tiled(128))]);
+        let options = BackendOptions { product: Some("tiled-32".into()), ..BackendOptions::default() };
+        let refused = super::super::Gpu::open("gpu", &options).err().unwrap();
+        assert!(refused.kind() == crate::ErrorKind::InvalidInput && refused.to_string().contains("tiled-64"));
+        assert_eq!(Form::Tiled(64).iterations(17), 34);
+    }
 }

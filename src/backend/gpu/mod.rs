@@ -37,11 +37,12 @@ impl Gpu {
     /// Opens an adapter: `gpu` for the best one, `gpu:N` or `gpu:NAME` (part of its name) for one of [`adapters`].
     ///
     /// # Errors
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for bfloat16 weights;
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for bfloat16 weights and for an unknown form of the matrix product;
     /// [`Device`](crate::ErrorKind::Device) when there is none such, or it lacks something that is needed; the message says what
     /// this machine has.
     pub fn open(selector: &str, options: &BackendOptions) -> Result<Gpu> {
         weights::Storing::of(options.precision)?;
+        options.product.as_deref().map(dense::Form::named).transpose()?;
         let device = device::Device::open(selector)?;
         let nothing = buffers::create_with(&device, &device::Meter::default(), &[0])?;
         let pipelines = pipeline::Pipelines::new(options.checked_shaders);

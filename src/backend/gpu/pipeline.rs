@@ -109,7 +109,8 @@ shaders! {
     SvdfMemory = ["svdf_memory.wgsl"];
     SvdfOutput = ["functions.wgsl", "svdf_output.wgsl"];
     Unary = ["unary.wgsl"];
-    DenseDirect = ["functions.wgsl", "dense_direct.wgsl"] with [WEIGHTS, PRODUCTS, X];
+    DenseDirect = ["functions.wgsl", "dense.wgsl", "dense_direct.wgsl"] with [WEIGHTS, PRODUCTS, X];
+    DenseTiled = ["functions.wgsl", "dense.wgsl", "dense_tiled.wgsl"] with [WEIGHTS, X];
     RecurrentLoop = ["functions.wgsl", "recurrent.wgsl", "recurrent_loop.wgsl"] with [WEIGHTS, LOOP_PRODUCTS];
     RecurrentStep = ["functions.wgsl", "recurrent.wgsl", "recurrent_step.wgsl"] with [WEIGHTS, PRODUCTS];
 }

@@ -131,6 +131,9 @@ pub(crate) struct Options {
     /// Force a recurrent strategy of the gpu device.
     #[arg(long, value_name = "NAME")]
     strategy: Option<String>,
+    /// Force the form of matrix products on the gpu device: direct, tiled-64 or tiled-128.
+    #[arg(long, value_name = "NAME")]
+    product: Option<String>,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -158,6 +161,7 @@ impl Options {
             threads: self.threads,
             precision,
             strategy: self.strategy.clone(),
+            product: self.product.clone(),
             ..BackendOptions::default()
         }
     }

@@ -266,6 +266,24 @@ fn the_step_kernel() {
     }
 }
 
+/// Input products whose rows are strided, go backwards, and add to what is there.
+#[test]
+fn tiled_input_products() {
+    let base = plain(Cell::Lstm(lstm()), [7, 3, 5, 20]);
+    let cases = [
+        Case { sizes: [30, 5, 8, 33], layout: Layout::BatchMajor, directions: vec![true], ..base.clone() },
+        Case { directions: vec![false, true], auxiliary: Some((6, true)), ..base.clone() },
+        Case { auxiliary: Some((4, false)), layout: Layout::BatchMajor, directions: vec![false, true], ..base },
+    ];
+    for (product, checked_shaders) in [("tiled-64", true), ("tiled-64", false), ("tiled-128", true)] {
+        let options = BackendOptions { product: Some(product.into()), checked_shaders, ..BackendOptions::default() };
+        let Some(gpu) = open(&options) else { return };
+        for case in &cases {
+            check(&gpu, case);
+        }
+    }
+}
+
 #[test]
 fn rare_options() {
     let Some(gpu) = gpu() else { return };
