@@ -59,6 +59,13 @@ fn wrong_usage_and_unreadable_inputs_have_status_2() {
         vec!["run", &digits, "-i", "Cargo.toml"],
         vec!["run", &digits, "--device", "reference", "--threads", "2"],
         vec!["run", &digits, "--device", "cpu", "--strategy", "loop"],
+        vec!["bench", "--device", "gpu", "--threads", "2"],
+        vec!["bench", "--device", "reference", "--threads", "2"],
+        vec!["bench", "--device", "cpu", "--strategy", "loop"],
+        vec!["bench", "--device", "cpu", "--phases"],
+        vec!["bench", "--input-size", "8"],
+        vec!["bench", "--step-ms", "0"],
+        vec!["bench", &digits, "--hidden", "8"],
         vec!["crosscheck", &digits, "--golden", "Cargo.toml"],
         vec!["crosscheck", &digits, "--atol", "-1"],
         vec!["crosscheck", &digits, "--atol", "nan"],
@@ -291,4 +298,93 @@ fn convert_writes_a_file_that_computes_the_same() {
     ] {
         assert_eq!(fuselstm(&arguments).status.code(), Some(2), "{arguments:?}");
     }
+}
+
+/// Arguments of a sweep that takes no time.
+const QUICK: &[&str] = &["--time", "4", "--hidden", "8", "--warmup", "1", "--runs", "2", "--seconds", "0"];
+
+#[test]
+fn bench_sweeps_lists_and_names_the_machine_in_every_row() {
+    let sweep = ["--time", "4-16*4", "--batch", "1,2", "--hidden", "8", "--layers", "--bidirectional", "--cell"];
+    let effort = ["--warmup", "1", "--runs", "2", "--seconds", "0", "--precision", "--device", "cpu"];
+    let (status, document) = json(&[&["bench"][..], &sweep, &effort].concat());
+    assert_eq!(status, 0);
+    let rows = document["rows"].as_array().unwrap();
+    // Two lengths, two batches, three numbers of layers, three cells, four precisions.
+    assert_eq!(rows.len(), 2 * 2 * 3 * 3 * 4);
+    for row in rows {
+        assert_eq!((row["device"].as_str(), row["bidirectional"].as_bool()), (Some("cpu"), Some(true)));
+        assert!(row["host"].as_str().is_some_and(|host| !host.is_empty()) && row["adapter"].is_string());
+        assert_eq!(row["version"].as_str(), Some(env!("CARGO_PKG_VERSION")));
+        for number in ["median_ms", "min_ms", "p95_ms", "p99_ms", "steps_per_second", "sequences_per_second"] {
+            assert!(row[number].as_f64().is_some_and(|n| n > 0.0), "{number}: {row}");
+        }
+        let (time, median) = (row["time"].as_f64().unwrap(), row["median_ms"].as_f64().unwrap());
+        let factor = row["real_time_factor"].as_f64().unwrap();
+        assert!((factor * median / (time * 10.0) - 1.0).abs() < 1e-9, "10 ms a step: {row}");
+    }
+}
+
+#[test]
+fn bench_prints_the_same_rows_in_every_form() {
+    let with = |format: &str| {
+        let output = fuselstm(&[&["bench", "--format", format, "--step-ms", "2.5"], QUICK].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let document: Value = serde_json::from_str(&with("json")).unwrap();
+    let line: Value = serde_json::from_str(with("jsonl").trim()).unwrap();
+    assert_eq!(line["step_ms"], 2.5);
+    let names = |row: &Value| row.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&document["rows"][0]), names(&line));
+    let csv = with("csv");
+    let mut lines = csv.lines();
+    let columns: Vec<&str> = lines.next().unwrap().split(',').collect();
+    assert!(columns.contains(&"median_ms") && columns.contains(&"host") && columns.contains(&"p99_ms"), "{columns:?}");
+    assert_eq!(lines.count(), 1);
+    let md = with("md");
+    let lines: Vec<&str> = md.lines().collect();
+    assert_eq!(lines.len(), 3);
+    assert_eq!(lines[0].matches('|').count(), lines[2].matches('|').count());
+    assert!(lines[0].contains("version") && lines[2].contains(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn bench_against_an_earlier_document_fails_on_a_slower_row_only() {
+    let earlier = scratch("earlier.json");
+    let (_, document) = json(&[&["bench"], QUICK].concat());
+    let write = |factor: f64| {
+        let mut old = document.clone();
+        for time in ["median_ms", "min_ms", "p95_ms", "p99_ms", "sd_ms"] {
+            let row = &mut old["rows"][0][time];
+            *row = (row.as_f64().unwrap() * factor).into();
+        }
+        std::fs::write(&earlier, old.to_string()).unwrap();
+    };
+    let path = earlier.display().to_string();
+    let against = || json(&[&["bench", "--against", &path], QUICK].concat());
+    write(1000.0);
+    assert_eq!(against().0, 0, "a thousand times faster than before");
+    write(1e-6);
+    let (status, document) = against();
+    assert_eq!((status, document["holds"].as_bool()), (1, Some(false)));
+    std::fs::write(&earlier, "{\"rows\": []}").unwrap();
+    assert_eq!(against().0, 2, "nothing to compare with");
+}
+
+#[test]
+fn bench_splits_the_time_of_a_gpu_run_into_phases() {
+    let Some(device) = gpu_or_skip() else { return };
+    let device = device.to_string();
+    let sizes = ["--time", "4", "--hidden", "16", "--warmup", "1", "--runs", "2", "--seconds", "0"];
+    let (status, document) = json(&[&["bench", "--phases", "--device", &format!("{device},cpu")][..], &sizes].concat());
+    assert_eq!(status, 0, "{document}");
+    let rows = document["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 2);
+    assert!(rows[1]["phases_ms"].is_null(), "the cpu has no such clock");
+    let phases = &rows[0]["phases_ms"];
+    for phase in ["upload", "projection", "recurrence", "readback", "idle"] {
+        assert!(phases[phase].as_f64().is_some_and(|ms| ms > 0.0), "{phase}: {phases}");
+    }
+    assert!(rows[0]["driver"].as_str().is_some_and(|driver| !driver.is_empty()), "{document}");
 }

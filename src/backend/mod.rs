@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::Result;
 use crate::plan::Plan;
@@ -20,6 +21,11 @@ pub trait Backend: Send + Sync {
 
     /// The device in words, for reports: the processor's features, the adapter and its driver.
     fn description(&self) -> String;
+
+    /// The driver that the device is reached through, with its version, where there is one.
+    fn driver(&self) -> Option<String> {
+        None
+    }
 
     /// Makes a plan ready to run: chooses kernels, packs and uploads weights, allocates every buffer.
     ///
@@ -75,6 +81,32 @@ pub struct Counters {
     pub submissions: u64,
     /// Compute dispatches of the last run.
     pub dispatches: u64,
+    /// Where the time of the last run went, when [`BackendOptions::timestamps`] asked for it.
+    pub phases: Option<PhaseTimes>,
+}
+
+/// Where a run's time went, as the device's own clock has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PhaseTimes {
+    /// From staging buffers to the device.
+    pub upload: Duration,
+    /// Input products of recurrent layers.
+    pub projection: Duration,
+    /// The steps of recurrent layers.
+    pub recurrence: Duration,
+    /// Every other op, and copies between values.
+    pub other: Duration,
+    /// From the device to staging buffers.
+    pub readback: Duration,
+    /// The rest of the run's wall time, in which the device had nothing to do: encoding, submitting, copying on the host.
+    pub idle: Duration,
+}
+
+impl PhaseTimes {
+    /// The run's wall time.
+    pub fn total(&self) -> Duration {
+        self.upload + self.projection + self.recurrence + self.other + self.readback + self.idle
+    }
 }
 
 /// What a caller may ask of a backend.
@@ -90,6 +122,9 @@ pub struct BackendOptions {
     pub product: Option<String>,
     /// GPU: keep naga's bounds checks in the shaders.
     pub checked_shaders: bool,
+    /// GPU: measure the phases of every run with timestamps ([`Counters::phases`]); an error where the adapter has none. Costs a
+    /// little in every run.
+    pub timestamps: bool,
     /// CPU: force an instruction set by name (`avx512`, `avx2`, `neon`, `portable`); an error when the processor lacks it.
     pub instruction_set: Option<String>,
 }

@@ -1,12 +1,13 @@
 //! Timing of a session: warm-up, repeated runs, a row of numbers; rows against those of an earlier time.
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::stats::Summary;
 use super::synthetic::Shape;
-use crate::backend::{Counters, Precision};
+use crate::backend::{Counters, PhaseTimes, Precision};
 use crate::error::{Error, Result};
 use crate::session::{Outputs, Session};
 use crate::tensor::Tensor;
@@ -65,6 +66,51 @@ pub fn measure(session: &Session, inputs: &[(&str, &Tensor)], effort: Effort) ->
     Ok(Measured { times_ms, counters: outputs.counters(), outputs })
 }
 
+/// Where a run's time goes, medians of some runs in ms; see [`PhaseTimes`](crate::backend::PhaseTimes).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Phases {
+    /// To the device.
+    pub upload: f64,
+    /// Input products of recurrent layers.
+    pub projection: f64,
+    /// Steps of recurrent layers.
+    pub recurrence: f64,
+    /// Every other op.
+    pub other: f64,
+    /// From the device.
+    pub readback: f64,
+    /// The device had nothing to do.
+    pub idle: f64,
+}
+
+/// Runs a session that was built with [`timestamps`](crate::backend::BackendOptions::timestamps) and returns where the time goes;
+/// `None` for one that was built without.
+///
+/// # Errors
+/// The session's.
+pub fn phases(session: &Session, inputs: &[(&str, &Tensor)], runs: usize) -> Result<Option<Phases>> {
+    let mut stream = session.stream();
+    let mut outputs = Outputs::default();
+    let mut times = Vec::new();
+    for run in 0..=runs.max(1) {
+        stream.reset();
+        stream.run_into(inputs, &mut outputs)?;
+        // The first run compiles.
+        times.extend(outputs.counters().phases.filter(|_| run > 0));
+    }
+    let median = |of: fn(&PhaseTimes) -> Duration| {
+        Summary::of(&times.iter().map(|t| of(t).as_secs_f64() * 1e3).collect::<Vec<_>>()).median
+    };
+    Ok((!times.is_empty()).then(|| Phases {
+        upload: median(|t| t.upload),
+        projection: median(|t| t.projection),
+        recurrence: median(|t| t.recurrence),
+        other: median(|t| t.other),
+        readback: median(|t| t.readback),
+        idle: median(|t| t.idle),
+    }))
+}
+
 /// One row of a benchmark. What does not apply to a model from a file (its cell, its width) is absent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -73,6 +119,8 @@ pub struct Row {
     pub device: String,
     /// The device in words.
     pub adapter: String,
+    /// The adapter's driver and its version; absent where there is none.
+    pub driver: Option<String>,
     /// What runs the recurrence: a GPU strategy, a CPU kernel.
     pub strategy: String,
     /// File of the model, when it is not synthetic.
@@ -111,12 +159,16 @@ pub struct Row {
     pub steps_per_second: Option<f64>,
     /// Sequences in a second, at the median.
     pub sequences_per_second: Option<f64>,
-    /// Seconds of audio processed in a second when a step is 10 ms: steps of one row a second / 100.
+    /// Seconds of signal that one row gets done in a second, when a step lasts `step_ms`.
     pub real_time_factor: Option<f64>,
+    /// What a time step is assumed to last in the world, ms.
+    pub step_ms: Option<f64>,
     /// Arithmetic of the matrix products, GFLOP/s at the median.
     pub gflops: Option<f64>,
     /// Weights of the recurrence read once a step, GB/s at the median.
     pub weights_gbs: Option<f64>,
+    /// Where the time of a GPU run goes, by the device's own clock, when that was asked for; of other runs than the times above.
+    pub phases_ms: Option<Phases>,
     /// GPU dispatches of a run.
     pub dispatches: u64,
     /// GPU submissions of a run.
@@ -125,7 +177,7 @@ pub struct Row {
     pub pipelines_created: u64,
     /// GPU buffers and bind groups created by the last run.
     pub buffers_created: u64,
-    /// Operating system, architecture and number of processors.
+    /// Operating system, architecture, processor and number of hardware threads.
     pub host: String,
     /// Version of this crate.
     pub version: String,
@@ -133,10 +185,10 @@ pub struct Row {
 
 impl Default for Row {
     fn default() -> Self {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Row {
             device: String::new(),
             adapter: String::new(),
+            driver: None,
             strategy: String::new(),
             model: None,
             cell: None,
@@ -157,13 +209,15 @@ impl Default for Row {
             steps_per_second: None,
             sequences_per_second: None,
             real_time_factor: None,
+            step_ms: None,
             gflops: None,
             weights_gbs: None,
+            phases_ms: None,
             dispatches: 0,
             submissions: 0,
             pipelines_created: 0,
             buffers_created: 0,
-            host: format!("{} {} {processors} processors", std::env::consts::OS, std::env::consts::ARCH),
+            host: host().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
@@ -176,6 +230,7 @@ impl Row {
         Row {
             device: session.device().to_owned(),
             adapter: session.description(),
+            driver: session.driver(),
             runs: summary.count,
             median_ms: summary.median,
             min_ms: summary.min,
@@ -190,14 +245,15 @@ impl Row {
         }
     }
 
-    /// The row with the shape of a synthetic network, and the rates that follow from it.
+    /// The row with the shape of a synthetic network, and the rates that follow from it; a step lasts `step_ms` in the world.
     #[must_use]
-    pub fn with_shape(mut self, shape: &Shape, time: usize, batch: usize) -> Row {
+    pub fn with_shape(mut self, shape: &Shape, time: usize, batch: usize, step_ms: f64) -> Row {
         let seconds = self.median_ms / 1e3;
         let rate = |count: f64| (seconds > 0.0).then(|| count / seconds);
         self.steps_per_second = rate((time * batch) as f64);
         self.sequences_per_second = rate(batch as f64);
-        self.real_time_factor = rate(time as f64 / 100.0);
+        self.real_time_factor = rate(time as f64 * step_ms / 1e3);
+        self.step_ms = Some(step_ms);
         self.gflops = rate(shape.operations(time, batch) / 1e9);
         self.weights_gbs = rate(shape.recurrent_bytes() * time as f64 / 1e9);
         self.cell = Some(shape.cell.name().to_owned());
@@ -216,6 +272,21 @@ impl Row {
             && (self.layers, self.bidirectional, self.threads) == (other.layers, other.bidirectional, other.threads)
             && (&self.precision, &self.strategy) == (&other.precision, &other.strategy)
     }
+}
+
+/// This machine in words.
+fn host() -> &'static str {
+    static HOST: OnceLock<String> = OnceLock::new();
+    HOST.get_or_init(|| {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        // Linux tells; elsewhere the architecture has to do.
+        let model = std::fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
+            let line = text.lines().find(|line| line.starts_with("model name"))?;
+            Some(format!(", {}", line.split_once(':')?.1.trim()))
+        });
+        let (os, architecture) = (std::env::consts::OS, std::env::consts::ARCH);
+        format!("{os} {architecture}{}, {threads} threads", model.unwrap_or_default())
+    })
 }
 
 /// The name of a precision on the command line and in rows.

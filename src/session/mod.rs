@@ -138,6 +138,22 @@ impl Session {
         self.inner.backend.description()
     }
 
+    /// The adapter's driver and its version, where there is one.
+    pub fn driver(&self) -> Option<String> {
+        self.inner.backend.driver()
+    }
+
+    /// What the program for these inputs has to say, as [`Session::notes`] has it for all of them; compiles it when there is none.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub fn notes_for(&self, inputs: &[(&str, &Tensor)]) -> Result<Vec<String>> {
+        let ready = self.checkout(&self.gather(inputs)?)?;
+        let notes = ready.program.notes();
+        self.inner.pool.give_back(ready);
+        Ok(notes)
+    }
+
     /// Why this device was chosen, and what its programs have to say: strategies, nodes that run on the host.
     pub fn notes(&self) -> Vec<String> {
         let programs = self.inner.programs.lock().unwrap_or_else(PoisonError::into_inner);

@@ -14,6 +14,7 @@ mod pipeline;
 mod program;
 mod record;
 mod recurrent;
+mod timing;
 mod weights;
 
 pub use device::{AdapterReport, adapters};
@@ -63,6 +64,10 @@ impl Backend for Gpu {
 
     fn description(&self) -> String {
         self.shared.device.report.to_string()
+    }
+
+    fn driver(&self) -> Option<String> {
+        Some(self.shared.device.report.driver.clone())
     }
 
     fn compile(&self, plan: &Arc<Plan>) -> Result<Box<dyn Program>> {

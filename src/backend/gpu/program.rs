@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use super::buffers::{self, View};
 use super::device::Meter;
 use super::record::{Command, Phase, Recorder, Segment};
+use super::timing::Clock;
 use super::{Shared, ops};
 use crate::backend::{Counters, Io, Program};
 use crate::error::{Error, Place, Result};
@@ -28,6 +29,8 @@ pub(super) struct GpuProgram {
     notes: Vec<String>,
     meter: Meter,
     counters: Counters,
+    /// Times the phases of each run, when that was asked for.
+    clock: Option<Clock>,
 }
 
 /// Buffers that the host writes and reads, each large enough for the largest segment.
@@ -62,13 +65,20 @@ impl GpuProgram {
         notes.push(format!("{memory} bytes of device memory for values"));
         notes.push(dispatches(&segments));
         let staging = Staging::new(shared, &meter, &segments)?;
+        let clock = match shared.options.timestamps {
+            true => Some(Clock::new(&shared.device, &meter, &segments)?),
+            false => None,
+        };
         shared.device.check()?;
         let (plan, shared, host) = (Arc::clone(plan), Arc::clone(shared), HashMap::new());
-        Ok(GpuProgram { shared, plan, segments, staging, host, notes, meter, counters: Counters::default() })
+        Ok(GpuProgram { shared, plan, segments, staging, host, notes, meter, counters: Counters::default(), clock })
     }
 
     async fn drive(&mut self, io: Io<'_>, waiting: Waiting) -> Result<()> {
         self.counters = Counters::default();
+        if let Some(clock) = &mut self.clock {
+            clock.start();
+        }
         self.host.clear();
         let from_host = self.host_results(&io);
         let Io { inputs, states, outputs } = io;
@@ -95,6 +105,7 @@ impl GpuProgram {
             }
         }
         self.host.clear();
+        self.counters.phases = self.clock.as_ref().map(Clock::stop);
         Ok(())
     }
 
@@ -137,6 +148,9 @@ impl GpuProgram {
                 Waiting::Async => Finished::new(&self.shared, submission)?.await?,
             }
             self.download(segment, states, outputs)?;
+            if let Some(clock) = &mut self.clock {
+                clock.collect()?;
+            }
         }
         match segment.host {
             Some(node) => self.host_node(node, inputs, states),
@@ -185,18 +199,22 @@ impl GpuProgram {
         let device = &self.shared.device;
         let mut encoder = device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         if let Some(buffer) = &self.staging.upload {
+            self.clock.iter_mut().for_each(|clock| clock.mark(&mut encoder, Phase::Upload));
             for (_, view, offset) in place(&segment.uploads) {
                 encoder.copy_buffer_to_buffer(buffer, offset, &view.buffer, view.offset, view.size);
             }
         }
-        self.counters.dispatches += encode(&mut encoder, &segment.commands);
+        self.counters.dispatches += encode(&mut encoder, &segment.commands, self.clock.as_mut());
         if let Some(buffer) = &self.staging.readback {
+            self.clock.iter_mut().for_each(|clock| clock.mark(&mut encoder, Phase::Readback));
             for (_, view, offset) in place(&segment.downloads) {
                 encoder.copy_buffer_to_buffer(&view.buffer, view.offset, buffer, offset, view.size);
             }
         }
+        self.clock.iter().for_each(|clock| clock.close(&mut encoder));
         let submission = device.queue.submit([encoder.finish()]);
         self.counters.submissions += 1;
+        self.clock.iter().for_each(Clock::fetch);
         if let Some(buffer) = self.staging.upload.as_ref().filter(|_| !segment.uploads.is_empty()) {
             map(buffer, wgpu::MapMode::Write, &self.staging.writable);
         }
@@ -324,11 +342,15 @@ fn map(buffer: &wgpu::Buffer, mode: wgpu::MapMode, mapped: &Arc<AtomicBool>) {
     buffer.map_async(mode, .., move |result| mapped.store(result.is_ok(), Ordering::Release));
 }
 
-/// Encodes the commands and returns the number of dispatches.
-fn encode(encoder: &mut wgpu::CommandEncoder, commands: &[Command]) -> u64 {
+/// Encodes the commands, with the clock's marks between phases, and returns the number of dispatches.
+fn encode(encoder: &mut wgpu::CommandEncoder, commands: &[Command], mut clock: Option<&mut Clock>) -> u64 {
     let mut dispatches = 0;
     let mut pass: Option<wgpu::ComputePass<'static>> = None;
     for command in commands {
+        if let Some(clock) = clock.as_deref_mut().filter(|clock| clock.changes(command.phase())) {
+            drop(pass.take());
+            clock.mark(encoder, command.phase());
+        }
         match command {
             Command::Copy(from, to) => {
                 drop(pass.take());

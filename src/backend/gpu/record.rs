@@ -14,12 +14,16 @@ use crate::tensor::{DType, Tensor, element_count};
 /// Which part of a run a command belongs to, for timing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Phase {
+    /// From the host.
+    Upload,
     /// Input products of recurrent layers.
     Projection,
     /// The steps of recurrent layers.
     Recurrence,
     /// Every other op.
     Other,
+    /// To the host.
+    Readback,
 }
 
 /// One entry of a segment's list.

@@ -65,6 +65,11 @@ impl Output {
         self.text.push('\n');
     }
 
+    /// Prints the document instead of the text, as `--json` does.
+    pub(crate) fn ask_json(&mut self) {
+        self.is_json = true;
+    }
+
     /// Sets the JSON document.
     pub(crate) fn json(&mut self, document: Value) {
         self.document = Some(document);

@@ -103,7 +103,7 @@ mod tests {
                 assert!(max_abs(got[0].as_slice().unwrap(), &want) < 1e-6, "{m} {k} {n}");
             }
             let dispatches = if m == 0 { 0 } else { 2 };
-            let want = Counters { pipelines_created: 0, buffers_created: 0, submissions: 1, dispatches };
+            let want = Counters { pipelines_created: 0, buffers_created: 0, submissions: 1, dispatches, phases: None };
             assert_eq!(program.counters(), want, "the second run creates nothing");
         }
     }

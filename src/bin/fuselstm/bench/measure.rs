@@ -1,0 +1,183 @@
+//! The rows: every network on every device.
+
+use std::path::Path;
+
+use fuselstm::backend::BackendOptions;
+use fuselstm::measure::bench::{self, Effort, Row};
+use fuselstm::measure::sweep::Sizes;
+use fuselstm::measure::synthetic::{Random, Shape};
+use fuselstm::tensor::npz;
+use fuselstm::{Error, ErrorKind, Model, Outputs, Session, Tensor};
+
+use super::Args;
+use super::setups::Setup;
+use crate::common::{self, Failure};
+
+fn sizes(list: &Option<Sizes>, default: usize) -> Vec<usize> {
+    list.as_ref().map_or_else(|| vec![default], |list| list.0.clone())
+}
+
+/// Every synthetic network that the arguments ask for.
+pub(super) fn shapes(args: &Args) -> Result<Vec<Shape>, Failure> {
+    let widths = match args.inputs.input.as_slice() {
+        [] => None,
+        [text] => Some(text.parse::<Sizes>()?),
+        _ => return Err("the widths of synthetic inputs were given twice".to_owned().into()),
+    };
+    let mut shapes = Vec::new();
+    for &cell in &args.cell {
+        for hidden in sizes(&args.hidden, 128) {
+            for layers in sizes(&args.layers, 1) {
+                for input in sizes(&widths, hidden) {
+                    shapes.push(Shape { cell, input, hidden, layers, bidirectional: args.bidirectional });
+                }
+            }
+        }
+    }
+    Ok(shapes)
+}
+
+/// Rows of synthetic networks.
+pub(super) fn synthetic_rows(args: &Args, setups: &[Setup<'_>], effort: Effort) -> Result<Vec<Row>, Failure> {
+    let mut rows = Vec::new();
+    for shape in shapes(args)? {
+        let model = Model::from_graph(shape.graph(args.inputs.seed)?)?;
+        for setup in setups {
+            shape_rows(args, &shape, &model, setup, effort, &mut rows)?;
+        }
+    }
+    Ok(rows)
+}
+
+/// One network on one device, for every length and batch.
+fn shape_rows(
+    args: &Args,
+    shape: &Shape,
+    model: &Model,
+    setup: &Setup<'_>,
+    effort: Effort,
+    rows: &mut Vec<Row>,
+) -> Result<(), Failure> {
+    let Some(sessions) = Sessions::open(args, model, setup)? else { return Ok(()) };
+    for time in sizes(&args.time, 128) {
+        for batch in sizes(&args.batch, 1) {
+            let x = Random::new(args.inputs.seed).tensor(&[time, batch, shape.input], 1.0)?;
+            if let Some(row) = sessions.row(setup, &[("x", &x)], effort)? {
+                rows.push(row.0.with_shape(shape, time, batch, args.step_ms));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Rows of a model from a file.
+pub(super) fn model_rows(args: &Args, path: &Path, setups: &[Setup<'_>], effort: Effort) -> Result<Vec<Row>, Failure> {
+    let model = common::open(path)?;
+    let one = |sizes: &Option<Sizes>| -> Result<Option<usize>, Failure> {
+        match sizes.as_ref().map(|list| list.0.as_slice()) {
+            None => Ok(None),
+            Some(&[size]) => Ok(Some(size)),
+            Some(_) => Err("a model is measured at one length and batch a call".to_owned().into()),
+        }
+    };
+    let (time, batch) = (one(&args.time)?, one(&args.batch)?);
+    let inputs = common::Inputs::of(args.inputs.input.clone(), args.inputs.seed, batch, time).read(&model)?;
+    let inputs = common::by_name(&inputs);
+    let mut rows = Vec::new();
+    for setup in setups {
+        let Some(sessions) = Sessions::open(args, &model, setup)? else { continue };
+        let Some((row, outputs)) = sessions.row(setup, &inputs, effort)? else { continue };
+        if let Some(path) = &args.output {
+            npz::save(path, outputs.iter())?;
+        }
+        rows.push(Row { model: Some(path.display().to_string()), time, batch, ..row });
+    }
+    Ok(rows)
+}
+
+/// A model on a device.
+struct Sessions {
+    /// What is measured.
+    plain: Session,
+    /// The same with the device's clock running, when phases are asked for and it has one.
+    clocked: Option<Session>,
+}
+
+/// Runs of the clocked session: its numbers are medians, and say where to look rather than how long to wait.
+const CLOCKED_RUNS: usize = 5;
+
+impl Sessions {
+    /// `None`, with a message, when the device lacks what the setup asks for while others may have it.
+    fn open(args: &Args, model: &Model, setup: &Setup<'_>) -> Result<Option<Sessions>, Failure> {
+        let open = |options| Session::builder(model).device(setup.device.clone()).options(options).build();
+        let Some(plain) = attempt(open(setup.options.clone()), setup)? else { return Ok(None) };
+        let clocked = match args.phases && setup.device.is_gpu() {
+            true => Some(open(BackendOptions { timestamps: true, ..setup.options.clone() })?),
+            false => None,
+        };
+        Ok(Some(Sessions { plain, clocked }))
+    }
+
+    /// One row, and the outputs of its last run; `None` where the device cannot run it.
+    fn row(
+        &self,
+        setup: &Setup<'_>,
+        inputs: &[(&str, &Tensor)],
+        effort: Effort,
+    ) -> Result<Option<(Row, Outputs)>, Failure> {
+        let Some(measured) = attempt(bench::measure(&self.plain, inputs, effort), setup)? else { return Ok(None) };
+        let mut row = Row::of(&self.plain, &measured);
+        row.precision = bench::precision_name(setup.options.precision).to_owned();
+        row.threads = setup.options.threads;
+        let named = strategies(&self.plain.notes_for(inputs)?);
+        row.strategy = if named.is_empty() { row.device.clone() } else { named };
+        if let Some(clocked) = &self.clocked {
+            match bench::phases(clocked, inputs, CLOCKED_RUNS) {
+                Ok(phases) => row.phases_ms = phases,
+                Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Limit) => {
+                    log::warn!("{}: phases are left out: {error}", setup.device);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Some((row, measured.outputs)))
+    }
+}
+
+/// The strategies that a program's notes name (`…: loop strategy (…)`), each once.
+fn strategies(notes: &[String]) -> String {
+    let mut named: Vec<&str> = Vec::new();
+    for note in notes {
+        let words: Vec<&str> = note.split_whitespace().collect();
+        let before = words.iter().position(|word| *word == "strategy").and_then(|at| words.get(at.checked_sub(1)?));
+        if let Some(name) = before.filter(|name| !named.contains(name)) {
+            named.push(name);
+        }
+    }
+    named.join("+")
+}
+
+/// `None`, with a message, for what this device lacks while others may have it.
+fn attempt<T>(result: Result<T, Error>, setup: &Setup<'_>) -> Result<Option<T>, Failure> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported | ErrorKind::Limit) => {
+            log::warn!("{} is passed over: {error}", setup.device);
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strategies_are_read_off_the_notes() {
+        let notes =
+            ["lstm: loop strategy (at most 64 units)", "5 bytes", "b: step strategy (x)", "c: loop strategy (y)"];
+        assert_eq!(strategies(&notes.map(str::to_owned)), "loop+step");
+        assert_eq!(strategies(&["strategy".to_owned()]), "");
+    }
+}
