@@ -9,6 +9,7 @@ mod memory;
 
 use edit::{Edit, corpus};
 use fuselstm::formats::read;
+use fuselstm::tensor::npz;
 use fuselstm::{Device, ErrorKind, Model, Session, Tensor};
 
 /// What one load may hold at a time: what the issue of this reader asks for.
@@ -111,6 +112,9 @@ defects! {
     // Tensors.
     rank_0_where_3_is_needed: "usl_basic", INVALID, ["rank 3"], |e| e.set_rank(0, 0);
     rank_2_where_3_is_needed: "usl_basic", INVALID, ["rank 3, found 2"], |e| e.set_rank(0, 2);
+    rank_9: "usl_basic", INVALID, [], |e| e.set_rank(0, 9);
+    sparse_weights: "usl_hybrid", &[ErrorKind::Unsupported], ["spars"], |e| { let weights = e.input(2); e.set_sparse(weights as usize); };
+    time_major_swapped: "usl_basic", INVALID, [], |e| { let layout = e.bytes[e.field(&[(2, 0), (3, 0), (4, usize::MAX)], 3).unwrap()]; e.set_option(3, 1 - layout); };
     size_negative: "usl_basic", MALFORMED, ["axis 0", "-5"], |e| e.set_size(0, 0, -5);
     sizes_whose_product_overflows: "usl_basic", &[ErrorKind::Limit], ["2^40"], |e| {
         for axis in 0..3 { e.set_size(0, axis, i32::MAX); }
@@ -176,11 +180,60 @@ fn activations_none_and_sign_are_read() {
     }
 }
 
+/// Both layers of the digit model on the state tensors of the first. The second layer then starts from where the first one ended, and
+/// the first one, at the next call, from where the second did. Expected: what TensorFlow Lite 2.21's reference kernels answer for the
+/// file with this change, to the first two digits in turn.
 #[test]
 fn a_state_that_two_operators_share_goes_through_both() {
-    let Some(edit) = corpus("usl_basic") else { return };
-    let loaded = read(&edit.bytes).unwrap();
-    assert_eq!(loaded.graph.states.len(), 2);
+    const EXPECTED: [[f32; 10]; 2] = [
+        [
+            -0.717_551_23,
+            0.680_464_15,
+            -1.238_004_8,
+            0.414_031_74,
+            6.351_476_7,
+            -1.431_606_8,
+            -3.689_007_8,
+            3.791_570_4,
+            1.729_345_4,
+            11.336_981,
+        ],
+        [
+            -5.215_275,
+            0.511_889_6,
+            -1.544_470_9,
+            12.667_278,
+            -4.120_107,
+            2.441_530_2,
+            -6.234_737,
+            0.212_435_63,
+            0.181_924_18,
+            0.831_511_4,
+        ],
+    ];
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data/");
+    let mut edit = Edit { bytes: std::fs::read(format!("{folder}digits.tflite")).unwrap() };
+    for slot in [18, 19] {
+        let state = edit.element(&[(2, 0), (3, 1)], 1, slot);
+        edit.set_element(&[(2, 0), (3, 2)], 1, slot, state);
+    }
+    let model = Model::from_graph(read(&edit.bytes).unwrap().graph).unwrap();
+    let digits = npz::load(format!("{folder}digits.npz")).unwrap();
+    let (_, images) = digits.iter().find(|(name, _)| name == "images").unwrap();
+    let images = images.as_slice::<u8>().unwrap();
+    for device in [Device::reference(), Device::cpu()] {
+        let session = Session::new(&model, device).unwrap();
+        let mut stream = session.stream();
+        for (image, expected) in images.chunks_exact(28 * 28).zip(EXPECTED) {
+            let pixels: Vec<f32> = image.iter().map(|&p| f32::from(p) / 255.0).collect();
+            let x = Tensor::from_vec(&[1, 28, 28], pixels).unwrap();
+            let outputs = stream.run(&[("INPUT", &x)]).unwrap();
+            let logits = outputs.tensors()[0].to_f32();
+            for (found, wanted) in logits.iter().zip(expected) {
+                assert!((found - wanted).abs() < 2e-5, "{logits:?}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -130,6 +130,16 @@ impl Edit {
         self.get(self.field(&[(2, 0), (0, tensor)], 2).unwrap()) as usize
     }
 
+    /// Makes the sparsity of a tensor of what was its quantisation.
+    pub fn set_sparse(&mut self, tensor: usize) {
+        let table = self.table(&[(2, 0), (0, tensor)]);
+        let vtable = (table as i64 - i64::from(self.get(table) as i32)) as usize;
+        let (quantisation, sparsity) = (vtable + 4 + 2 * 4, vtable + 4 + 2 * 6);
+        assert!(self.bytes[vtable] as usize > sparsity - vtable, "the table has no field for the sparsity");
+        self.bytes.copy_within(quantisation..quantisation + 2, sparsity);
+        self.bytes[quantisation..quantisation + 2].fill(0);
+    }
+
     pub fn set_rank(&mut self, tensor: usize, rank: u32) {
         let at = self.vector(&[(2, 0), (0, tensor)], 0);
         self.put(at, rank);

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::algebra::first;
-use super::loops::{Layer, Loop, Mask, Variable};
+use super::loops::{Layer, Loop};
 use super::sequence::Sequences;
 use super::step::Reason;
 use super::trace::{Size, Trace};
 use super::turns::Limit;
+use super::variables::{Mask, Variable};
 use crate::graph::recurrent::{Direction, Layout, Masking, Merge, Source};
 use crate::graph::{Dim, Node, Op, Recurrent, ValueId, ValueType};
 use crate::tensor::{DType, Tensor};

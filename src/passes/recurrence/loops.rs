@@ -11,13 +11,13 @@ use super::build::Build;
 use super::cells::match_step;
 use super::sequence::Sequences;
 use super::step::{Form, Reason, Step};
-use super::trace::{Size, Trace};
+use super::trace::Trace;
+use super::variables::{Variable, common_mask};
 use super::weights::{Canonical, canonical};
 use crate::error::Result;
 use crate::graph::op::{Binary, BinaryFunction, While};
 use crate::graph::{Dim, Graph, Node, Op, ValueId};
 use crate::passes::{Declined, Report};
-use crate::tensor::DType;
 
 /// Makes recurrent ops of the loops of a graph, inner loops first.
 pub fn fuse(graph: Graph, report: &mut Report) -> Result<Graph> {
@@ -99,34 +99,6 @@ struct Fused {
     results: Vec<(ValueId, ValueId)>,
 }
 
-/// What one loop variable is.
-#[derive(Clone, Debug)]
-pub enum Variable {
-    /// 0, 1, 2, …
-    Counter,
-    /// The same in every turn.
-    Invariant,
-    /// A state; behind the mask, its next value.
-    State { next: ValueId, mask: Option<Mask> },
-    /// A list with one entry for each turn.
-    List { item: ValueId },
-    /// A list with one entry, overwritten in each turn.
-    Last { item: ValueId },
-    /// The output of the turn before, kept for masked turns or for nothing: the value is that of a list's entry.
-    Output,
-    /// Something else: an error unless it turns out to be an `Output`.
-    Other,
-}
-
-/// Which turns count for which rows.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Mask {
-    /// The first `n`: a loop variable `[B]`.
-    Lengths(usize),
-    /// Where a list `[T, B]` or `[T, B, 1]` of bools, a loop variable, holds.
-    List(usize),
-}
-
 /// A loop and what its body computes.
 pub struct Loop<'a> {
     pub node: &'a Node,
@@ -162,7 +134,7 @@ impl<'a> Loop<'a> {
     }
 
     /// Whether `value` is `variable k + 1`.
-    fn is_next_of(&self, value: ValueId, k: usize) -> bool {
+    pub fn is_next_of(&self, value: ValueId, k: usize) -> bool {
         let Some((node, _)) = self.algebra.producer(self.algebra.through(value)) else { return false };
         let Op::Binary(Binary { function: BinaryFunction::Add, .. }) = node.op else { return false };
         let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
@@ -173,12 +145,12 @@ impl<'a> Loop<'a> {
         }
     }
 
-    fn integers(&self, value: ValueId) -> Option<Vec<i64>> {
+    pub fn integers(&self, value: ValueId) -> Option<Vec<i64>> {
         self.inner.body.constant(self.algebra.through(value))?.to_i64().ok()
     }
 
     /// Whether a value of the body is a counter, as a scalar or a vector of one.
-    fn counts(&self, trace: &Trace, value: ValueId) -> bool {
+    pub fn counts(&self, trace: &Trace, value: ValueId) -> bool {
         let mut value = self.algebra.through(value);
         for _ in 0..4 {
             if let Some(k) = self.variable(value) {
@@ -207,231 +179,6 @@ impl<'a> Loop<'a> {
             None => false,
         }
     }
-
-    // ---- variables ---------------------------------------------------------------------------------------------------------
-
-    fn classify(&self, trace: &Trace, k: usize) -> Result<Variable, Reason> {
-        let (input, next) = (self.inputs[k], self.nexts[k]);
-        if next == input {
-            return Ok(Variable::Invariant);
-        }
-        if self.is_counter(trace, k) {
-            return Ok(Variable::Counter);
-        }
-        if let Some(item) = self.list_write(trace, k) {
-            return Ok(item);
-        }
-        let ty = self.inner.body.get(input).map(|value| &value.ty);
-        if ty.is_none_or(|ty| !ty.dtype.is_float()) {
-            return Err(format!("loop variable {k} is neither counter, state nor list"));
-        }
-        let Some((valid, new, old)) = self.masked(trace, next) else {
-            return Ok(Variable::State { next, mask: None });
-        };
-        if self.variable(old) != Some(k) {
-            return Ok(Variable::Other);
-        }
-        Ok(Variable::State { next: new, mask: Some(valid) })
-    }
-
-    /// `select(mask, new, old)` in either order: the mask, the value where it holds, the value where it does not.
-    pub fn masked(&self, trace: &Trace, value: ValueId) -> Option<(Mask, ValueId, ValueId)> {
-        let (node, _) = self.algebra.producer(self.algebra.through(value))?;
-        if !matches!(node.op, Op::Select) {
-            return None;
-        }
-        let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
-        let (condition, yes, no) = (operand(0)?, operand(1)?, operand(2)?);
-        let (mask, holds) = self.mask(trace, condition)?;
-        let (yes, no) = (self.algebra.through(yes), self.algebra.through(no));
-        Some(if holds { (mask, yes, no) } else { (mask, no, yes) })
-    }
-
-    /// The mask behind a condition, and whether the condition holds where the turn counts.
-    fn mask(&self, trace: &Trace, mut condition: ValueId) -> Option<(Mask, bool)> {
-        let mut holds = true;
-        for _ in 0..16 {
-            let (node, _) = self.algebra.producer(condition)?;
-            let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
-            match &node.op {
-                Op::Unary(crate::graph::op::Unary::Not) => {
-                    holds = !holds;
-                    condition = operand(0)?;
-                }
-                Op::ExpandDims | Op::Reshape | Op::Squeeze(_) | Op::BroadcastTo | Op::Tile => condition = operand(0)?,
-                Op::Cast(DType::Bool) => condition = operand(0)?,
-                Op::Gather(_) => return Some((Mask::List(self.list_read(trace, node)?), holds)),
-                Op::Binary(binary) => {
-                    let (a, b) = (operand(0)?, operand(1)?);
-                    use BinaryFunction::{And, Greater, GreaterEqual, Less, LessEqual, Or};
-                    match binary.function {
-                        // A mask joined with what is always true only widens it.
-                        And | Or => {
-                            condition = self.widened(binary.function == And, a, b)?;
-                            continue;
-                        }
-                        _ => {}
-                    }
-                    let (time, lengths, function) = if self.counts(trace, a) {
-                        (a, b, binary.function)
-                    } else {
-                        let mirrored = match binary.function {
-                            Less => Greater,
-                            Greater => Less,
-                            LessEqual => GreaterEqual,
-                            GreaterEqual => LessEqual,
-                            _ => return None,
-                        };
-                        (b, a, mirrored)
-                    };
-                    if !self.counts(trace, time) {
-                        return None;
-                    }
-                    let valid = match function {
-                        Less => true,
-                        GreaterEqual => false,
-                        _ => return None,
-                    };
-                    return Some((Mask::Lengths(self.lengths(lengths)?), holds == valid));
-                }
-                _ => return None,
-            }
-        }
-        None
-    }
-
-    /// The operand of `and` that is not constant true, or of `or` that is not constant false.
-    fn widened(&self, and: bool, a: ValueId, b: ValueId) -> Option<ValueId> {
-        let neutral = |value: ValueId| {
-            let tensor = self.inner.body.constant(self.algebra.through(value))?;
-            Some(tensor.as_slice::<bool>().ok()?.iter().all(|&x| x == and))
-        };
-        match (neutral(a), neutral(b)) {
-            (Some(true), None) => Some(b),
-            (None, Some(true)) => Some(a),
-            _ => None,
-        }
-    }
-
-    /// The loop variable that holds the lengths, possibly with another axis.
-    fn lengths(&self, mut value: ValueId) -> Option<usize> {
-        for _ in 0..8 {
-            if let Some(k) = self.variable(value) {
-                let rank = self.inner.body.get(self.inputs[k])?.ty.rank()?;
-                return (self.nexts[k] == self.inputs[k] && rank == 1).then_some(k);
-            }
-            let (node, _) = self.algebra.producer(value)?;
-            match &node.op {
-                Op::ExpandDims | Op::Reshape | Op::Cast(_) => value = first(node)?,
-                _ => return None,
-            }
-        }
-        None
-    }
-
-    /// The loop variable that a gather reads at the counter.
-    fn list_read(&self, trace: &Trace, node: &Node) -> Option<usize> {
-        let Op::Gather(options) = &node.op else { return None };
-        let (list, index) = (first(node)?, node.inputs.get(1).copied().flatten()?);
-        let k = self.variable(list)?;
-        let scalar = self.inner.body.get(index)?.ty.rank() == Some(0);
-        let plain = options.axis == 0 && options.batch_dims == 0 && scalar;
-        (plain && self.nexts[k] == self.inputs[k] && self.counts(trace, index)).then_some(k)
-    }
-
-    /// The entry that a list gets.
-    fn list_write(&self, trace: &Trace, k: usize) -> Option<Variable> {
-        let (node, _) = self.algebra.producer(self.nexts[k])?;
-        let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
-        let entries = trace.axis(self.operands[k], 0);
-        match &node.op {
-            Op::SetItem => {
-                if self.variable(operand(0)?) != Some(k) {
-                    return None;
-                }
-                let (index, item) = (operand(1)?, self.algebra.through(operand(2)?));
-                if self.counts(trace, index) {
-                    return Some(Variable::List { item });
-                }
-                let only = self.integers(index)? == [0] && entries == Size::Known(1);
-                only.then_some(Variable::Last { item })
-            }
-            Op::Concat(options) if options.axis == 0 && node.inputs.len() == 3 => {
-                let (before, item, after) = (operand(0)?, operand(1)?, operand(2)?);
-                let fits = self.is_slice(trace, k, before, false) && self.is_slice(trace, k, after, true);
-                let item = self.entry(item)?;
-                fits.then_some(Variable::List { item })
-            }
-            Op::Reshape | Op::ExpandDims | Op::Pack(_) if entries == Size::Known(1) => {
-                let item = self.entry(self.nexts[k])?;
-                Some(Variable::Last { item })
-            }
-            _ => None,
-        }
-    }
-
-    /// `item` behind `item` with a leading axis of size 1.
-    fn entry(&self, value: ValueId) -> Option<ValueId> {
-        let (node, _) = self.algebra.producer(value)?;
-        let input = first(node)?;
-        let shape = |id: ValueId| self.inner.body.get(id).and_then(|value| value.ty.shape.as_deref());
-        let (outer, inner) = (shape(value)?, shape(input)?);
-        let leading = outer.split_first().is_some_and(|(one, rest)| {
-            one.known() == Some(1)
-                && rest.len() == inner.len()
-                && rest.iter().zip(inner).all(|(a, b)| a.agrees_with(*b))
-        });
-        let plain = match &node.op {
-            Op::Pack(pack) => pack.axis == 0 && node.inputs.len() == 1,
-            Op::Reshape => {
-                // Sizes that are not known twice may have moved.
-                let (a, b) = (outer.iter().skip(1), inner.iter());
-                a.zip(b).filter(|(a, b)| a.known().is_none() || b.known().is_none()).count() <= 1
-            }
-            Op::ExpandDims => self.integers(node.inputs.get(1).copied().flatten()?)? == [0],
-            _ => false,
-        };
-        (leading && plain).then(|| self.algebra.through(input))
-    }
-
-    /// Whether a value is the part of list `k` before the counter, or after it.
-    fn is_slice(&self, trace: &Trace, k: usize, value: ValueId, after: bool) -> bool {
-        let check = || -> Option<bool> {
-            let (node, _) = self.algebra.producer(value)?;
-            let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
-            if !matches!(node.op, Op::Slice) || self.variable(operand(0)?) != Some(k) {
-                return Some(false);
-            }
-            // [counter, rest, rest, …]
-            let vector = |value: ValueId, rest: i64| -> Option<bool> {
-                let (node, _) = self.algebra.producer(value)?;
-                let (Op::Concat(_), [Some(head), Some(tail)]) = (&node.op, node.inputs.as_slice()) else {
-                    return Some(false);
-                };
-                let tail = self.integers(*tail)?.iter().all(|&x| x == rest);
-                let (node, _) = self.algebra.producer(*head)?;
-                if !matches!(node.op, Op::Reshape | Op::ExpandDims) {
-                    return Some(false);
-                }
-                let head = first(node)?;
-                let at = if after {
-                    (0..self.inputs.len()).any(|c| self.is_counter(trace, c) && self.is_next_of(head, c))
-                } else {
-                    self.counts(trace, head)
-                };
-                Some(tail && at)
-            };
-            let constant = |value: ValueId, x: i64| self.integers(value).is_some_and(|all| all.iter().all(|&y| y == x));
-            Some(if after {
-                vector(operand(1)?, 0)? && constant(operand(2)?, -1)
-            } else {
-                constant(operand(1)?, 0) && vector(operand(2)?, -1)?
-            })
-        };
-        check().unwrap_or(false)
-    }
-
-    // ---- the rewrite -------------------------------------------------------------------------------------------------------
 
     fn fuse(mut self, trace: &mut Trace, used: &[bool]) -> Result<Fused, Reason> {
         let mut variables = Vec::new();
@@ -617,17 +364,4 @@ pub struct Layer {
     pub canonical: Canonical,
     /// Position of the cell state.
     pub cell_state: Option<usize>,
-}
-
-/// Every state must be under the same mask.
-fn common_mask(variables: &[Variable]) -> Result<Option<Mask>, Reason> {
-    let mut masks = variables.iter().filter_map(|variable| match variable {
-        Variable::State { mask, .. } => Some(*mask),
-        _ => None,
-    });
-    let Some(mask) = masks.next() else { return Ok(None) };
-    if masks.any(|other| other != mask) {
-        return Err("some states are masked and others not, or otherwise".into());
-    }
-    Ok(mask)
 }

@@ -14,6 +14,7 @@ mod step;
 mod sums;
 mod trace;
 mod turns;
+mod variables;
 mod weights;
 
 pub(super) use order::sorted;

@@ -1,8 +1,9 @@
 //! How many turns a loop takes.
 
-use super::loops::{Loop, Mask};
+use super::loops::Loop;
 use super::step::Reason;
 use super::trace::{Size, Trace};
+use super::variables::Mask;
 use crate::graph::op::BinaryFunction;
 use crate::graph::{Op, ValueId};
 
