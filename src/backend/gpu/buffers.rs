@@ -19,6 +19,8 @@ pub(super) struct View {
     pub(super) size: u64,
     /// The block that holds it, when it is not a constant.
     block: Option<usize>,
+    /// What is bound instead of the buffer, for weights that are held as a texture; see [`create_texels`].
+    texels: Option<wgpu::TextureView>,
 }
 
 impl View {
@@ -32,7 +34,15 @@ impl View {
         }
     }
 
+    /// Whether it holds weights as a texture.
+    pub(super) fn is_texels(&self) -> bool {
+        self.texels.is_some()
+    }
+
     pub(super) fn binding(&self) -> wgpu::BindingResource<'_> {
+        if let Some(texels) = &self.texels {
+            return wgpu::BindingResource::TextureView(texels);
+        }
         wgpu::BindingResource::Buffer(wgpu::BufferBinding {
             buffer: &self.buffer,
             offset: self.offset,
@@ -84,7 +94,7 @@ impl Blocks {
         };
         let block = self.blocks.get_mut(index).ok_or_else(|| Error::internal("a block that does not exist"))?;
         block.users += 1;
-        Ok(View { buffer: block.buffer.clone(), offset: 0, size, block: Some(index) })
+        Ok(View { buffer: block.buffer.clone(), offset: 0, size, block: Some(index), texels: None })
     }
 
     /// One more value lives in the view's block.
@@ -136,7 +146,41 @@ pub(super) fn create_with(device: &Device, meter: &Meter, words: &[u32]) -> Resu
     let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
     let buffer = create(device, meter, "constant", size, usage)?;
     device.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(words));
-    Ok(View { buffer, offset: 0, size, block: None })
+    Ok(View { buffer, offset: 0, size, block: None, texels: None })
+}
+
+/// Texels in a row of a texture of weights; `weights_texels.wgsl` counts on it.
+const TEXELS: u32 = 2048;
+
+/// Makes a texture that holds `words`, four to a texel, for `weights_texels.wgsl`; a buffer when it has too many rows.
+///
+/// The software driver runs a loop over the lanes for every word that a kernel loads from a buffer, while it fetches whole texels: at
+/// 512 units and one row a step is seven times faster.
+fn create_texels(device: &Device, meter: &Meter, words: &[u32]) -> Result<View> {
+    let rows = words.len().div_ceil(4 * TEXELS as usize).max(1);
+    if rows > device.limits.max_texture_dimension_2d as usize {
+        return create_with(device, meter, words);
+    }
+    let mut padded = words.to_vec();
+    padded.resize(rows * 4 * TEXELS as usize, 0);
+    let size = wgpu::Extent3d { width: TEXELS, height: rows as u32, depth_or_array_layers: 1 };
+    meter.buffer();
+    let texture = device.guarded(|| {
+        device.device.create_texture(&wgpu::TextureDescriptor {
+            label: Some("weights"),
+            size,
+            mip_level_count: 1,
+            sample_count: 1,
+            dimension: wgpu::TextureDimension::D2,
+            format: wgpu::TextureFormat::Rgba32Float,
+            usage: wgpu::TextureUsages::TEXTURE_BINDING | wgpu::TextureUsages::COPY_DST,
+            view_formats: &[],
+        })
+    })?;
+    let layout = wgpu::TexelCopyBufferLayout { offset: 0, bytes_per_row: Some(16 * TEXELS), rows_per_image: None };
+    device.queue.write_texture(texture.as_image_copy(), bytemuck::cast_slice(&padded), layout, size);
+    let texels = Some(texture.create_view(&wgpu::TextureViewDescriptor::default()));
+    Ok(View { texels, ..create_with(device, meter, &[])? })
 }
 
 /// Names a constant on the device: where its elements lie on the host, and how they were arranged.
@@ -180,12 +224,33 @@ impl Constants {
         layout: &str,
         words: impl FnOnce() -> Result<Vec<u32>>,
     ) -> Result<View> {
+        self.get_made(owners, layout, || create_with(device, meter, &words()?))
+    }
+
+    /// The same as a texture, see [`create_texels`].
+    pub(super) fn get_texels<T: std::any::Any + Send + Sync>(
+        &self,
+        device: &Device,
+        meter: &Meter,
+        owners: &[Arc<T>],
+        layout: &str,
+        words: impl FnOnce() -> Result<Vec<u32>>,
+    ) -> Result<View> {
+        self.get_made(owners, layout, || create_texels(device, meter, &words()?))
+    }
+
+    fn get_made<T: std::any::Any + Send + Sync>(
+        &self,
+        owners: &[Arc<T>],
+        layout: &str,
+        make: impl FnOnce() -> Result<View>,
+    ) -> Result<View> {
         let addresses = owners.iter().map(|owner| Arc::as_ptr(owner).cast::<u8>() as usize).collect();
         let key = ConstantKey { addresses, layout: layout.to_owned() };
         if let Some(constant) = self.entries.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(constant.view.clone());
         }
-        let view = create_with(device, meter, &words()?)?;
+        let view = make()?;
         let owners = owners.iter().map(|owner| Arc::clone(owner) as _).collect();
         let constant = Constant { view: view.clone(), _owners: owners };
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).insert(key, constant);

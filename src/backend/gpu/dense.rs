@@ -149,7 +149,7 @@ pub(super) fn record(ctx: &mut Recorder<'_>, dense: &Dense<'_>) -> Result<()> {
         ctx.notes.push(note);
     }
     let quads = columns.div_ceil(4);
-    let [weights, products] = ctx.shared.product_parts();
+    let [weights, products] = ctx.shared.product_parts(dense.weights);
     let Rows { offset, inner, run, stride } = dense.x_rows;
     let whole = [depth, offset, run, stride].iter().all(|n| n % 4 == 0) && dense.x.size.is_multiple_of(16);
     let x = if whole { Part::XQuads } else { Part::XWords };

@@ -279,6 +279,7 @@ fn granted(has: &wgpu::Limits) -> wgpu::Limits {
         max_compute_workgroup_size_z: has.max_compute_workgroup_size_z,
         max_compute_workgroups_per_dimension: has.max_compute_workgroups_per_dimension,
         max_immediate_size: IMMEDIATE_BYTES,
+        max_texture_dimension_2d: has.max_texture_dimension_2d,
         ..wgpu::Limits::downlevel_defaults()
     }
 }

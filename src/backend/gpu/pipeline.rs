@@ -75,6 +75,7 @@ parts! {
     WeightsF32 = ["weights_f32.wgsl"];
     WeightsF16 = ["weights_f16.wgsl"];
     WeightsInt8 = ["weights_int8.wgsl"];
+    WeightsTexels = ["weights_texels.wgsl"];
     XWords = ["x_words.wgsl"];
     XQuads = ["x_quads.wgsl"];
     ProductsPlain = ["sums.wgsl", "products_plain.wgsl"];
@@ -84,7 +85,7 @@ parts! {
 }
 
 /// How weights are stored.
-const WEIGHTS: &[Part] = &[Part::WeightsF32, Part::WeightsF16, Part::WeightsInt8];
+const WEIGHTS: &[Part] = &[Part::WeightsF32, Part::WeightsF16, Part::WeightsInt8, Part::WeightsTexels];
 /// How rows of x are read.
 const X: &[Part] = &[Part::XWords, Part::XQuads];
 /// How terms of a product are loaded.

@@ -6,6 +6,7 @@ use super::Shared;
 use super::buffers::{self, Blocks, View, Word};
 use super::device::Meter;
 use super::pipeline::{Kernel, Pipeline};
+use super::weights::Storing;
 use crate::error::{Error, Place, Result};
 use crate::graph::{Node, ValueId};
 use crate::plan::Plan;
@@ -243,6 +244,20 @@ impl<'a> Recorder<'a> {
         }
     }
 
+    /// A matrix of weights as [`Storing`](super::weights::Storing) makes it, in the form that the device loads fastest.
+    pub(super) fn matrix<T: std::any::Any + Send + Sync>(
+        &self,
+        owners: &[Arc<T>],
+        layout: &str,
+        words: impl FnOnce() -> Result<Vec<u32>>,
+    ) -> Result<View> {
+        let Shared { constants, device, .. } = self.shared;
+        if device.broadcasts && self.shared.storing() == Storing::F32 {
+            return constants.get_texels(device, self.meter, owners, layout, words);
+        }
+        constants.get_joined(device, self.meter, owners, layout, words)
+    }
+
     /// Small data that only this program has.
     pub(super) fn table(&self, words: &[u32]) -> Result<View> {
         buffers::create_with(&self.shared.device, self.meter, words)
@@ -288,7 +303,7 @@ impl<'a> Recorder<'a> {
             return Err(Error::limit(format!("{groups} workgroups on an axis, the adapter allows {most}")));
         }
         let most = device.limits.max_storage_buffer_binding_size;
-        if let Some(view) = bindings.iter().find(|v| v.size > most) {
+        if let Some(view) = bindings.iter().find(|v| v.size > most && !v.is_texels()) {
             let size = view.size;
             return Err(Error::limit(format!("a binding of {size} bytes is needed, the adapter allows {most}")));
         }

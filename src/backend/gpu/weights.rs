@@ -1,6 +1,7 @@
 //! How weights are stored on the device: f32, or rounded to half precision or int8 where the caller asks for it.
 
 use super::Shared;
+use super::buffers::View;
 use super::pipeline::Part;
 use crate::backend::Precision;
 use crate::error::{Error, Result};
@@ -79,8 +80,9 @@ impl Shared {
     }
 
     /// The parts of a kernel that multiplies with weights: how they are stored, how terms are loaded.
-    pub(super) fn product_parts(&self) -> [Part; 2] {
-        [self.storing().part(), if self.device.broadcasts { Part::ProductsBroadcast } else { Part::ProductsPlain }]
+    pub(super) fn product_parts(&self, weights: &View) -> [Part; 2] {
+        let stored = if weights.is_texels() { Part::WeightsTexels } else { self.storing().part() };
+        [stored, if self.device.broadcasts { Part::ProductsBroadcast } else { Part::ProductsPlain }]
     }
 }
 

@@ -56,7 +56,7 @@ fn packed(
     layout: String,
     words: impl FnOnce() -> Result<Vec<u32>>,
 ) -> Result<View> {
-    with_storage!(tensor.storage(), owner => ctx.weights(owner, layout, words))
+    with_storage!(tensor.storage(), owner => ctx.matrix(std::slice::from_ref(owner), &layout, words))
 }
 
 #[cfg(test)]

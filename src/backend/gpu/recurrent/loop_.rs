@@ -95,7 +95,7 @@ pub(super) fn record(
     (first, steps): (usize, usize),
 ) -> Result<()> {
     let [h_quads, c_words, m_words] = sizes(layer, form.rows).map(|n| n as u32);
-    let [weights, mut products] = ctx.shared.product_parts();
+    let [weights, mut products] = ctx.shared.product_parts(&memory.weights);
     if form.held > 0 {
         let broadcasts = products == Part::ProductsBroadcast;
         products = if broadcasts { Part::ProductsRegistersBroadcast } else { Part::ProductsRegisters };

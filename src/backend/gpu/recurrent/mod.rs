@@ -317,7 +317,7 @@ impl<'a> Layer<'a> {
         let stored =
             || owners.iter().map(|w| storing.store(&pack::recurrent(cell, w, units), 4 * units)).collect::<Vec<_>>();
         let weights =
-            ctx.weights_of(&owners, "recurrent quads", || Ok(stored().into_iter().flat_map(|s| s.words).collect()))?;
+            ctx.matrix(&owners, "recurrent quads", || Ok(stored().into_iter().flat_map(|s| s.words).collect()))?;
         let extras = || {
             let each = owners.iter().zip(stored()).map(|(w, s)| pack::extras(cell, w, units, width, &s.scales));
             Ok(each.flat_map(|e| words(&e)).collect())

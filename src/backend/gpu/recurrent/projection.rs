@@ -51,7 +51,7 @@ fn product(
     let layout = if auxiliary { "auxiliary" } else { "input" };
     let storing = ctx.shared.storing();
     let stored = || storing.store(&pack::input(cell, matrix, units), 4 * units);
-    let weights = ctx.weights(owner, format!("{layout} quads"), || Ok(stored().words))?;
+    let weights = ctx.matrix(std::slice::from_ref(owner), &format!("{layout} quads"), || Ok(stored().words))?;
     let bias = ctx.weights(owner, format!("{layout} bias quads"), || {
         Ok(super::words(&[pack::bias(cell, owner, units), stored().scales].concat()))
     })?;

@@ -38,7 +38,7 @@ pub(super) fn record(
         16
     };
     let kernel = layer
-        .kernel(Kernel::with_parts(Shader::RecurrentStep, &ctx.shared.product_parts()), memory.keep)
+        .kernel(Kernel::with_parts(Shader::RecurrentStep, &ctx.shared.product_parts(&memory.weights)), memory.keep)
         .with("WIDTH", width)
         .with("ROWS", rows);
     let groups =
