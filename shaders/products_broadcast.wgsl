@@ -162,5 +162,5 @@ fn products(first: u32, stride: u32, depth: u32, lane: u32, o0: u32, o1: u32, o2
     }
 }
 
-fn prepare(first: u32, stride: u32) {
+fn prepare(first: u32, stride: u32, term: u32) {
 }

@@ -293,7 +293,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             cs[i] = c[d * params.c_direction + row * params.units + i % params.units];
         }
     }
-    prepare(d * weight_rows() * params.units + min(lane, params.units - 1u), params.units);
+    prepare(d * weight_rows() * params.units + min(lane, params.units - 1u), params.units, 0u);
     workgroupBarrier();
     for (var n = 0u; n < params.count; n++) {
         let step = params.step + n;

@@ -94,6 +94,9 @@ const PRODUCTS: &[Part] = &[Part::ProductsPlain, Part::ProductsBroadcast];
 const LOOP_PRODUCTS: &[Part] =
     &[Part::ProductsPlain, Part::ProductsBroadcast, Part::ProductsRegisters, Part::ProductsRegistersBroadcast];
 
+/// The same where invocations share out the terms of a unit, so that there is none to share with its neighbours.
+const SPLIT_PRODUCTS: &[Part] = &[Part::ProductsPlain, Part::ProductsRegisters];
+
 shaders! {
     Activation = ["functions.wgsl", "activation.wgsl"];
     Binary = ["functions.wgsl", "binary.wgsl"];
@@ -113,6 +116,7 @@ shaders! {
     DenseDirect = ["functions.wgsl", "dense.wgsl", "dense_direct.wgsl"] with [WEIGHTS, PRODUCTS, X];
     DenseTiled = ["functions.wgsl", "dense.wgsl", "dense_tiled.wgsl"] with [WEIGHTS, X];
     RecurrentLoop = ["functions.wgsl", "recurrent.wgsl", "recurrent_loop.wgsl"] with [WEIGHTS, LOOP_PRODUCTS];
+    RecurrentLoopSplit = ["functions.wgsl", "recurrent.wgsl", "recurrent_loop_split.wgsl"] with [WEIGHTS, SPLIT_PRODUCTS];
     RecurrentStep = ["functions.wgsl", "recurrent.wgsl", "recurrent_step.wgsl"] with [WEIGHTS, PRODUCTS];
 }
 

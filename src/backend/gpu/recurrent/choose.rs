@@ -1,6 +1,6 @@
 //! Which strategy runs a layer, and why.
 
-use super::{Layer, loop_, step};
+use super::{Layer, loop_, loop_split, step};
 use crate::backend::gpu::device::Device;
 use crate::error::{Error, Result};
 
@@ -41,13 +41,19 @@ pub(super) fn choose(layer: &Layer<'_>, device: &Device, forced: Option<&str>) -
     match forced {
         None => {}
         Some("loop") => return Ok((loop_form()?, "asked for".into())),
+        Some("loop-split") => {
+            let form = loop_split::form(layer, device)?;
+            return Ok((Strategy::Loop(loop_::Form::Split(form)), "terms shared out, asked for".into()));
+        }
         Some("step") => {
             return match step::refusal(layer) {
                 None => Ok((Strategy::Step, "asked for".into())),
                 Some(reason) => Err(Error::input(format!("the strategy step does not apply: {reason}"))),
             };
         }
-        Some(other) => return Err(Error::input(format!("no recurrent strategy {other:?}: there are loop and step"))),
+        Some(other) => {
+            return Err(Error::input(format!("no recurrent strategy {other:?}: there are loop, loop-split and step")));
+        }
     }
     if let Some(reason) = step::refusal(layer) {
         return Ok((loop_form()?, reason.into()));

@@ -1,6 +1,6 @@
 //! A chunk of steps in one dispatch, one workgroup a tile of batch rows: for small widths, and for the rare options at any width.
 
-use super::{Layer, Memory};
+use super::{Layer, Memory, loop_split};
 use crate::backend::gpu::dense::SOFTWARE_ITERATIONS;
 use crate::backend::gpu::device::Device;
 use crate::backend::gpu::pipeline::{Kernel, Part, Shader};
@@ -9,7 +9,16 @@ use crate::error::{Error, Result};
 
 /// The form of the kernel for one layer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Form {
+pub(super) enum Form {
+    /// One invocation for a unit.
+    Whole(Whole),
+    /// Several.
+    Split(loop_split::Form),
+}
+
+/// A form with one invocation for a unit, or for several.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Whole {
     threads: usize,
     rows: usize,
     /// Weights of each unit held in registers over all steps; 0: they are loaded in every step.
@@ -25,8 +34,15 @@ fn sizes(layer: &Layer<'_>, rows: usize) -> [usize; 3] {
     [2 * rows * layer.width.div_ceil(4), rows * layer.units, m].map(|n| n.max(1).next_power_of_two())
 }
 
-/// The form that fits the device, or why there is none.
+/// The form that fits the device, or why there is none. On real devices invocations share the units' terms where that form exists.
 pub(super) fn form(layer: &Layer<'_>, device: &Device) -> Result<Form> {
+    match loop_split::form(layer, device) {
+        Ok(form) if !device.software => Ok(Form::Split(form)),
+        Ok(_) | Err(_) => whole(layer, device).map(Form::Whole),
+    }
+}
+
+fn whole(layer: &Layer<'_>, device: &Device) -> Result<Whole> {
     let threads = layer.units.next_power_of_two().clamp(32, 256);
     let fits = |rows: usize| {
         let [h, c, m] = sizes(layer, rows);
@@ -55,7 +71,7 @@ pub(super) fn form(layer: &Layer<'_>, device: &Device) -> Result<Form> {
             return Err(Error::limit("one step has more loop iterations than the software driver allows"));
         }
     }
-    Ok(Form { threads, rows, held, steps })
+    Ok(Whole { threads, rows, held, steps })
 }
 
 /// Numbers of terms that a kernel can hold.
@@ -63,10 +79,10 @@ const HELD: [usize; 8] = [16, 32, 48, 64, 96, 128, 192, 256];
 
 /// How many weights of a unit to hold in registers: all of them, or 0.
 ///
-/// Real devices have 256 registers for an invocation, which 64 vectors fill. The software driver holds them in its stack, from where
-/// it takes eight lanes at once, while a load takes a lane after the other: 4.8 against 20.7 ms of processor time at H = 64.
+/// Real devices have 255 registers for an invocation, of which 32 vectors take half. The software driver holds them in its stack, from
+/// where it takes eight lanes at once, while a load takes a lane after the other: 4.8 against 20.7 ms of processor time at H = 64.
 fn held(layer: &Layer<'_>, device: &Device) -> usize {
-    let most = if device.software { 256 } else { 64 };
+    let most = if device.software { 256 } else { 32 };
     let depth = layer.width.max(layer.units);
     if depth > most || layer.options.diagonal {
         return 0;
@@ -94,6 +110,10 @@ pub(super) fn record(
     form: Form,
     (first, steps): (usize, usize),
 ) -> Result<()> {
+    let form = match form {
+        Form::Whole(form) => form,
+        Form::Split(form) => return loop_split::record(ctx, layer, memory, form, (first, steps)),
+    };
     let [h_quads, c_words, m_words] = sizes(layer, form.rows).map(|n| n as u32);
     let [weights, mut products] = ctx.shared.product_parts(&memory.weights);
     if form.held > 0 {

@@ -5,6 +5,7 @@
 
 mod choose;
 mod loop_;
+mod loop_split;
 mod pack;
 mod projection;
 mod step;

@@ -259,6 +259,19 @@ fn the_loop_kernel() {
 }
 
 #[test]
+fn the_loop_kernel_with_shared_terms() {
+    let Some(gpu) = forced("loop-split", true) else { return };
+    for case in common().into_iter().filter(|case| !case.diagonal) {
+        check(&gpu, &case);
+    }
+    let base = plain(Cell::Lstm(lstm()), [5, 2, 4, 64]);
+    // One slice of few units, whole slices, a last slice that is part empty, and terms that no register holds.
+    for sizes in [[3, 1, 4, 1], [5, 2, 4, 64], [4, 1, 4, 100], [3, 1, 3, 128], [3, 2, 4, 131], [2, 1, 3, 300]] {
+        check(&gpu, &Case { sizes, initial: true, ..base.clone() });
+    }
+}
+
+#[test]
 fn the_step_kernel() {
     let Some(gpu) = forced("step", true) else { return };
     for case in common() {
@@ -310,7 +323,7 @@ fn rare_options() {
 
 #[test]
 fn without_checks_in_the_shaders() {
-    for strategy in ["loop", "step"] {
+    for strategy in ["loop", "loop-split", "step"] {
         let Some(gpu) = forced(strategy, false) else { return };
         let case = plain(Cell::Lstm(lstm()), [9, 5, 6, 70]);
         check(&gpu, &Case { directions: vec![false, true], initial: true, ..case });
@@ -332,7 +345,7 @@ fn rounded_weights() {
     for (precision, tolerance) in [(Precision::F16, 5e-3), (Precision::Int8, 5e-2)] {
         let options = |s: &str| BackendOptions { precision, strategy: Some(s.into()), ..BackendOptions::default() };
         let base = plain(Cell::Lstm(lstm()), [6, 3, 5, 20]);
-        for strategy in ["loop", "step"] {
+        for strategy in ["loop", "loop-split", "step"] {
             let Some(gpu) = open(&options(strategy)) else { return };
             check_within(&gpu, &Case { directions: vec![false, true], initial: true, ..base.clone() }, tolerance);
         }
@@ -346,7 +359,7 @@ fn rounded_weights() {
 /// A row of NaN stays alone.
 #[test]
 fn rows_are_independent() {
-    for strategy in ["loop", "step"] {
+    for strategy in ["loop", "loop-split", "step"] {
         let Some(gpu) = forced(strategy, true) else { return };
         let (graph, mut inputs) = plain(Cell::Lstm(lstm()), [4, 6, 3, 20]).build();
         for t in 0..4 {
@@ -365,7 +378,7 @@ fn rows_are_independent() {
 /// The error does not grow with the sequence, and the chunk limit of the software driver is kept.
 #[test]
 fn a_thousand_steps() {
-    for (strategy, units) in [("loop", 96), ("step", 24)] {
+    for (strategy, units) in [("loop", 96), ("loop-split", 40), ("step", 24)] {
         let Some(gpu) = forced(strategy, false) else { return };
         check(&gpu, &plain(Cell::Lstm(lstm()), [1000, 1, 3, units]));
     }
