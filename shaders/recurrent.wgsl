@@ -23,7 +23,7 @@ struct Params {
     step: u32, // the first step of this dispatch, in the order of processing
     chunk_first: u32, // the step that row 0 of `inputs` belongs to
     chunk_steps: u32, // steps that `inputs` holds
-    count: u32, // steps of this dispatch
+    count: u32, // steps of this dispatch; in a wave, bit d: the outputs of layer d are wanted
     time: u32, // T
     batch: u32, // B
     units: u32, // H
@@ -40,7 +40,7 @@ struct Params {
     mask_step: u32,
     mask_row: u32,
     peephole: u32, // words of `extras` where they start
-    norm: u32,
+    norm: u32, // in a wave, of the bias
     projection: u32,
     scales: u32,
     extras_direction: u32,
@@ -55,16 +55,34 @@ struct Params {
 }
 
 var<immediate> params: Params;
-// binding 0: recurrent weights [d, P in eights, H] quads, zero past P ([d, 1, H] when diagonal), by weight(i)
-@group(0) @binding(2) var<storage, read> extras: array<f32>; // per d: peephole [H, 3], layer norm [H, 4 + 4], projection [H, P] and [P], scales of the weights [H] quads
+// binding 0: recurrent weights [d, H in eights, P in eights, 8] quads, zero past H and P (one row when diagonal), by weight(i)
+@group(0) @binding(2) var<storage, read> extras: array<f32>; // per d: peephole [H, 3], layer norm [H, 4 + 4] or bias [H] quads, projection [H, P] and [P], scales of the weights [H] quads
 @group(0) @binding(3) var<storage, read> mask: array<i32>; // [B], or T and B in either order
 @group(0) @binding(4) var<storage, read_write> h: array<vec4<f32>>; // [slot, d, B, quads], zero past P
 @group(0) @binding(5) var<storage, read_write> c: array<f32>; // [d, B, H]
 @group(0) @binding(6) var<storage, read_write> y: array<f32>; // T, B, d and P in any order, P last
 
+// Weights from one row to the next: eight units lie side by side, and their rows follow one another without gaps.
+const WEIGHT_STRIDE: u32 = 8u;
+
 // Rows of the recurrent weights of one direction: P in eights.
 fn weight_rows() -> u32 {
-    return (params.quads + 1u) / 2u * 8u;
+    return select((params.quads + 1u) / 2u * 8u, 1u, DIAGONAL);
+}
+
+// Columns of the weights: H in eights.
+fn weight_columns() -> u32 {
+    return (params.units + 7u) / 8u * 8u;
+}
+
+// Where the column of a unit starts in a matrix of so many rows.
+fn weight_column(unit: u32, rows: u32) -> u32 {
+    return unit / 8u * rows * 8u + unit % 8u;
+}
+
+// Where the recurrent weights of a unit start.
+fn weight_at(d: u32, unit: u32) -> u32 {
+    return d * weight_rows() * weight_columns() + weight_column(unit, weight_rows());
 }
 
 // The index of a step in x, y and mask.

@@ -51,7 +51,7 @@ fn row_at(r: u32) -> u32 {
 fn sum_up(step: u32, unit: u32) {
     clear_sums();
     if DIAGONAL {
-        let w = weight(d * params.units + unit);
+        let w = weight(weight_at(d, unit));
         s0 = w * x_word(row_at(0u) + unit);
         s1 = w * x_word(row_at(1u) + unit);
         s2 = w * x_word(row_at(2u) + unit);
@@ -62,8 +62,8 @@ fn sum_up(step: u32, unit: u32) {
         s7 = w * x_word(row_at(7u) + unit);
     } else {
         products(
-            d * weight_rows() * params.units + unit,
-            params.units,
+            weight_at(d, unit),
+            WEIGHT_STRIDE,
             4u * params.quads,
             lane % 8u,
             row_at(0u),
@@ -257,12 +257,12 @@ fn reset_before_step(step: u32) {
     for (var unit = lane; unit < params.units; unit += THREADS) {
         var products = 0.0;
         if DIAGONAL {
-            products = weight(d * params.units + unit).w * ms[unit];
+            products = weight(weight_at(d, unit)).w * ms[unit];
         } else {
-            var at = d * weight_rows() * params.units + unit;
+            var at = weight_at(d, unit);
             for (var k = 0u; k < params.width; k++) {
                 products += weight(at).w * ms[k];
-                at += params.units;
+                at += WEIGHT_STRIDE;
             }
         }
         let n = inputs[input_at(step, first, unit)].z + scaled(d, unit, vec4<f32>(products)).w;
@@ -293,7 +293,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             cs[i] = c[d * params.c_direction + row * params.units + i % params.units];
         }
     }
-    prepare(d * weight_rows() * params.units + min(lane, params.units - 1u), params.units, 0u);
+    prepare(weight_at(d, min(lane, params.units - 1u)), WEIGHT_STRIDE, 0u);
     workgroupBarrier();
     for (var n = 0u; n < params.count; n++) {
         let step = params.step + n;

@@ -48,8 +48,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     let term = index / SPAN * TERMS;
     let depth = min(4u * params.quads - min(term, 4u * params.quads), TERMS);
-    let column = d * weight_rows() * params.units + unit;
-    prepare(column, params.units, term);
+    let column = weight_at(d, unit);
+    prepare(column, WEIGHT_STRIDE, term);
     workgroupBarrier();
     for (var n = 0u; n < params.count; n++) {
         let step = params.step + n;
@@ -58,7 +58,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             start = inputs[((d * params.chunk_steps + step - params.chunk_first) * params.batch + row) * params.units + unit];
         }
         clear_sums();
-        products(column + term * params.units, params.units, depth, 0u, term, term, term, term, term, term, term, term);
+        products(column + term * WEIGHT_STRIDE, WEIGHT_STRIDE, depth, 0u, term, term, term, term, term, term, term, term);
         partial[index] = s0;
         workgroupBarrier();
         if owns {

@@ -76,6 +76,8 @@ parts! {
     WeightsF16 = ["weights_f16.wgsl"];
     WeightsInt8 = ["weights_int8.wgsl"];
     WeightsTexels = ["weights_texels.wgsl"];
+    ReduceWorkgroup = ["reduce_workgroup.wgsl"];
+    ReduceSubgroup = ["reduce_subgroup.wgsl"];
     XWords = ["x_words.wgsl"];
     XQuads = ["x_quads.wgsl"];
     ProductsPlain = ["sums.wgsl", "products_plain.wgsl"];
@@ -86,6 +88,8 @@ parts! {
 
 /// How weights are stored.
 const WEIGHTS: &[Part] = &[Part::WeightsF32, Part::WeightsF16, Part::WeightsInt8, Part::WeightsTexels];
+/// How sums over several invocations are folded.
+const REDUCE: &[Part] = &[Part::ReduceWorkgroup, Part::ReduceSubgroup];
 /// How rows of x are read.
 const X: &[Part] = &[Part::XWords, Part::XQuads];
 /// How terms of a product are loaded.
@@ -117,7 +121,7 @@ shaders! {
     DenseTiled = ["functions.wgsl", "dense.wgsl", "dense_tiled.wgsl"] with [WEIGHTS, X];
     RecurrentLoop = ["functions.wgsl", "recurrent.wgsl", "recurrent_loop.wgsl"] with [WEIGHTS, LOOP_PRODUCTS];
     RecurrentLoopSplit = ["functions.wgsl", "recurrent.wgsl", "recurrent_loop_split.wgsl"] with [WEIGHTS, SPLIT_PRODUCTS];
-    RecurrentStep = ["functions.wgsl", "recurrent.wgsl", "recurrent_step.wgsl"] with [WEIGHTS, PRODUCTS];
+    RecurrentStep = ["functions.wgsl", "recurrent.wgsl", "recurrent_step.wgsl"] with [WEIGHTS, PRODUCTS, REDUCE];
 }
 
 /// A specialised entry point: what a pipeline is made of, and the key of the cache.

@@ -11,7 +11,7 @@ use super::buffers::{self, View};
 use super::device::Meter;
 use super::record::{Command, Phase, Recorder, Segment};
 use super::timing::Clock;
-use super::{Shared, ops};
+use super::{Shared, ops, recurrent};
 use crate::backend::{Counters, Io, Program};
 use crate::error::{Error, Place, Result};
 use crate::graph::{Graph, ValueId};
@@ -55,8 +55,18 @@ impl GpuProgram {
         let meter = Meter::default();
         let mut segments = Vec::new();
         let mut recorder = Recorder::new(shared, plan, &meter);
+        let stacks = recurrent::stacks(plan);
         for (position, node) in plan.steps.iter().enumerate() {
-            recorder.step(position, node.0 as usize, ops::record, &mut segments)?;
+            let node = node.0 as usize;
+            match stacks.iter().find(|stack| stack.nodes.contains(&node)) {
+                None => recorder.step(position, node, ops::record, &mut segments)?,
+                Some(stack) => {
+                    recorder.hold(node);
+                    if stack.nodes.last() == Some(&node) {
+                        record_stack(&mut recorder, position, stack, &mut segments)?;
+                    }
+                }
+            }
         }
         let graph = &plan.graph;
         let wanted = graph.outputs.iter().map(|port| port.value).chain(graph.states.iter().map(|state| state.next));
@@ -284,6 +294,22 @@ impl GpuProgram {
         }
         Ok(())
     }
+}
+
+/// Records the layers of a stack where the plan computes the last of them: as a wave, or each on its own.
+fn record_stack(
+    recorder: &mut Recorder<'_>,
+    position: usize,
+    stack: &recurrent::Stack,
+    segments: &mut Vec<Segment>,
+) -> Result<()> {
+    if !recorder.together(&stack.nodes, recurrent::record_wave)? {
+        for &node in &stack.nodes {
+            recorder.step(position, node, ops::record, segments)?;
+        }
+    }
+    recorder.let_go(position, &stack.nodes);
+    Ok(())
 }
 
 /// How many dispatches a run has, by what they are for.

@@ -110,6 +110,8 @@ pub(super) struct Recorder<'a> {
     /// Views of the results of the node that is being recorded.
     fresh: Vec<ValueId>,
     scratch: Vec<View>,
+    /// Operands of nodes that are recorded later than the plan computes them.
+    held: Vec<ValueId>,
 }
 
 impl<'a> Recorder<'a> {
@@ -124,6 +126,7 @@ impl<'a> Recorder<'a> {
             segment: Segment::default(),
             fresh: Vec::new(),
             scratch: Vec::new(),
+            held: Vec::new(),
         }
     }
 
@@ -377,6 +380,40 @@ impl<'a> Recorder<'a> {
         Ok(())
     }
 
+    /// Keeps the operands of a node that is to be recorded later, until [`Recorder::let_go`].
+    pub(super) fn hold(&mut self, node: usize) {
+        let operands = self.plan.graph.nodes.get(node).map(|n| n.inputs.iter().flatten().copied());
+        self.held.extend(operands.into_iter().flatten());
+    }
+
+    /// Frees what only nodes that were held needed.
+    pub(super) fn let_go(&mut self, position: usize, nodes: &[usize]) {
+        let plan = self.plan;
+        let nodes: Vec<_> = nodes.iter().filter_map(|&n| plan.graph.nodes.get(n)).collect();
+        for id in nodes.iter().flat_map(|n| n.inputs.iter().flatten()) {
+            if let Some(at) = self.held.iter().position(|held| held == id) {
+                self.held.swap_remove(at);
+            }
+        }
+        nodes.iter().for_each(|node| self.release_after(position, node));
+    }
+
+    /// Records several nodes that were held, in one go; `record` says whether it did.
+    pub(super) fn together(
+        &mut self,
+        nodes: &[usize],
+        record: impl FnOnce(&mut Self, &[&Node]) -> Result<bool>,
+    ) -> Result<bool> {
+        let graph = Arc::clone(&self.plan.graph);
+        let nodes: Vec<_> = nodes.iter().filter_map(|&n| graph.nodes.get(n)).collect();
+        let recorded = record(self, &nodes);
+        for view in std::mem::take(&mut self.scratch) {
+            self.blocks.release(&view);
+        }
+        self.fresh.clear();
+        recorded.within(|| nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", "))
+    }
+
     fn host_step(&mut self, node: &Node, node_index: usize, segments: &mut Vec<Segment>) {
         for &id in node.inputs.iter().flatten() {
             self.download(id);
@@ -398,7 +435,7 @@ impl<'a> Recorder<'a> {
     fn release_after(&mut self, position: usize, node: &Node) {
         for id in node.inputs.iter().chain(&node.outputs).flatten() {
             let Some(value) = self.plan.values.get(id.0 as usize) else { continue };
-            if !value.kept && value.last_use.is_none_or(|last| last <= position) {
+            if !value.kept && !self.held.contains(id) && value.last_use.is_none_or(|last| last <= position) {
                 self.forget(*id);
             }
         }

@@ -71,7 +71,8 @@ pub(super) fn record(
     (first, steps): (usize, usize),
 ) -> Result<()> {
     let products = if form.held { Part::ProductsRegisters } else { Part::ProductsPlain };
-    let parts = [ctx.shared.storing().part(), products];
+    let [weights, _] = ctx.shared.product_parts(&memory.weights);
+    let parts = [weights, products];
     let kernel = layer
         .kernel(Kernel::with_parts(Shader::RecurrentLoopSplit, &parts), memory.keep)
         .with("THREADS", (form.slices * form.span) as u32)

@@ -9,6 +9,7 @@ mod loop_split;
 mod pack;
 mod projection;
 mod step;
+mod wave;
 
 use std::sync::Arc;
 
@@ -19,10 +20,11 @@ use super::record::{Operand, Recorder, count};
 use super::weights::Storing;
 use crate::error::{Error, Result};
 use crate::graph::op::Activation;
-use crate::graph::recurrent::{Arithmetic, Cell, Direction, Layout, Masking, Merge};
+use crate::graph::recurrent::{Arithmetic, Cell, CellWeights, Direction, Layout, Masking, Merge};
 use crate::graph::{Node, Recurrent};
 use choose::Strategy;
 use pack::Extras;
+pub(super) use wave::{Stack, record as record_wave, stacks};
 
 /// Most bytes of input products held at a time; longer sequences go in chunks. Enough for 128 steps of 64 rows of 512 units.
 const CHUNK_BYTES: u64 = 64 << 20;
@@ -35,6 +37,8 @@ struct Options {
     projection: bool,
     diagonal: bool,
     reset_before: bool,
+    /// A layer of a stack that runs as a wave: its sums start from the bias, and take in the layer below.
+    stacked: bool,
 }
 
 /// Directions of a layer that have the same sizes and options, with their operands.
@@ -165,6 +169,7 @@ impl<'a> Layer<'a> {
             projection: weights.projection.is_some(),
             diagonal: weights.is_diagonal(),
             reset_before: matches!(&op.cell, Cell::Gru(gru) if !gru.reset_after),
+            stacked: false,
         };
         let lstm = matches!(op.cell, Cell::Lstm(_));
         if !lstm && (options.peephole || options.layer_norm || options.projection) {
@@ -214,6 +219,10 @@ impl<'a> Layer<'a> {
     fn record(&self, ctx: &mut Recorder<'_>, node: &Node, outputs: &Outputs) -> Result<()> {
         let forced = ctx.shared.options.strategy.clone();
         let (strategy, reason) = choose::choose(self, &ctx.shared.device, forced.as_deref())?;
+        let reason = match strategy {
+            Strategy::Loop(_) => reason,
+            Strategy::Step(form) => format!("{reason}; {}", form.describe()),
+        };
         ctx.notes.push(format!("{}: {} strategy ({reason})", node.name, strategy.name()));
         let memory = self.memory(ctx, node, outputs, &strategy)?;
         for first in (0..self.time).step_by(memory.chunk_steps.max(1)) {
@@ -224,7 +233,7 @@ impl<'a> Layer<'a> {
             projection::record(ctx, self, &memory.inputs, memory.chunk_steps, first, steps)?;
             match strategy {
                 Strategy::Loop(form) => loop_::record(ctx, self, &memory, form, (first, steps))?,
-                Strategy::Step => step::record(ctx, self, &memory, (first, steps))?,
+                Strategy::Step(form) => step::record(ctx, self, &memory, form, (first, steps))?,
             }
         }
         self.unpad(ctx, node, &memory)
@@ -249,7 +258,7 @@ impl<'a> Layer<'a> {
     fn memory(&self, ctx: &mut Recorder<'_>, node: &Node, outputs: &Outputs, strategy: &Strategy) -> Result<Memory> {
         let slots = match strategy {
             Strategy::Loop(_) => 1,
-            Strategy::Step => 2,
+            Strategy::Step(_) => 2,
         };
         let (weights, extras) = self.weights(ctx)?;
         let (inputs, chunk_steps) = self.inputs(ctx)?;
@@ -310,22 +319,31 @@ impl<'a> Layer<'a> {
         })
     }
 
-    /// Recurrent weights `[d, P, H]` quads and the rare weights of every direction.
+    /// Recurrent weights, see [`pack::recurrent`], and the rare weights of every direction.
     fn weights(&self, ctx: &Recorder<'_>) -> Result<(View, View)> {
         let owners: Vec<_> = self.directions().map(|d| Arc::clone(&d.weights)).collect();
-        let (cell, units, width) = (&self.op.cell, self.units, self.width);
-        let storing = self.storing;
-        let stored =
-            || owners.iter().map(|w| storing.store(&pack::recurrent(cell, w, units), 4 * units)).collect::<Vec<_>>();
-        let weights =
-            ctx.matrix(&owners, "recurrent quads", || Ok(stored().into_iter().flat_map(|s| s.words).collect()))?;
+        self.weights_of(ctx, &owners)
+    }
+
+    /// The weights of several owners that have the sizes and options of this layer: of its directions, or of the layers of a stack.
+    fn weights_of(&self, ctx: &Recorder<'_>, owners: &[Arc<CellWeights>]) -> Result<(View, View)> {
+        let (cell, sizes, stacked) = (&self.op.cell, (self.units, self.width), self.options.stacked);
+        let stored = || {
+            let one = |(d, w): (usize, &Arc<CellWeights>)| {
+                pack::recurrent(cell, w, self.units, stacked && d > 0, self.storing)
+            };
+            owners.iter().enumerate().map(one).collect::<Vec<_>>()
+        };
+        let layout = if stacked { "stacked" } else { "recurrent" };
+        let weights = || Ok(stored().into_iter().flat_map(|s| s.words).collect());
+        let weights = ctx.matrix(owners, &format!("{layout} quads"), weights)?;
         let extras = || {
-            let each = owners.iter().zip(stored()).map(|(w, s)| pack::extras(cell, w, units, width, &s.scales));
+            let each = owners.iter().zip(stored()).map(|(w, s)| pack::extras(cell, w, sizes, stacked, &s.scales));
             Ok(each.flat_map(|e| words(&e)).collect())
         };
         let extras = match self.extras.words {
             0 => ctx.unused().clone(),
-            _ => ctx.weights_of(&owners, "extras", extras)?,
+            _ => ctx.weights_of(owners, &format!("{layout} extras"), extras)?,
         };
         Ok((weights, extras))
     }
@@ -375,7 +393,12 @@ impl<'a> Layer<'a> {
             Cell::Gru(g) => (g.gate, g.candidate, Activation::Linear, None, None),
             Cell::Rnn(r) => (Activation::Linear, r.activation, Activation::Linear, None, None),
         };
-        let reverse = self.directions().enumerate().map(|(d, direction)| usize::from(direction.reverse) << d).sum();
+        let directions = self.directions().enumerate();
+        let reverse = match directions.map(|(d, direction)| usize::from(direction.reverse) << d).sum() {
+            // All layers of a stack go the same way.
+            1 if self.options.stacked => u32::MAX as usize,
+            bits => bits,
+        };
         let (mask_step, mask_row) = match self.op.layout {
             Layout::TimeMajor => (self.batch, 1),
             Layout::BatchMajor => (1, self.time),

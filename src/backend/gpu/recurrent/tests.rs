@@ -34,6 +34,10 @@ pub(super) struct Case {
     merge: Merge,
     initial: bool,
     y: bool,
+    /// Layers on top of one another, all of these options.
+    layers: usize,
+    /// The outputs of the lower layers are wanted, too.
+    between: bool,
 }
 
 fn lstm() -> Lstm {
@@ -66,6 +70,8 @@ pub(super) fn plain(cell: Cell, sizes: [usize; 4]) -> Case {
         merge: Merge::Separate,
         initial: false,
         y: true,
+        layers: 1,
+        between: false,
     }
 }
 
@@ -74,12 +80,14 @@ impl Case {
         self.projection.unwrap_or(self.sizes[3])
     }
 
-    fn direction(&self, d: usize) -> Direction {
+    fn direction(&self, layer: usize, d: usize) -> Direction {
         let [_, _, i, h] = self.sizes;
         let (g, p) = (self.cell.gate_blocks(), self.width());
         let parallel = d == 1 && self.auxiliary.is_some_and(|(_, parallel)| parallel);
         let i = if parallel { self.auxiliary.unwrap().0 } else { i };
-        let mut seed = 100 * (d as u64 + 1);
+        let joined = if self.merge == Merge::Concat { self.directions.len() } else { 1 };
+        let i = if layer > 0 { p * joined } else { i };
+        let mut seed = (1000 * layer + 100 * (d + 1)) as u64;
         let mut random = |shape: &[usize], scale: f32| {
             seed += 1;
             let values = noise(seed, shape.iter().product()).iter().map(|x| x * scale).collect();
@@ -110,83 +118,99 @@ impl Case {
         Direction { reverse: self.directions[d], source, weights: Arc::new(weights) }
     }
 
-    /// The graph of the one layer, its inputs, and the values of every output by name.
+    /// The graph of the layers, each over the one before, and its inputs.
     pub(super) fn build(&self) -> (Graph, Vec<Tensor>) {
         let [t, b, i, h] = self.sizes;
-        let p = self.width();
-        let count = self.directions.len();
-        let op = Recurrent {
-            cell: self.cell.clone(),
-            directions: (0..count).map(|d| self.direction(d)).collect(),
-            layout: self.layout,
-            masking: self.mask.map_or(Masking::Zero, |(_, masking)| masking),
-            merge: self.merge,
-            arithmetic: Arithmetic::Float,
-        };
+        let (p, count) = (self.width(), self.directions.len());
         let outer = |width: usize| match self.layout {
             Layout::TimeMajor => [t, b, width],
             Layout::BatchMajor => [b, t, width],
         };
-        let mut graph = Graph::default();
-        let mut tensors = Vec::new();
-        let mut inputs = vec![None; op.input_slots()];
-        let mut give = |graph: &mut Graph, slot: usize, tensor: Tensor| {
-            let value = graph.add_value(format!("in{slot}"), ValueType::fixed(tensor.dtype(), tensor.shape()));
-            graph.inputs.push(Port { name: format!("in{slot}"), value });
-            inputs[slot] = Some(value);
+        let (mut graph, mut tensors) = (Graph::default(), Vec::new());
+        let give = |graph: &mut Graph, tensors: &mut Vec<Tensor>, tensor: Tensor| {
+            let name = format!("in{}", tensors.len());
+            let value = graph.add_value(name.clone(), ValueType::fixed(tensor.dtype(), tensor.shape()));
+            graph.inputs.push(Port { name, value });
             tensors.push(tensor);
+            Some(value)
         };
         let random = |seed: u64, shape: &[usize]| Tensor::from_vec(shape, noise(seed, shape.iter().product())).unwrap();
-        give(&mut graph, Recurrent::X, random(1, &outer(i)));
-        if let Some((lengths, _)) = self.mask {
+        let mut x = give(&mut graph, &mut tensors, random(1, &outer(i)));
+        let mask = self.mask.and_then(|(lengths, _)| {
             let tensor = if lengths {
                 Tensor::from_vec(&[b], (0..b).map(|r| ((r * 5 + 2) % (t + 1)) as i32).collect::<Vec<_>>()).unwrap()
             } else {
                 let shape = [outer(1)[0], outer(1)[1]];
                 Tensor::from_vec(&shape, noise(7, t * b).iter().map(|&x| x > -0.3).collect::<Vec<bool>>()).unwrap()
             };
-            give(&mut graph, Recurrent::MASK, tensor);
-        }
-        if let Some((a, _)) = self.auxiliary {
-            give(&mut graph, Recurrent::AUXILIARY, random(2, &outer(a)));
-        }
+            give(&mut graph, &mut tensors, tensor)
+        });
         let cells = self.cell.has_cell_state();
-        for d in (0..count).filter(|_| self.initial) {
-            give(&mut graph, Recurrent::h0(d), random(3 + d as u64, &[b, p]));
-            if cells {
-                give(&mut graph, Recurrent::c0(d), random(5 + d as u64, &[b, h]));
+        for layer in 0..self.layers {
+            let op = Recurrent {
+                cell: self.cell.clone(),
+                directions: (0..count).map(|d| self.direction(layer, d)).collect(),
+                layout: self.layout,
+                masking: self.mask.map_or(Masking::Zero, |(_, masking)| masking),
+                merge: self.merge,
+                arithmetic: Arithmetic::Float,
+            };
+            let mut inputs = vec![None; op.input_slots()];
+            inputs[Recurrent::X] = x;
+            inputs[Recurrent::MASK] = mask;
+            if let Some((a, _)) = self.auxiliary {
+                inputs[Recurrent::AUXILIARY] = give(&mut graph, &mut tensors, random(2, &outer(a)));
             }
-        }
-        let mut outputs = vec![None; op.output_slots()];
-        let mut want = |graph: &mut Graph, slot: usize, shape: &[usize]| {
-            let value = graph.add_value(format!("out{slot}"), ValueType::fixed(DType::F32, shape));
-            graph.outputs.push(Port { name: format!("out{slot}"), value });
-            outputs[slot] = Some(value);
-        };
-        match self.merge {
-            Merge::Concat if self.y => want(&mut graph, Recurrent::y(0), &outer(p * count)),
-            Merge::Separate if self.y => (0..count).for_each(|d| want(&mut graph, Recurrent::y(d), &outer(p))),
-            Merge::Concat | Merge::Separate => {}
-        }
-        for d in 0..count {
-            want(&mut graph, Recurrent::h_n(d), &[b, p]);
-            if cells {
-                want(&mut graph, Recurrent::c_n(d), &[b, h]);
+            for d in (0..count).filter(|_| self.initial) {
+                let seed = (10 * layer + d) as u64;
+                inputs[Recurrent::h0(d)] = give(&mut graph, &mut tensors, random(3 + seed, &[b, p]));
+                if cells {
+                    inputs[Recurrent::c0(d)] = give(&mut graph, &mut tensors, random(5 + seed, &[b, h]));
+                }
             }
+            let mut outputs = vec![None; op.output_slots()];
+            let mut want = |graph: &mut Graph, slot: usize, shape: &[usize], kept: bool| {
+                let name = format!("layer {layer} out{slot}");
+                let value = graph.add_value(name.clone(), ValueType::fixed(DType::F32, shape));
+                outputs[slot] = Some(value);
+                if kept {
+                    graph.outputs.push(Port { name, value });
+                }
+            };
+            let (top, kept) = (layer + 1 == self.layers, self.y && (layer + 1 == self.layers || self.between));
+            match self.merge {
+                Merge::Concat if kept || !top => want(&mut graph, Recurrent::y(0), &outer(p * count), kept),
+                Merge::Separate if kept || !top => {
+                    (0..count).for_each(|d| want(&mut graph, Recurrent::y(d), &outer(p), kept))
+                }
+                Merge::Concat | Merge::Separate => {}
+            }
+            for d in 0..count {
+                want(&mut graph, Recurrent::h_n(d), &[b, p], true);
+                if cells {
+                    want(&mut graph, Recurrent::c_n(d), &[b, h], true);
+                }
+            }
+            x = outputs[Recurrent::y(0)];
+            graph.add_node(format!("layer {layer}"), Op::Recurrent(op), inputs, outputs);
         }
-        graph.add_node("layer", Op::Recurrent(op), inputs, outputs);
         (graph, tensors)
     }
 }
 
-/// The node's results by `eval`, in the order of the graph's outputs.
+/// The results of every node by `eval`, as the graph's outputs want them.
 fn expected(graph: &Graph, inputs: &[Tensor]) -> Vec<Tensor> {
-    let node = &graph.nodes[0];
-    let find = |id| graph.inputs.iter().position(|p| p.value == id).map(|i| &inputs[i]);
-    let operands: Vec<_> =
-        node.inputs.iter().map(|id| id.map(|id| (find(id).unwrap(), &graph.get(id).unwrap().ty))).collect();
-    let types: Vec<_> = node.outputs.iter().map(|id| id.map(|id| &graph.get(id).unwrap().ty)).collect();
-    crate::eval::evaluate(&node.op, &operands, &types).unwrap().into_iter().flatten().collect()
+    let mut known: Vec<_> = graph.inputs.iter().map(|p| p.value).zip(inputs.iter().cloned()).collect();
+    for node in &graph.nodes {
+        let find = |id| known.iter().find(|(known, _)| *known == id).map(|(_, tensor)| tensor);
+        let operands: Vec<_> =
+            node.inputs.iter().map(|id| id.map(|id| (find(id).unwrap(), &graph.get(id).unwrap().ty))).collect();
+        let types: Vec<_> = node.outputs.iter().map(|id| id.map(|id| &graph.get(id).unwrap().ty)).collect();
+        let results = crate::eval::evaluate(&node.op, &operands, &types).unwrap();
+        known.extend(node.outputs.iter().zip(results).filter_map(|(id, tensor)| Some(((*id)?, tensor?))));
+    }
+    let value = |port: &Port| known.iter().find(|(id, _)| *id == port.value).unwrap().1.clone();
+    graph.outputs.iter().map(value).collect()
 }
 
 /// Runs a case on a device and holds it against `eval`.
@@ -197,7 +221,6 @@ fn check(gpu: &Gpu, case: &Case) -> Counters {
 
 fn check_within(gpu: &Gpu, case: &Case, tolerance: f32) -> Counters {
     let (graph, inputs) = case.build();
-    // eval returns by slot: y, then h_n and c_n of each direction, which is the order of the outputs here.
     let want = expected(&graph, &inputs);
     let plan = plan(graph);
     let mut program = gpu.compile(&plan).unwrap_or_else(|e| panic!("{case:?}: {e}"));
@@ -218,7 +241,10 @@ fn forced(strategy: &str, checked: bool) -> Option<Gpu> {
     open(&BackendOptions { strategy: Some(strategy.into()), checked_shaders: checked, ..BackendOptions::default() })
 }
 
-/// Cases that both strategies run.
+/// The names of every strategy.
+const STRATEGIES: [&str; 5] = ["loop", "loop-split", "step", "step-split", "wave"];
+
+/// Cases that all strategies run.
 fn common() -> Vec<Case> {
     let lstm_cell = Cell::Lstm(lstm());
     let base = plain(lstm_cell.clone(), [7, 3, 5, 20]);
@@ -297,6 +323,59 @@ fn tiled_input_products() {
     }
 }
 
+/// The sums of several invocations, through workgroup memory and through subgroups.
+#[test]
+fn the_split_kernel() {
+    let Some(gpu) = forced("step-split", true) else { return };
+    for case in common() {
+        check(&gpu, &case);
+    }
+    let base = plain(Cell::Lstm(lstm()), [5, 1, 4, 130]);
+    for case in [base.clone(), Case { sizes: [3, 3, 2, 65], ..base.clone() }, Case { sizes: [2, 6, 2, 260], ..base }] {
+        check(&gpu, &case);
+    }
+}
+
+/// Stacks that run on a diagonal, with and without the outputs between them, and those that cannot.
+#[test]
+fn the_wave() {
+    let Some(gpu) = forced("wave", true) else { return };
+    let base = Case { layers: 3, ..plain(Cell::Lstm(lstm()), [7, 3, 5, 20]) };
+    let coupled = Cell::Lstm(Lstm { coupled_input_forget: true, cell_clip: Some(0.6), ..lstm() });
+    let waves = [
+        base.clone(),
+        Case { between: true, initial: true, sizes: [6, 1, 3, 17], ..base.clone() },
+        Case { sizes: [1, 9, 4, 65], layers: 4, between: true, ..base.clone() },
+        Case { sizes: [2, 3, 70, 130], layers: 2, y: false, ..base.clone() },
+        Case { sizes: [0, 3, 5, 20], initial: true, between: true, ..base.clone() },
+        Case { sizes: [4, 0, 5, 20], initial: true, ..base.clone() },
+        Case { sizes: [2, 2, 1, 1], layers: 5, ..base.clone() },
+        Case { directions: vec![true], mask: Some((true, Masking::Hold)), initial: true, ..base.clone() },
+        Case { mask: Some((true, Masking::Zero)), between: true, layout: Layout::BatchMajor, ..base.clone() },
+        Case { directions: vec![true], mask: Some((false, Masking::Zero)), between: true, ..base.clone() },
+        Case { cell: coupled, peephole: true, initial: true, ..base.clone() },
+        Case { cell: gru(true), initial: true, sizes: [5, 8, 3, 33], ..base.clone() },
+        Case { cell: Cell::Rnn(Rnn { activation: Activation::Relu6 }), layers: 2, ..base.clone() },
+    ];
+    for case in waves {
+        let counters = check(&gpu, &case);
+        let [time, batch, ..] = case.sizes;
+        let dispatches = if time * batch == 0 { 0 } else { time + case.layers };
+        assert_eq!((counters.dispatches, counters.submissions), (dispatches as u64, 1), "{case:?}");
+    }
+    // Each layer is a wave of its own: both directions in each dispatch.
+    let both = Case { directions: vec![false, true], merge: Merge::Concat, ..base };
+    assert_eq!(check(&gpu, &both).dispatches, 3 * (7 + 2));
+}
+
+#[test]
+fn a_wide_stack_becomes_a_wave() {
+    let Some(gpu) = gpu() else { return };
+    let case = Case { layers: 4, ..plain(Cell::Lstm(lstm()), [12, 2, 4, 300]) };
+    let counters = check(gpu, &case);
+    assert!(counters.dispatches <= 12 + 4 && counters.submissions == 1, "{counters:?}");
+}
+
 #[test]
 fn rare_options() {
     let Some(gpu) = gpu() else { return };
@@ -323,10 +402,11 @@ fn rare_options() {
 
 #[test]
 fn without_checks_in_the_shaders() {
-    for strategy in ["loop", "loop-split", "step"] {
+    for strategy in STRATEGIES {
         let Some(gpu) = forced(strategy, false) else { return };
         let case = plain(Cell::Lstm(lstm()), [9, 5, 6, 70]);
-        check(&gpu, &Case { directions: vec![false, true], initial: true, ..case });
+        check(&gpu, &Case { directions: vec![false, true], initial: true, ..case.clone() });
+        check(&gpu, &Case { layers: 2, initial: true, ..case });
     }
 }
 
@@ -345,9 +425,10 @@ fn rounded_weights() {
     for (precision, tolerance) in [(Precision::F16, 5e-3), (Precision::Int8, 5e-2)] {
         let options = |s: &str| BackendOptions { precision, strategy: Some(s.into()), ..BackendOptions::default() };
         let base = plain(Cell::Lstm(lstm()), [6, 3, 5, 20]);
-        for strategy in ["loop", "loop-split", "step"] {
+        for strategy in STRATEGIES {
             let Some(gpu) = open(&options(strategy)) else { return };
             check_within(&gpu, &Case { directions: vec![false, true], initial: true, ..base.clone() }, tolerance);
+            check_within(&gpu, &Case { layers: 2, initial: true, ..base.clone() }, tolerance);
         }
         let Some(gpu) = open(&options("loop")) else { return };
         check_within(&gpu, &Case { cell: gru(false), ..base.clone() }, tolerance);
@@ -359,7 +440,7 @@ fn rounded_weights() {
 /// A row of NaN stays alone.
 #[test]
 fn rows_are_independent() {
-    for strategy in ["loop", "loop-split", "step"] {
+    for strategy in STRATEGIES {
         let Some(gpu) = forced(strategy, true) else { return };
         let (graph, mut inputs) = plain(Cell::Lstm(lstm()), [4, 6, 3, 20]).build();
         for t in 0..4 {
@@ -378,9 +459,9 @@ fn rows_are_independent() {
 /// The error does not grow with the sequence, and the chunk limit of the software driver is kept.
 #[test]
 fn a_thousand_steps() {
-    for (strategy, units) in [("loop", 96), ("loop-split", 40), ("step", 24)] {
+    for (strategy, units, layers) in [("loop", 96, 1), ("loop-split", 40, 1), ("step", 24, 1), ("step-split", 17, 1), ("wave", 16, 2)] {
         let Some(gpu) = forced(strategy, false) else { return };
-        check(&gpu, &plain(Cell::Lstm(lstm()), [1000, 1, 3, units]));
+        check(&gpu, &Case { layers, ..plain(Cell::Lstm(lstm()), [1000, 1, 3, units]) });
     }
 }
 
