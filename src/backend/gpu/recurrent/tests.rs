@@ -459,7 +459,9 @@ fn rows_are_independent() {
 /// The error does not grow with the sequence, and the chunk limit of the software driver is kept.
 #[test]
 fn a_thousand_steps() {
-    for (strategy, units, layers) in [("loop", 96, 1), ("loop-split", 40, 1), ("step", 24, 1), ("step-split", 17, 1), ("wave", 16, 2)] {
+    for (strategy, units, layers) in
+        [("loop", 96, 1), ("loop-split", 40, 1), ("step", 24, 1), ("step-split", 17, 1), ("wave", 16, 2)]
+    {
         let Some(gpu) = forced(strategy, false) else { return };
         check(&gpu, &Case { layers, ..plain(Cell::Lstm(lstm()), [1000, 1, 3, units]) });
     }
