@@ -123,6 +123,16 @@ fn inspect_counts_what_is_there() {
 }
 
 #[test]
+fn inspect_says_how_a_device_runs_it() {
+    let (status, document) = json(&["inspect", &digits(), "--device", "reference,cpu", "--threads", "1"]);
+    assert_eq!(status, 2, "the reference has no threads: {document}");
+    let (status, document) = json(&["inspect", &digits(), "--device", "cpu", "--threads", "1"]);
+    assert_eq!(status, 0);
+    let notes = document["devices"][0]["notes"].as_array().unwrap();
+    assert!(notes.iter().any(|note| note.as_str().unwrap().contains("one thread")), "{document}");
+}
+
+#[test]
 fn run_takes_and_writes_arrays_by_name() {
     let (input, output) = (scratch("in.npz"), scratch("out.npz"));
     let image = Tensor::zeros(DType::F32, &[1, 28, 28]).unwrap();

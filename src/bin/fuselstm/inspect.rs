@@ -9,7 +9,7 @@ use fuselstm::measure::inputs::{Sizes, shapes};
 use fuselstm::measure::report::{bytes, table};
 use fuselstm::measure::svg;
 use fuselstm::plan::Plan;
-use fuselstm::{Axis, Error, Model, TensorSpec};
+use fuselstm::{Axis, Device, Error, Model, TensorSpec};
 use serde_json::{Value, json};
 
 use crate::common::{self, Failure, Output};
@@ -25,6 +25,17 @@ pub(crate) struct Args {
     /// Draw the graph after the passes.
     #[arg(long, value_name = "OUT.svg")]
     svg: Option<PathBuf>,
+    /// Say how these devices run it, and why so: kernels, strategies, what runs on the host.
+    #[arg(long, value_name = "D,…", value_delimiter = ',')]
+    device: Vec<Device>,
+    /// Batch rows that the plan is for, where the model leaves them open.
+    #[arg(long, value_name = "N")]
+    batch: Option<usize>,
+    /// Time steps that the plan is for, where the model leaves them open.
+    #[arg(long, value_name = "N")]
+    time: Option<usize>,
+    #[command(flatten)]
+    options: common::Options,
 }
 
 pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
@@ -33,7 +44,8 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
     output.line(format!("{} ({format})\n", args.model.display()));
     output.line(model.graph().to_string());
     output.line(counts_table(&model));
-    let plan = plan(&model);
+    let sizes = Sizes { batch: args.batch, time: args.time };
+    let plan = plan(&model, sizes);
     output.line(match &plan {
         Ok(plan) => format!(
             "\nplan for inputs of {}: {} of {} nodes run, at most {} of values at a time; {} of weights in recurrent ops",
@@ -48,13 +60,33 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
     if args.passes {
         print_passes(&model, output);
     }
+    let devices =
+        args.device.iter().map(|device| choices(args, &model, sizes, device)).collect::<Result<Vec<_>, _>>()?;
+    for (device, notes) in &devices {
+        output.line(format!("\non {device}:"));
+        notes.iter().for_each(|note| output.line(format!("  {note}")));
+    }
     if let Some(path) = &args.svg {
         let picture = svg::graph(model.graph(), |op| op.name().to_owned());
         std::fs::write(path, picture).map_err(|error| format!("{}: {error}", path.display()))?;
         output.line(format!("the graph is drawn in {}", path.display()));
     }
-    output.json(to_json(&model, format, plan.as_ref().ok()));
+    let mut document = to_json(&model, format, plan.as_ref().ok());
+    document["devices"] =
+        devices.iter().map(|(device, notes)| json!({ "device": device, "notes": notes })).collect::<Vec<_>>().into();
+    output.json(document);
     Ok(true)
+}
+
+/// The device in words, and what it chose for inputs of these sizes.
+fn choices(args: &Args, model: &Model, sizes: Sizes, device: &Device) -> Result<(String, Vec<String>), Failure> {
+    let session = args.options.session(model, device)?;
+    let specs = model.inputs();
+    let shapes = shapes(model, sizes)?;
+    let named: Vec<(&str, &[usize])> =
+        specs.iter().zip(&shapes).map(|(spec, shape)| (spec.name.as_str(), shape.as_slice())).collect();
+    session.prepare(&named)?;
+    Ok((format!("{}: {}", session.device(), session.description()), session.notes()))
 }
 
 fn format_name(format: Format) -> &'static str {
@@ -100,9 +132,9 @@ fn print_passes(model: &Model, output: &mut Output) {
     }
 }
 
-/// The plan for inputs of the declared sizes, open ones as the random inputs of `run` have them.
-fn plan(model: &Model) -> Result<Plan, Error> {
-    Plan::new(model.graph(), &shapes(model, Sizes::default())?)
+/// The plan for inputs of the declared sizes, open ones as asked for or as the random inputs of `run` have them.
+fn plan(model: &Model, sizes: Sizes) -> Result<Plan, Error> {
+    Plan::new(model.graph(), &shapes(model, sizes)?)
 }
 
 fn input_shapes(plan: &Plan) -> Vec<Option<&[usize]>> {
