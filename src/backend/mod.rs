@@ -116,7 +116,8 @@ pub struct BackendOptions {
     pub threads: Option<usize>,
     /// How recurrent and dense weights are stored and multiplied.
     pub precision: Precision,
-    /// GPU: force a recurrent strategy by name (`loop`, `loop-split`, `step`, `step-split`, `wave`); an error when it does not apply.
+    /// GPU: force a recurrent strategy by name (`loop`, `loop-split`, `step`, `step-split`, `wave`, `persistent`); an error when it does
+    /// not apply.
     pub strategy: Option<String>,
     /// GPU: force the form of matrix products by name (`direct`, `tiled-64`, `tiled-128`).
     pub product: Option<String>,

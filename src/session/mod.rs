@@ -15,7 +15,7 @@ pub use model::{Axis, Model, TensorSpec};
 pub use open::{DeviceReport, devices};
 pub use stream::{Outputs, Stream};
 
-use crate::backend::{Backend, BackendOptions, Io, Precision};
+use crate::backend::{Backend, BackendOptions, Counters, Io, Precision, Program};
 use crate::error::{Error, Place as _, Result};
 use crate::graph::Graph;
 use crate::tensor::Tensor;
@@ -189,7 +189,7 @@ impl Session {
             let mut outputs = Outputs::of(&session)?;
             let io = Io { inputs: &inputs, states: &mut states, outputs: &mut outputs.tensors };
             ready.program.run_async(io).await?;
-            outputs.counters = ready.program.counters();
+            outputs.counters = session.ran(ready.program.as_ref());
             session.inner.pool.give_back(ready);
             Ok(outputs)
         }
@@ -251,13 +251,27 @@ impl Session {
     fn compile(&self, shapes: Vec<Vec<usize>>) -> Result<pool::Ready> {
         let plan = Arc::new(crate::plan::Plan::new(&self.inner.graph, &shapes)?);
         let program = self.inner.backend.compile(&plan).within(|| self.inner.backend.name())?;
+        self.note(program.as_ref());
+        Ok(pool::Ready { shapes, plan, program })
+    }
+
+    /// Takes over what a program has to say.
+    fn note(&self, program: &dyn Program) {
         let mut notes = self.inner.programs.lock().unwrap_or_else(PoisonError::into_inner);
         for note in program.notes() {
             if !notes.contains(&note) {
                 notes.push(note);
             }
         }
-        Ok(pool::Ready { shapes, plan, program })
+    }
+
+    /// The counts of a run that went well; a run that had to create something may have changed its strategy, and say so.
+    fn ran(&self, program: &dyn Program) -> Counters {
+        let counters = program.counters();
+        if counters.buffers_created > 0 {
+            self.note(program);
+        }
+        counters
     }
 
     /// States of these shapes as a reset leaves them.

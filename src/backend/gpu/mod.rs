@@ -29,6 +29,7 @@ struct Shared {
     device: device::Device,
     pipelines: pipeline::Pipelines,
     constants: buffers::Constants,
+    persistent: recurrent::Trust,
     options: BackendOptions,
     /// Four bytes for bindings that a specialised kernel does not read.
     nothing: buffers::View,
@@ -48,7 +49,12 @@ impl Gpu {
         let nothing = buffers::create_with(&device, &device::Meter::default(), &[0])?;
         let pipelines = pipeline::Pipelines::new(options.checked_shaders);
         let constants = buffers::Constants::default();
-        Ok(Gpu { shared: Arc::new(Shared { device, pipelines, constants, options: options.clone(), nothing }) })
+        let (options, persistent) = (options.clone(), recurrent::Trust::default());
+        let shared = Arc::new(Shared { device, pipelines, constants, persistent, options, nothing });
+        if shared.options.strategy.as_deref() == Some("persistent") {
+            recurrent::probe(&shared);
+        }
+        Ok(Gpu { shared })
     }
 
     /// The adapter that was opened.

@@ -121,6 +121,7 @@ shaders! {
     DenseTiled = ["functions.wgsl", "dense.wgsl", "dense_tiled.wgsl"] with [WEIGHTS, X];
     RecurrentLoop = ["functions.wgsl", "recurrent.wgsl", "recurrent_loop.wgsl"] with [WEIGHTS, LOOP_PRODUCTS];
     RecurrentLoopSplit = ["functions.wgsl", "recurrent.wgsl", "recurrent_loop_split.wgsl"] with [WEIGHTS, SPLIT_PRODUCTS];
+    RecurrentPersistent = ["functions.wgsl", "recurrent.wgsl", "recurrent_persistent.wgsl"] with [WEIGHTS];
     RecurrentStep = ["functions.wgsl", "recurrent.wgsl", "recurrent_step.wgsl"] with [WEIGHTS, PRODUCTS, REDUCE];
 }
 

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use super::buffers::{self, View};
 use super::device::Meter;
 use super::record::{Command, Phase, Recorder, Segment};
+use super::recurrent::Look;
 use super::timing::Clock;
 use super::{Shared, ops, recurrent};
 use crate::backend::{Counters, Io, Program};
@@ -26,6 +27,10 @@ pub(super) struct GpuProgram {
     staging: Staging,
     /// Values on the host during a run: results of host nodes, and what they read from the device.
     host: HashMap<ValueId, Tensor>,
+    /// It tries out the persistent strategy.
+    trial: Option<Look>,
+    /// A guard of the last run was set.
+    stalled: bool,
     notes: Vec<String>,
     meter: Meter,
     counters: Counters,
@@ -52,9 +57,16 @@ enum Waiting {
 
 impl GpuProgram {
     pub(super) fn compile(shared: &Arc<Shared>, plan: &Arc<Plan>) -> Result<GpuProgram> {
+        GpuProgram::compile_as(shared, plan, None)
+    }
+
+    /// As [`GpuProgram::compile`]; a `trial` uses the persistent strategy with this way to look, and fails where another program
+    /// would fall back.
+    pub(super) fn compile_as(shared: &Arc<Shared>, plan: &Arc<Plan>, trial: Option<Look>) -> Result<GpuProgram> {
         let meter = Meter::default();
         let mut segments = Vec::new();
         let mut recorder = Recorder::new(shared, plan, &meter);
+        recorder.trial = trial;
         let stacks = recurrent::stacks(plan);
         for (position, node) in plan.steps.iter().enumerate() {
             let node = node.0 as usize;
@@ -81,10 +93,27 @@ impl GpuProgram {
         };
         shared.device.check()?;
         let (plan, shared, host) = (Arc::clone(plan), Arc::clone(shared), HashMap::new());
-        Ok(GpuProgram { shared, plan, segments, staging, host, notes, meter, counters: Counters::default(), clock })
+        let counters = Counters::default();
+        Ok(GpuProgram { shared, plan, segments, staging, host, trial, stalled: false, notes, meter, counters, clock })
     }
 
+    /// Runs; when workgroups waited for one another in vain, once more by steps.
     async fn drive(&mut self, io: Io<'_>, waiting: Waiting) -> Result<()> {
+        let Io { inputs, states, outputs } = io;
+        self.stalled = false;
+        let done = self.attempt(Io { inputs, states: &mut *states, outputs: &mut *outputs }, waiting).await;
+        if !self.stalled || self.trial.is_some() {
+            return done;
+        }
+        // Nothing was delivered: the inputs and the states are as they were.
+        let reason = "the workgroups of the strategy persistent did not all run at the same time";
+        log::warn!("gpu: {reason}: the run is done again by steps, as are the later ones of this session");
+        self.shared.persistent.refuse(reason);
+        *self = GpuProgram::compile(&self.shared, &self.plan)?;
+        self.attempt(Io { inputs, states, outputs }, waiting).await
+    }
+
+    async fn attempt(&mut self, io: Io<'_>, waiting: Waiting) -> Result<()> {
         self.counters = Counters::default();
         if let Some(clock) = &mut self.clock {
             clock.start();
@@ -145,7 +174,7 @@ impl GpuProgram {
         outputs: &mut [Tensor],
         waiting: Waiting,
     ) -> Result<()> {
-        if !segment.uploads.is_empty() || !segment.commands.is_empty() || !segment.downloads.is_empty() {
+        if !segment.uploads.is_empty() || !segment.commands.is_empty() || segment.reads_back() {
             for &(id, limit) in &segment.checks {
                 let tensor = given(&self.plan, id, inputs, states);
                 let tensor = tensor.ok_or_else(|| Error::internal("positions that are not on the host"))?;
@@ -217,7 +246,8 @@ impl GpuProgram {
         self.counters.dispatches += encode(&mut encoder, &segment.commands, self.clock.as_mut());
         if let Some(buffer) = &self.staging.readback {
             self.clock.iter_mut().for_each(|clock| clock.mark(&mut encoder, Phase::Readback));
-            for (_, view, offset) in place(&segment.downloads) {
+            let downloads = place(&segment.downloads).map(|(_, view, offset)| (view, offset));
+            for (view, offset) in downloads.chain(place_guards(segment)) {
                 encoder.copy_buffer_to_buffer(&view.buffer, view.offset, buffer, offset, view.size);
             }
         }
@@ -228,7 +258,7 @@ impl GpuProgram {
         if let Some(buffer) = self.staging.upload.as_ref().filter(|_| !segment.uploads.is_empty()) {
             map(buffer, wgpu::MapMode::Write, &self.staging.writable);
         }
-        if let Some(buffer) = self.staging.readback.as_ref().filter(|_| !segment.downloads.is_empty()) {
+        if let Some(buffer) = self.staging.readback.as_ref().filter(|_| segment.reads_back()) {
             map(buffer, wgpu::MapMode::Read, &self.staging.readable);
         }
         Ok(submission)
@@ -236,7 +266,7 @@ impl GpuProgram {
 
     /// Takes the results out of the mapped staging buffer to wherever they are wanted.
     fn download(&mut self, segment: &Segment, states: &mut [Tensor], outputs: &mut [Tensor]) -> Result<()> {
-        let Some(buffer) = self.staging.readback.as_ref().filter(|_| !segment.downloads.is_empty()) else {
+        let Some(buffer) = self.staging.readback.as_ref().filter(|_| segment.reads_back()) else {
             return Ok(());
         };
         self.shared.device.check()?;
@@ -245,6 +275,13 @@ impl GpuProgram {
         }
         let plan = Arc::clone(&self.plan);
         let mut deliver = || -> Result<()> {
+            for (_, offset) in place_guards(segment) {
+                let word = buffer.get_mapped_range(offset..offset + 4).map_err(mapping)?;
+                if word.iter().any(|&byte| byte != 0) {
+                    self.stalled = true;
+                    return Err(Error::device("workgroups that wait for one another did not all run"));
+                }
+            }
             for (id, view, offset) in place(&segment.downloads) {
                 let (Some(value), Some(shape)) = (plan.graph.get(id), plan.shape(id)) else { continue };
                 let mapped = buffer.get_mapped_range(offset..offset + view.size).map_err(mapping)?;
@@ -363,6 +400,12 @@ fn place(transfers: &[(ValueId, View)]) -> impl Iterator<Item = (ValueId, &View,
     })
 }
 
+/// The guards of a segment with their offsets in the staging buffer, behind the downloads.
+fn place_guards(segment: &Segment) -> impl Iterator<Item = (&View, u64)> {
+    let first: u64 = segment.downloads.iter().map(|(_, view)| buffers::aligned(view.size)).sum();
+    segment.guards.iter().zip((0..).map(move |index| first + index * buffers::ALIGNMENT))
+}
+
 fn map(buffer: &wgpu::Buffer, mode: wgpu::MapMode, mapped: &Arc<AtomicBool>) {
     let mapped = Arc::clone(mapped);
     buffer.map_async(mode, .., move |result| mapped.store(result.is_ok(), Ordering::Release));
@@ -420,7 +463,8 @@ impl Staging {
         let total =
             |transfers: &[(ValueId, View)]| transfers.iter().map(|(_, v)| buffers::aligned(v.size)).sum::<u64>();
         let upload = segments.iter().map(|s| total(&s.uploads)).max().unwrap_or(0);
-        let readback = segments.iter().map(|s| total(&s.downloads)).max().unwrap_or(0);
+        let guards = |s: &Segment| s.guards.len() as u64 * buffers::ALIGNMENT;
+        let readback = segments.iter().map(|s| total(&s.downloads) + guards(s)).max().unwrap_or(0);
         let make = |size, usage| match size {
             0 => Ok(None),
             _ => buffers::create(&shared.device, meter, "staging", size, usage).map(Some),

@@ -6,6 +6,7 @@ use super::Shared;
 use super::buffers::{self, Blocks, View, Word};
 use super::device::Meter;
 use super::pipeline::{Kernel, Pipeline};
+use super::recurrent::Look;
 use super::weights::Storing;
 use crate::error::{Error, Place, Result};
 use crate::graph::{Node, ValueId};
@@ -66,10 +67,19 @@ pub(super) struct Segment {
     pub(super) uploads: Vec<(ValueId, View)>,
     pub(super) commands: Vec<Command>,
     pub(super) downloads: Vec<(ValueId, View)>,
+    /// Words that are 0 when the commands went well; see [`Recorder::guard`].
+    pub(super) guards: Vec<View>,
     /// Values of the host that kernels of this segment use as positions: each is in `0..limit`, or the run is refused.
     pub(super) checks: Vec<(ValueId, usize)>,
     /// Index of the node that the host computes after the commands.
     pub(super) host: Option<usize>,
+}
+
+impl Segment {
+    /// Whether anything of it is read back.
+    pub(super) fn reads_back(&self) -> bool {
+        !self.downloads.is_empty() || !self.guards.is_empty()
+    }
 }
 
 /// A value on the device.
@@ -104,6 +114,8 @@ pub(super) struct Recorder<'a> {
     pub(super) plan: &'a Plan,
     pub(super) meter: &'a Meter,
     pub(super) notes: Vec<String>,
+    /// The program tries out the persistent strategy, looking in this way.
+    pub(super) trial: Option<Look>,
     blocks: Blocks,
     views: Vec<Option<View>>,
     segment: Segment,
@@ -121,6 +133,7 @@ impl<'a> Recorder<'a> {
             plan,
             meter,
             notes: Vec::new(),
+            trial: None,
             blocks: Blocks::default(),
             views: vec![None; plan.graph.values.len()],
             segment: Segment::default(),
@@ -216,6 +229,17 @@ impl<'a> Recorder<'a> {
         let view = self.blocks.take(&self.shared.device, self.meter, bytes.max(4), false)?;
         self.scratch.push(view.clone());
         Ok(view)
+    }
+
+    /// Memory that no other value uses, until the end of the run.
+    pub(super) fn lasting(&mut self, bytes: u64) -> Result<View> {
+        self.blocks.take(&self.shared.device, self.meter, bytes.max(4), true)
+    }
+
+    /// Has a word read back with the results. When it is not 0, these commands could not do their work: the run is done again by a
+    /// program without the persistent strategy.
+    pub(super) fn guard(&mut self, word: &View) {
+        self.segment.guards.push(word.clone());
     }
 
     /// A view for a binding that the specialised kernel does not read.
@@ -358,7 +382,7 @@ impl<'a> Recorder<'a> {
     ) -> Result<()> {
         let graph = Arc::clone(&self.plan.graph);
         let Some(node) = graph.nodes.get(node_index) else { return Err(Error::internal("a step without a node")) };
-        let commands = self.segment.commands.len();
+        let (commands, guards) = (self.segment.commands.len(), self.segment.guards.len());
         let recorded = record(self, node);
         for view in std::mem::take(&mut self.scratch) {
             self.blocks.release(&view);
@@ -367,6 +391,7 @@ impl<'a> Recorder<'a> {
             Ok(()) => {}
             Err(error) if error.kind() == crate::ErrorKind::Unsupported => {
                 self.segment.commands.truncate(commands);
+                self.segment.guards.truncate(guards);
                 for id in std::mem::take(&mut self.fresh) {
                     self.forget(id);
                 }

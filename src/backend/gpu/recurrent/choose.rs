@@ -1,6 +1,6 @@
 //! Which strategy runs a layer, and why.
 
-use super::{Layer, loop_, loop_split, step};
+use super::{Layer, loop_, loop_split, persistent, step};
 use crate::backend::gpu::device::Device;
 use crate::error::{Error, Result};
 
@@ -11,16 +11,19 @@ pub(super) enum Strategy {
     Loop(loop_::Form),
     /// One dispatch a step.
     Step(step::Form),
+    /// A chunk of steps in one dispatch, several workgroups that wait for one another.
+    Persistent(persistent::Form),
 }
 
 /// The names by which a strategy can be asked for.
-const NAMES: &str = "loop, loop-split, step, step-split and wave";
+const NAMES: &str = "loop, loop-split, step, step-split, wave and persistent";
 
 impl Strategy {
     pub(super) fn name(&self) -> &'static str {
         match self {
             Strategy::Loop(_) => "loop",
             Strategy::Step(_) => "step",
+            Strategy::Persistent(_) => "persistent",
         }
     }
 }

@@ -7,6 +7,7 @@ mod choose;
 mod loop_;
 mod loop_split;
 mod pack;
+mod persistent;
 mod projection;
 mod step;
 mod wave;
@@ -24,6 +25,7 @@ use crate::graph::recurrent::{Arithmetic, Cell, CellWeights, Direction, Layout, 
 use crate::graph::{Node, Recurrent};
 use choose::Strategy;
 use pack::Extras;
+pub(super) use persistent::{Look, Trust, probe};
 pub(super) use wave::{Stack, record as record_wave, stacks};
 
 /// Most bytes of input products held at a time; longer sequences go in chunks. Enough for 128 steps of 64 rows of 512 units.
@@ -59,6 +61,7 @@ struct Layer<'a> {
 }
 
 /// The memory of a layer as its kernels bind it, and its strides in words.
+#[derive(Clone)]
 struct Memory {
     weights: View,
     inputs: View,
@@ -218,22 +221,34 @@ impl<'a> Layer<'a> {
 
     fn record(&self, ctx: &mut Recorder<'_>, node: &Node, outputs: &Outputs) -> Result<()> {
         let forced = ctx.shared.options.strategy.clone();
-        let (strategy, reason) = choose::choose(self, &ctx.shared.device, forced.as_deref())?;
+        let (strategy, reason) = match forced.as_deref() {
+            Some("persistent") => persistent::choose(ctx, self)?,
+            forced => choose::choose(self, &ctx.shared.device, forced)?,
+        };
         let reason = match strategy {
-            Strategy::Loop(_) => reason,
+            Strategy::Loop(_) | Strategy::Persistent(_) => reason,
             Strategy::Step(form) => format!("{reason}; {}", form.describe()),
         };
         ctx.notes.push(format!("{}: {} strategy ({reason})", node.name, strategy.name()));
         let memory = self.memory(ctx, node, outputs, &strategy)?;
+        let runs = self.time * self.batch * self.units > 0;
+        let exchange = match strategy {
+            Strategy::Persistent(_) if runs => Some(persistent::Exchange::new(ctx, self, memory.chunk_steps)?),
+            Strategy::Persistent(_) | Strategy::Loop(_) | Strategy::Step(_) => None,
+        };
         for first in (0..self.time).step_by(memory.chunk_steps.max(1)) {
             if self.batch == 0 || self.units == 0 {
                 break;
             }
             let steps = memory.chunk_steps.min(self.time - first);
             projection::record(ctx, self, &memory.inputs, memory.chunk_steps, first, steps)?;
-            match strategy {
-                Strategy::Loop(form) => loop_::record(ctx, self, &memory, form, (first, steps))?,
-                Strategy::Step(form) => step::record(ctx, self, &memory, form, (first, steps))?,
+            match (strategy, &exchange) {
+                (Strategy::Loop(form), _) => loop_::record(ctx, self, &memory, form, (first, steps))?,
+                (Strategy::Step(form), _) => step::record(ctx, self, &memory, form, (first, steps))?,
+                (Strategy::Persistent(form), Some(exchange)) => {
+                    persistent::record(ctx, self, &memory, (form, exchange), (first, steps))?;
+                }
+                (Strategy::Persistent(_), None) => {}
             }
         }
         self.unpad(ctx, node, &memory)
@@ -258,7 +273,7 @@ impl<'a> Layer<'a> {
     fn memory(&self, ctx: &mut Recorder<'_>, node: &Node, outputs: &Outputs, strategy: &Strategy) -> Result<Memory> {
         let slots = match strategy {
             Strategy::Loop(_) => 1,
-            Strategy::Step(_) => 2,
+            Strategy::Step(_) | Strategy::Persistent(_) => 2,
         };
         let (weights, extras) = self.weights(ctx)?;
         let (inputs, chunk_steps) = self.inputs(ctx)?;
@@ -268,8 +283,13 @@ impl<'a> Layer<'a> {
         let c_bytes = aligned(4 * (self.batch * self.units) as u64);
         let h = ctx.scratch(h_bytes * (slots * count) as u64)?;
         let c = ctx.scratch(c_bytes * count as u64)?;
-        // The last step writes slot 0, so the first of T reads slot T & 1.
-        let first_slot = if slots == 2 { (self.time & 1) * count } else { 0 };
+        // The last turn writes slot 0, so the first of n reads slot n & 1.
+        let turns = match strategy {
+            Strategy::Loop(_) => 0,
+            Strategy::Step(_) => self.time,
+            Strategy::Persistent(_) => self.time.div_ceil(chunk_steps.max(1)),
+        };
+        let first_slot = (turns & 1) * count;
         let padded = Rows { count: self.batch, bytes: 4 * self.width as u64, packed: self.width.is_multiple_of(4) };
         if !padded.packed {
             // What lies past P is multiplied by weights that are zero: it may not be NaN.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod persistent;
+
 use std::sync::Arc;
 
 use crate::backend::gpu::testing::{gpu, max_abs, noise, open, plan};
