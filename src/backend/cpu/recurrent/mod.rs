@@ -9,6 +9,7 @@ mod weights;
 use std::ops::Range;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::simd::{Grid, Pool, Storage, Table, Window, for_each_part};
 use crate::backend::{BackendOptions, Precision};
@@ -198,8 +199,9 @@ impl Layer {
             y0.map(|y| Grid::new(y, sizes(0), shape.time_major, windows0)).transpose()?,
             y1.map(|y| Grid::new(y, sizes(1), shape.time_major, windows1)).transpose()?,
         ];
-        let team = team.as_mut().filter(|_| matches!(operands.mask, Mask::None));
-        if let (Some(team), [weights], [part]) = (team, directions.as_slice(), parts.as_mut_slice())
+        let mut team = team.as_mut().filter(|_| matches!(operands.mask, Mask::None));
+        let began = Instant::now();
+        if let (Some(team), [weights], [part]) = (team.as_mut(), directions.as_slice(), parts.as_mut_slice())
             && team.is_ready()
         {
             let [grid, _] = grids;
@@ -212,6 +214,9 @@ impl Layer {
                     .ok_or_else(|| Error::internal("a part of a direction that is not there"))?;
                 part.run(&part::Context { op, shape, weights, table, operands }, view)
             })?;
+            if let Some(team) = team {
+                team.ran_alone(began.elapsed());
+            }
         }
         for part in parts.iter() {
             let d = part.direction;

@@ -3,7 +3,7 @@
 //! A step takes some microseconds, so a helper that loses its core for a moment would hold up everybody. The leader therefore never
 //! depends on one: helpers read and write nothing that is the caller's (the input is copied, the state goes through atomics), and one
 //! that is late is given up. The leader then computes its share from the last state that it published, finishes alone, and tries
-//! again some runs later.
+//! again some runs later. It also rests when the run took no less time than one thread takes, whatever the reason.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -18,14 +18,19 @@ use super::{Mask, Operands, Shape};
 use crate::error::{Error, Result};
 use crate::graph::Recurrent;
 
-/// Units from which a step is long enough (5 µs and more) for the exchange, about half a microsecond, to pay.
-pub(super) const LEAST_UNITS: usize = 256;
-/// How long a helper may be late at a step, beside four steps of the leader's own time.
+/// Units from which half a step (1.3 µs at 128) is long enough for the exchange, about 0.3 µs, to pay.
+pub(super) const LEAST_UNITS: usize = 128;
+/// Least units of a thread: with fewer, more threads only make the exchange longer.
+const LEAST_SHARE: usize = 64;
+/// How long a helper may be late at a step, beside four steps of the mean time.
 const PATIENCE: Duration = Duration::from_micros(20);
 /// How long a sleeping helper may take to come at the start of a run.
 const WAKING: Duration = Duration::from_micros(100);
 /// Runs alone after a helper was given up: doubled each time, up to this.
-const LONGEST_REST: u32 = 64;
+const LONGEST_REST: u32 = 128;
+/// Looks at the helpers' counters before a leader that waits reads the clock: half a microsecond, the usual wait and more, so that the
+/// clock costs nothing while all goes well.
+const LOOKS: usize = 32;
 /// Rounds that an idle helper looks for work, then rounds that it gives its core away, before it sleeps.
 const SPINS: usize = 4000;
 const YIELDS: usize = 50;
@@ -88,6 +93,13 @@ impl Exchange {
         self.op.directions.first().is_some_and(|direction| direction.reverse)
     }
 
+    /// The output state before step `s`, but for the units of share `own`.
+    fn read_others(&self, own: usize, s: usize, h: &mut [f32]) {
+        for (_, span) in self.spans.iter().enumerate().filter(|(share, _)| *share != own) {
+            read(&self.h[s % ENTRIES][span.units()], &mut h[span.units()]);
+        }
+    }
+
     fn context<'a>(&'a self, operands: &'a Operands<'a>) -> Context<'a> {
         Context { op: &self.op, shape: &self.shape, weights: &self.weights, table: self.table, operands }
     }
@@ -108,6 +120,7 @@ impl Exchange {
             true
         };
         read(&self.c[0], &mut part.c_row()[..span.units().end]);
+        read(&self.h[0], part.h_row());
         let mut done = 0;
         while done < self.shape.steps {
             let steps = self.chunk_at(done);
@@ -128,7 +141,7 @@ impl Exchange {
                 if !wait(&others) {
                     return Ok(());
                 }
-                read(&self.h[s % ENTRIES], part.h_row());
+                self.read_others(index + 1, s, part.h_row());
                 let local = if self.is_reverse() { steps.len() - 1 - k } else { k };
                 part.advance(&self.context(&operands(&[])), local, s % 2 == 1, span)?;
                 let units = span.units();
@@ -182,6 +195,8 @@ pub(super) struct Team {
     /// Runs to do alone, and how many it will be the next time.
     rest: u32,
     penalty: u32,
+    /// What a run takes one thread, about; unknown at first.
+    alone: Option<Duration>,
 }
 
 impl Team {
@@ -197,7 +212,7 @@ impl Team {
         chunk: usize,
         threads: usize,
     ) -> Result<Option<Team>> {
-        let spans = Span::shares(weights, threads);
+        let spans = Span::shares(weights, threads.min(weights.units / LEAST_SHARE));
         if spans.len() < 2 {
             return Ok(None);
         }
@@ -222,7 +237,7 @@ impl Team {
             leader: Counter::default(),
             stop: AtomicBool::new(false),
         });
-        let mut team = Team { exchange, helpers: Vec::new(), round: 0, rest: 0, penalty: 1 };
+        let mut team = Team { exchange, helpers: Vec::new(), round: 0, rest: 0, penalty: 1, alone: None };
         for index in 0..helpers {
             let part = Part::new(0, 0..1, chunk, shape, weights);
             let exchange = team.exchange.clone();
@@ -237,17 +252,33 @@ impl Team {
         self.helpers.len() + 1
     }
 
-    /// Whether this run should be shared: not while the team rests, nor while a helper is still held up in an earlier run.
+    /// Whether this run should be shared: not while the team rests, nor while a helper is still held up in an earlier run; and one run
+    /// tells what a single thread takes.
     pub fn is_ready(&mut self) -> bool {
         if self.rest > 0 {
             self.rest -= 1;
             return false;
         }
+        if self.round > 0 && self.alone.is_none() {
+            return false;
+        }
         self.exchange.left.iter().all(|left| left.0.load(Ordering::Acquire) == self.round)
+    }
+
+    /// Takes note of the time of a run by one thread: a moving average over about four of them.
+    pub fn ran_alone(&mut self, took: Duration) {
+        self.alone = Some(self.alone.map_or(took, |before| (3 * before + took) / 4));
+    }
+
+    /// A run that was not worth it: rests, longer each time.
+    fn failed(&mut self) {
+        self.rest = self.penalty;
+        self.penalty = (2 * self.penalty).min(LONGEST_REST);
     }
 
     /// The whole run, on the leader's thread, with `part` as its own (full) state.
     pub fn run(&mut self, part: &mut Part, context: &Context<'_>, view: &mut Option<View<'_>>) -> Result<()> {
+        let began = Instant::now();
         part.start(context)?;
         let exchange = self.exchange.clone();
         let e = &*exchange;
@@ -263,50 +294,62 @@ impl Team {
         let mut done = 0;
         while done < e.shape.steps {
             let steps = e.chunk_at(done);
-            let began = Instant::now();
+            let chunk_began = Instant::now();
+            // One thread would have done this chunk by then.
+            let overtaken = self.alone.map(|alone| {
+                began + alone.mul_f64((done + steps.len()) as f64 / e.shape.steps as f64)
+            });
             {
                 // Nobody reads it now: a helper that is late with the last chunk was given up below.
-                let Ok(mut x) = e.x.try_write() else { return self.alone(part, context, view, done, 0) };
+                let Ok(mut x) = e.x.try_write() else { return self.finish_alone(part, context, view, done, 0) };
                 let from = &context.operands.x[steps.start * e.shape.inputs..steps.end * e.shape.inputs];
                 x[..from.len()].copy_from_slice(from);
             }
             e.chunks.fetch_add(1, Ordering::Release);
             part.project(context, steps.clone(), own)?;
-            let mut patience = PATIENCE + began.elapsed() + if done == 0 { WAKING } else { Duration::ZERO };
             for k in 0..steps.len() {
-                let (s, began) = (done + k, Instant::now());
+                let s = done + k;
                 let local = if e.is_reverse() { steps.len() - 1 - k } else { k };
                 part.advance(context, local, s % 2 == 1, own)?;
                 let next = (s + 1) % ENTRIES;
                 write(&e.h[next][own.units()], &part.h_row()[own.units()]);
                 e.leader.0.store(s + 1, Ordering::Release);
-                patience += 4 * began.elapsed();
-                if !self.all_done(s + 1, Instant::now() + patience) {
-                    return self.alone(part, context, view, done, k);
+                let until = |now: Instant| {
+                    // The mean step, the chunk's projection in it: the first step of a chunk may take as long as that does.
+                    let step = (now - chunk_began) / (k as u32 + 1);
+                    let waking = if s == 0 { WAKING } else { Duration::ZERO };
+                    let patient = now + PATIENCE + waking + if k == 0 { step } else { 4 * step.min(PATIENCE) };
+                    overtaken.map_or(patient, |overtaken| patient.min(overtaken))
+                };
+                if !self.all_done(s + 1, until) {
+                    return self.finish_alone(part, context, view, done, k);
                 }
-                for span in e.spans.iter().skip(1) {
-                    read(&e.h[next][span.units()], &mut part.h_row()[span.units()]);
-                }
+                e.read_others(0, s + 1, part.h_row());
                 part.write_y(steps.start + local, view)?;
-                patience = PATIENCE;
             }
             done += steps.len();
         }
         for span in e.spans.iter().skip(1) {
             read(&e.c[e.shape.steps % ENTRIES][span.units()], &mut part.c_row()[span.units()]);
         }
-        self.penalty = 1;
+        if self.alone.is_some_and(|alone| began.elapsed() > alone) {
+            self.failed();
+        } else {
+            self.penalty = (self.penalty / 2).max(1);
+        }
         Ok(())
     }
 
-    /// Waits until every helper has done `steps` steps, or the time has come.
-    fn all_done(&self, steps: usize, until: Instant) -> bool {
-        let mut spins = 0usize;
+    /// Waits until every helper has done `steps` steps, or the time has come that `until` names when the wait begins to be long.
+    fn all_done(&self, steps: usize, until: impl Fn(Instant) -> Instant) -> bool {
+        let (mut looks, mut last) = (0usize, None);
         while self.exchange.progress.iter().any(|progress| progress.0.load(Ordering::Acquire) < steps) {
-            spins += 1;
-            // Reading the clock costs as much as some rounds.
-            if spins.is_multiple_of(16) && Instant::now() > until {
-                return false;
+            looks += 1;
+            if looks.is_multiple_of(LOOKS) {
+                let now = Instant::now();
+                if now > *last.get_or_insert_with(|| until(now)) {
+                    return false;
+                }
             }
             std::hint::spin_loop();
         }
@@ -315,7 +358,7 @@ impl Team {
 
     /// Gives the helpers up in step `k` of the chunk that begins at `done`, of which the leader has its own share (`k` = 0 with
     /// nothing done when the chunk's input could not be handed out), and finishes the run without them.
-    fn alone(
+    fn finish_alone(
         &mut self,
         part: &mut Part,
         context: &Context<'_>,
@@ -326,8 +369,7 @@ impl Team {
         let exchange = self.exchange.clone();
         let e = &*exchange;
         e.given_up.store(self.round, Ordering::Release);
-        self.rest = self.penalty;
-        self.penalty = (2 * self.penalty).min(LONGEST_REST);
+        self.failed();
         let s = done + k;
         let began = e.leader.0.load(Ordering::Relaxed) > s;
         let steps = e.chunk_at(done);
