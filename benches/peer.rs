@@ -33,12 +33,9 @@ fn main() {
     let case: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("case.json")).unwrap()).unwrap();
     let size = |key: &str| case[key].as_u64().unwrap() as usize;
     let shape = Shape {
-        steps: size("T"),
-        batch: size("B"),
-        inputs: size("I"),
-        hidden: size("H"),
         layers: size("layers"),
         bidirectional: case["bidir"].as_bool().unwrap(),
+        ..Shape::layer(size("T"), size("B"), size("I"), size("H"))
     };
     let precision = match rest.first().map(String::as_str) {
         None | Some("full") => Precision::Full,

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Bench, Shape};
+use common::{Bench, Shape, Streamed};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fuselstm::backend::{BackendOptions, Precision};
 
@@ -45,11 +45,22 @@ fn recurrent(criterion: &mut Criterion) {
         }
     }
     group.finish();
-    // One streamed step: what the call costs beside the kernel.
+    // One step: the program alone, and through a stream, whose call has to cost little beside it.
     let mut group = criterion.benchmark_group("lstm_one_step");
     for hidden in [16, 128] {
         let mut bench = Bench::random(&Shape::layer(1, 1, hidden, hidden), BackendOptions::default());
         group.bench_function(format!("H{hidden}"), |bencher| bencher.iter(|| bench.run()));
+        let mut streamed = Streamed::new(hidden);
+        group.bench_function(format!("H{hidden}_stream"), |bencher| bencher.iter(|| streamed.step()));
+    }
+    group.finish();
+    // The time of a step does not depend on the length of the sequence.
+    let mut group = criterion.benchmark_group("lstm_per_step");
+    for steps in [256, 16_384] {
+        group.throughput(Throughput::Elements(steps as u64));
+        let options = BackendOptions { threads: Some(1), ..BackendOptions::default() };
+        let mut bench = Bench::random(&Shape::layer(steps, 1, 64, 64), options);
+        group.bench_function(format!("T{steps}_H64"), |bencher| bencher.iter(|| bench.run()));
     }
     group.finish();
 }

@@ -8,7 +8,7 @@ mod common;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::{Bench, Shape};
+use common::{Bench, Kind, Shape, Streamed};
 use fuselstm::backend::{BackendOptions, Precision};
 
 struct Counting;
@@ -36,14 +36,21 @@ static COUNTING: Counting = Counting;
 /// One test, because the counter is of the whole process.
 #[test]
 fn runs_after_the_first_two_allocate_nothing() {
+    let kinds = [Kind::Lstm, Kind::Gru, Kind::GruResetBefore, Kind::Rnn];
+    let of_every_kind = kinds.into_iter().flat_map(|kind| {
+        let small = Shape { kind, ..Shape::layer(20, 12, 24, 24) };
+        let large = Shape { kind, ..Shape::layer(40, 32, 64, 64) };
+        let lengths = [small, large].map(|shape| Shape { lengths: true, bidirectional: true, ..shape });
+        [small, large].into_iter().chain(lengths)
+    });
     let shapes = [
         Shape::layer(20, 1, 32, 32),
         Shape::layer(1, 1, 128, 128),
         Shape { layers: 2, ..Shape::layer(28, 20, 28, 64) },
         Shape { bidirectional: true, ..Shape::layer(40, 32, 64, 64) },
-        Shape::layer(8, 1, 256, 256),
+        Shape::layer(40, 1, 256, 256),
     ];
-    for shape in shapes {
+    for shape in shapes.into_iter().chain(of_every_kind) {
         for precision in [Precision::Full, Precision::F16, Precision::Bf16, Precision::Int8] {
             for threads in [1, 2] {
                 let options = BackendOptions { threads: Some(threads), precision, ..BackendOptions::default() };
@@ -56,8 +63,14 @@ fn runs_after_the_first_two_allocate_nothing() {
                     bench.run();
                 }
                 let count = ALLOCATIONS.load(Ordering::Relaxed) - before;
-                assert_eq!(count, 0, "{} {precision:?} {threads} threads", shape.name());
+                assert_eq!(count, 0, "{shape:?} {precision:?} {threads} threads");
             }
         }
     }
+    let mut streamed = Streamed::new(64);
+    // The first step makes the states, the second one the copy that the next run writes to.
+    (0..3).for_each(|_| streamed.step());
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    (0..5).for_each(|_| streamed.step());
+    assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0, "a stream");
 }

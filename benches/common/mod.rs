@@ -1,4 +1,4 @@
-//! The layers that the benchmarks run: stacks of LSTM layers with random or given weights, as graphs.
+//! The layers that the benchmarks run: stacks of recurrent layers with random or given weights, as graphs.
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -8,15 +8,55 @@ use fuselstm::backend::cpu::CpuBackend;
 use fuselstm::backend::{Backend, BackendOptions, Io, Program};
 use fuselstm::graph::op::Activation;
 use fuselstm::graph::recurrent::{
-    Arithmetic, Cell, CellWeights, Direction, Layout, Lstm, Masking, Matrix, Merge, Recurrent, Source,
+    Arithmetic, Cell, CellWeights, Direction, Gru, Layout, Lstm, Masking, Matrix, Merge, Recurrent, Rnn, Source,
 };
-use fuselstm::graph::{Graph, Op, Port, ValueType};
+use fuselstm::graph::{Graph, Op, Port, State, ValueType};
 use fuselstm::plan::Plan;
-use fuselstm::{DType, Tensor};
+use fuselstm::{DType, Device, Model, Outputs, Session, Stream, Tensor};
 
-/// A stack of LSTM layers: steps, batch, inputs, hidden units, layers, both directions.
+/// A cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Lstm,
+    Gru,
+    GruResetBefore,
+    Rnn,
+}
+
+impl Kind {
+    fn gates(self) -> usize {
+        match self {
+            Kind::Lstm => 4,
+            Kind::Gru | Kind::GruResetBefore => 3,
+            Kind::Rnn => 1,
+        }
+    }
+
+    fn cell(self) -> Cell {
+        match self {
+            Kind::Lstm => Cell::Lstm(Lstm {
+                gate: Activation::Sigmoid,
+                candidate: Activation::Tanh,
+                output: Activation::Tanh,
+                coupled_input_forget: false,
+                cell_clip: None,
+                projection_clip: None,
+            }),
+            Kind::Gru | Kind::GruResetBefore => Cell::Gru(Gru {
+                gate: Activation::Sigmoid,
+                candidate: Activation::Tanh,
+                reset_after: self == Kind::Gru,
+            }),
+            Kind::Rnn => Cell::Rnn(Rnn { activation: Activation::Tanh }),
+        }
+    }
+}
+
+/// A stack of layers: steps, batch, inputs, hidden units, layers, both directions; the cell, and whether rows have lengths.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
+    pub kind: Kind,
+    pub lengths: bool,
     pub steps: usize,
     pub batch: usize,
     pub inputs: usize,
@@ -27,11 +67,11 @@ pub struct Shape {
 
 impl Shape {
     pub const fn layer(steps: usize, batch: usize, inputs: usize, hidden: usize) -> Self {
-        Shape { steps, batch, inputs, hidden, layers: 1, bidirectional: false }
+        Shape { kind: Kind::Lstm, lengths: false, steps, batch, inputs, hidden, layers: 1, bidirectional: false }
     }
 
     pub fn name(&self) -> String {
-        let Shape { steps, batch, inputs, hidden, layers, bidirectional } = *self;
+        let Shape { steps, batch, inputs, hidden, layers, bidirectional, .. } = *self;
         let layers = if layers > 1 { format!("_L{layers}") } else { String::new() };
         let both = if bidirectional { "_bi" } else { "" };
         format!("T{steps}_B{batch}_I{inputs}_H{hidden}{layers}{both}")
@@ -41,12 +81,13 @@ impl Shape {
     pub fn operations(&self) -> u64 {
         let directions = 1 + usize::from(self.bidirectional);
         let widths = (0..self.layers).map(|l| if l == 0 { self.inputs } else { directions * self.hidden });
-        let per_step: usize = widths.map(|width| directions * 8 * self.hidden * (width + self.hidden)).sum();
+        let per_step: usize =
+            widths.map(|width| directions * 2 * self.kind.gates() * self.hidden * (width + self.hidden)).sum();
         (per_step * self.steps * self.batch) as u64
     }
 }
 
-/// Weights of a layer's direction: `[4H, I]`, `[4H, H]`, `[4H]`, gates i, f, g, o.
+/// Weights of a layer's direction: `[G·H, I]`, `[G·H, H]`, `[G·H]`, gates in the order of the cell (LSTM: i, f, g, o).
 pub type Weights = (Vec<f32>, Vec<f32>, Vec<f32>);
 
 /// Numbers in [−1, 1), the same everywhere.
@@ -66,7 +107,7 @@ pub fn random_weights(shape: &Shape, layer: usize, direction: usize) -> Weights 
     let scale = 1.0 / (shape.hidden as f32).sqrt();
     let directions = 1 + usize::from(shape.bidirectional);
     let width = if layer == 0 { shape.inputs } else { directions * shape.hidden };
-    let rows = 4 * shape.hidden;
+    let rows = shape.kind.gates() * shape.hidden;
     let seed = (layer * 2 + direction) as u64 * 3;
     let scaled = |seed, count| noise(seed, count).into_iter().map(|x| x * scale).collect();
     (scaled(seed + 1, rows * width), scaled(seed + 2, rows * shape.hidden), scaled(seed + 3, rows))
@@ -77,8 +118,13 @@ pub fn graph(shape: &Shape, weights: impl Fn(usize, usize) -> Weights) -> Graph 
     let mut graph = Graph::default();
     let x = graph.add_value("x", ValueType::fixed(DType::F32, &[shape.steps, shape.batch, shape.inputs]));
     graph.inputs.push(Port { name: "x".into(), value: x });
+    let lengths = shape.lengths.then(|| {
+        let lengths = graph.add_value("lengths", ValueType::fixed(DType::I32, &[shape.batch]));
+        graph.inputs.push(Port { name: "lengths".into(), value: lengths });
+        lengths
+    });
     let directions = 1 + usize::from(shape.bidirectional);
-    let rows = 4 * shape.hidden;
+    let rows = shape.kind.gates() * shape.hidden;
     let (mut from, mut width) = (x, shape.inputs);
     for layer in 0..shape.layers {
         let direction = |d: usize| {
@@ -96,14 +142,7 @@ pub fn graph(shape: &Shape, weights: impl Fn(usize, usize) -> Weights) -> Graph 
             Direction { reverse: d == 1, source: Source::X, weights: Arc::new(weights) }
         };
         let op = Recurrent {
-            cell: Cell::Lstm(Lstm {
-                gate: Activation::Sigmoid,
-                candidate: Activation::Tanh,
-                output: Activation::Tanh,
-                coupled_input_forget: false,
-                cell_clip: None,
-                projection_clip: None,
-            }),
+            cell: shape.kind.cell(),
             directions: (0..directions).map(direction).collect(),
             layout: Layout::TimeMajor,
             masking: Masking::Zero,
@@ -114,6 +153,7 @@ pub fn graph(shape: &Shape, weights: impl Fn(usize, usize) -> Weights) -> Graph 
         let y = graph.add_value("y", ValueType::fixed(DType::F32, &[shape.steps, shape.batch, width]));
         let mut inputs = vec![None; op.input_slots()];
         inputs[Recurrent::X] = Some(from);
+        inputs[Recurrent::MASK] = lengths;
         let mut outputs = vec![None; op.output_slots()];
         outputs[0] = Some(y);
         graph.add_node(format!("layer {layer}"), Op::Recurrent(op), inputs, outputs);
@@ -139,9 +179,15 @@ impl Bench {
     ) -> Bench {
         let graph = Arc::new(graph(shape, weights));
         let x_shape = vec![shape.steps, shape.batch, shape.inputs];
-        let plan = Arc::new(Plan::new(&graph, std::slice::from_ref(&x_shape)).unwrap());
+        let mut shapes = vec![x_shape.clone()];
+        shapes.extend(shape.lengths.then(|| vec![shape.batch]));
+        let plan = Arc::new(Plan::new(&graph, &shapes).unwrap());
         let program = CpuBackend::new(options).unwrap().compile(&plan).unwrap();
-        let inputs = vec![Tensor::from_vec(&x_shape, x).unwrap()];
+        let mut inputs = vec![Tensor::from_vec(&x_shape, x).unwrap()];
+        if shape.lengths {
+            let lengths = (0..shape.batch).map(|row| (shape.steps - row % shape.steps) as i32).collect();
+            inputs.push(Tensor::from_vec(&[shape.batch], lengths).unwrap());
+        }
         Bench { program, inputs, outputs: vec![Tensor::scalar(0.0f32)] }
     }
 
@@ -154,5 +200,35 @@ impl Bench {
         self.program
             .run(Io { inputs: &self.inputs, states: &mut [], outputs: &mut self.outputs })
             .expect("the program runs");
+    }
+}
+
+/// One LSTM layer of one row that a stream runs a step at a time.
+pub struct Streamed {
+    stream: Stream,
+    x: Tensor,
+    outputs: Outputs,
+}
+
+impl Streamed {
+    pub fn new(hidden: usize) -> Streamed {
+        let shape = Shape::layer(1, 1, hidden, hidden);
+        let mut graph = graph(&shape, |layer, direction| random_weights(&shape, layer, direction));
+        for (name, input, output) in
+            [("h", Recurrent::h0(0), Recurrent::h_n(0)), ("c", Recurrent::c0(0), Recurrent::c_n(0))]
+        {
+            let mut value = || graph.add_value(name, ValueType::fixed(DType::F32, &[1, hidden]));
+            let (value, next) = (value(), value());
+            graph.nodes[0].inputs[input] = Some(value);
+            graph.nodes[0].outputs[output] = Some(next);
+            graph.states.push(State { name: name.into(), value, next, reset: 0 });
+        }
+        let session = Session::builder(&Model::from_graph(graph).unwrap()).device(Device::cpu()).build().unwrap();
+        let x = Tensor::from_vec(&[1, 1, hidden], noise(7, hidden)).unwrap();
+        Streamed { stream: session.stream(), x, outputs: Outputs::default() }
+    }
+
+    pub fn step(&mut self) {
+        self.stream.run_into(&[("x", &self.x)], &mut self.outputs).expect("the stream runs");
     }
 }

@@ -5,8 +5,8 @@ use crate::backend::Precision;
 use crate::backend::cpu::Resources;
 use crate::backend::cpu::simd::{From, Packed, Quantised, Rows, Storage, Table};
 use crate::error::{Error, Result};
-use crate::graph::op::{Activation, Conv2d};
-use crate::graph::{Node, Op, ValueId};
+use crate::graph::op::{Activation, Conv2d, FullyConnected, MatMul};
+use crate::graph::{Node, ValueId};
 use crate::plan::Plan;
 use crate::tensor::{DType, Tensor};
 
@@ -22,6 +22,13 @@ pub(super) struct Dense {
     windows: Option<Windows>,
     table: &'static Table,
     scratch: Quantised,
+}
+
+/// The ops that are such products.
+pub(super) enum Kind<'a> {
+    FullyConnected(&'a FullyConnected),
+    MatMul(&'a MatMul),
+    Conv2d(&'a Conv2d),
 }
 
 /// What the rows of the product start from.
@@ -46,7 +53,7 @@ struct Windows {
 
 impl Dense {
     /// The kernel of a node, when its weights are known and everything is f32.
-    pub fn new(plan: &Plan, node: &Node, resources: &Resources<'_>) -> Result<Option<Dense>> {
+    pub fn new(kind: &Kind<'_>, plan: &Plan, node: &Node, resources: &Resources<'_>) -> Result<Option<Dense>> {
         let input = |slot: usize| node.inputs.get(slot).copied().flatten();
         let (Some(x), Some(w), Some(Some(y))) = (input(0), input(1), node.outputs.first().copied()) else {
             return Ok(None);
@@ -62,13 +69,18 @@ impl Dense {
         // Depth and outputs; where the weight of (k, output) is; the activation.
         let mut windows = None;
         let data = weights.to_f32();
-        let (depth, outputs, transposed, activation) = match (&node.op, weights.shape()) {
-            (Op::FullyConnected(options), &[outputs, inputs]) => (inputs, outputs, true, options.activation),
-            (Op::MatMul(options), &[a, b]) if !options.transpose_a => {
+        let (depth, outputs, transposed, activation) = match kind {
+            Kind::FullyConnected(options) => {
+                let &[outputs, inputs] = weights.shape() else { return Ok(None) };
+                (inputs, outputs, true, options.activation)
+            }
+            Kind::MatMul(options) => {
+                let (false, &[a, b]) = (options.transpose_a, weights.shape()) else { return Ok(None) };
                 let (depth, outputs) = if options.transpose_b { (b, a) } else { (a, b) };
                 (depth, outputs, options.transpose_b, Activation::Linear)
             }
-            (Op::Conv2d(conv), &[outputs, height, width, inputs]) => {
+            Kind::Conv2d(conv) => {
+                let &[outputs, height, width, inputs] = weights.shape() else { return Ok(None) };
                 let (&[n, h, w, i], &[_, out_h, out_w, _]) = (x_shape, y_shape) else { return Ok(None) };
                 if i != inputs {
                     return Ok(None);
@@ -78,7 +90,6 @@ impl Dense {
                 windows = Some(Windows::new(conv, [n, h, w, i], [height, width], [out_h, out_w], rows));
                 (depth, outputs, true, conv.activation)
             }
-            _ => return Ok(None),
         };
         let rows = y_shape.iter().product::<usize>() / outputs.max(1);
         if windows.is_none() && x_shape.iter().product::<usize>() != rows * depth {

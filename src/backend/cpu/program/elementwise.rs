@@ -3,20 +3,30 @@
 use super::slots::Slots;
 use crate::backend::cpu::simd::Table;
 use crate::error::{Error, Result};
-use crate::graph::op::{Activation, BinaryFunction, ReduceFunction, Softmax, Unary};
-use crate::graph::{Node, Op, ValueId};
+use crate::graph::op::{Activation, Binary, BinaryFunction, Reduce, ReduceFunction, Softmax, Unary};
+use crate::graph::{Node, ValueId};
 use crate::plan::Plan;
 use crate::tensor::{DType, Tensor};
+
+/// The ops of this kind.
+pub(super) enum Kind<'a> {
+    Activation(Activation),
+    Unary(Unary),
+    Binary(&'a Binary),
+    Softmax(Softmax),
+    Reduce(&'a Reduce),
+}
 
 /// A node over f32 elements.
 pub(super) struct Elementwise {
     inputs: Vec<ValueId>,
     y: ValueId,
-    kind: Kind,
+    work: Work,
     table: &'static Table,
 }
 
-enum Kind {
+/// What is computed.
+enum Work {
     Activation(Activation),
     Unary(fn(f32) -> f32),
     Binary { function: fn(f32, f32) -> f32, activation: Activation, broadcast: Broadcast },
@@ -146,34 +156,33 @@ fn reduction(shape: &[usize], axes: &[i64]) -> Option<(usize, usize, usize)> {
 
 impl Elementwise {
     /// The kernel of a node on f32 operands of known shapes; `None` for what is computed by `eval`.
-    pub fn new(plan: &Plan, node: &Node, table: &'static Table) -> Option<Elementwise> {
+    pub fn new(kind: &Kind<'_>, plan: &Plan, node: &Node, table: &'static Table) -> Option<Elementwise> {
         let is_float = |id: ValueId| plan.graph.get(id).is_some_and(|value| value.ty.dtype == DType::F32);
         let input = |slot: usize| node.inputs.get(slot).copied().flatten();
         let y = node.outputs.first().copied().flatten().filter(|&id| is_float(id))?;
         let x = input(0).filter(|&id| is_float(id))?;
         let mut inputs = vec![x];
-        let kind = match &node.op {
-            Op::Activation(activation) => Kind::Activation(*activation),
-            Op::Unary(function) => Kind::Unary(unary(*function)?),
-            Op::Binary(op) => {
+        let work = match *kind {
+            Kind::Activation(activation) => Work::Activation(activation),
+            Kind::Unary(function) => Work::Unary(unary(function)?),
+            Kind::Binary(op) => {
                 let b = input(1).filter(|&id| is_float(id))?;
                 inputs.push(b);
                 let broadcast = Broadcast::new(plan.shape(y)?, [plan.shape(x)?, plan.shape(b)?])?;
-                Kind::Binary { function: binary(op.function)?, activation: op.activation, broadcast }
+                Work::Binary { function: binary(op.function)?, activation: op.activation, broadcast }
             }
-            Op::Softmax(options) => Kind::Softmax { options: *options, width: *plan.shape(x)?.last()? },
-            Op::Reduce(op) => {
+            Kind::Softmax(options) => Work::Softmax { options, width: *plan.shape(x)?.last()? },
+            Kind::Reduce(op) => {
                 let axes = plan.known(input(1)?)?.to_i64().ok()?;
                 let (outer, reduced, inner) = reduction(plan.shape(x)?, &axes)?;
                 let usual = matches!(op.function, ReduceFunction::Sum | ReduceFunction::Mean);
                 if !usual || reduced == 0 {
                     return None;
                 }
-                Kind::Reduce { function: op.function, outer, reduced, inner }
+                Work::Reduce { function: op.function, outer, reduced, inner }
             }
-            _ => return None,
         };
-        Some(Elementwise { inputs, y, kind, table })
+        Some(Elementwise { inputs, y, work, table })
     }
 
     pub fn run(&mut self, slots: &mut Slots, inputs: &[Tensor], states: &[Tensor]) -> Result<()> {
@@ -184,22 +193,22 @@ impl Elementwise {
                 slots.read(*id, inputs, states)?.as_slice()
             };
             let (x, y) = (operand(0)?, y.as_mut_slice::<f32>()?);
-            match &mut self.kind {
-                Kind::Activation(activation) => {
+            match &mut self.work {
+                Work::Activation(activation) => {
                     y.copy_from_slice(x);
                     self.table.activate(*activation, y);
                 }
-                Kind::Unary(function) => y.iter_mut().zip(x).for_each(|(y, x)| *y = function(*x)),
-                Kind::Binary { function, activation, broadcast } => {
+                Work::Unary(function) => y.iter_mut().zip(x).for_each(|(y, x)| *y = function(*x)),
+                Work::Binary { function, activation, broadcast } => {
                     broadcast.run(*function, x, operand(1)?, y)?;
                     self.table.activate(*activation, y);
                 }
-                Kind::Softmax { options, width } => {
+                Work::Softmax { options, width } => {
                     y.copy_from_slice(x);
                     y.chunks_exact_mut((*width).max(1))
                         .for_each(|row| self.table.softmax(options.beta, options.log, row));
                 }
-                Kind::Reduce { function, outer, reduced, inner } => {
+                Work::Reduce { function, outer, reduced, inner } => {
                     let count = if *function == ReduceFunction::Mean { *reduced as f64 } else { 1.0 };
                     for (o, i) in (0..*outer).flat_map(|o| (0..*inner).map(move |i| (o, i))) {
                         let first = o * *reduced * *inner + i;

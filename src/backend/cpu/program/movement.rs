@@ -3,10 +3,24 @@
 use super::slots::Slots;
 use crate::error::{Error, Result};
 use crate::graph::infer::{AxisRange, resolve};
-use crate::graph::op::Activation;
-use crate::graph::{Node, Op, ValueId};
+use crate::graph::op::{Activation, Concat, StridedSlice};
+use crate::graph::{Node, ValueId};
 use crate::plan::Plan;
 use crate::tensor::{DType, Element, Tensor};
+
+/// The ops that only move elements.
+pub(super) enum Kind<'a> {
+    Transpose,
+    Slice,
+    StridedSlice(&'a StridedSlice),
+    Reverse,
+    Concat(&'a Concat),
+    /// The new axis.
+    Pack(i64),
+    /// The axis that is taken apart.
+    Unpack(i64),
+    Split,
+}
 
 /// A node as copies.
 pub(super) struct Movement {
@@ -153,7 +167,7 @@ impl<'a> Shapes<'a> {
         self.seen_as(offset, all)
     }
 
-    fn strided_slice(&self, options: &crate::graph::op::StridedSlice) -> Option<Vec<Copy>> {
+    fn strided_slice(&self, options: &StridedSlice) -> Option<Vec<Copy>> {
         let (_, shape) = self.input(0)?;
         let (begin, end, steps) = (self.known(1)?, self.known(2)?, self.known(3)?);
         let ranges = resolve(options, shape, &begin, &end, &steps).ok()?;
@@ -187,9 +201,12 @@ impl<'a> Shapes<'a> {
         self.seen_as(offset, view)
     }
 
-    fn concat(&self, axis: i64) -> Option<Vec<Copy>> {
+    fn concat(&self, concat: &Concat) -> Option<Vec<Copy>> {
+        if concat.activation != Activation::Linear {
+            return None;
+        }
         let shape = self.output(0)?;
-        let axis = axis_of(axis, shape.len())?;
+        let axis = axis_of(concat.axis, shape.len())?;
         let to = strides(shape);
         let mut at = 0;
         (0..self.node.inputs.len())
@@ -240,18 +257,17 @@ impl<'a> Shapes<'a> {
 
 impl Movement {
     /// The copies of a node whose shapes and parameters are all known; `None` for other nodes.
-    pub fn new(plan: &Plan, node: &Node) -> Option<Movement> {
+    pub fn new(kind: &Kind<'_>, plan: &Plan, node: &Node) -> Option<Movement> {
         let shapes = Shapes { plan, node };
-        let copies = match &node.op {
-            Op::Transpose => shapes.transpose()?,
-            Op::Slice => shapes.slice()?,
-            Op::StridedSlice(options) => shapes.strided_slice(options)?,
-            Op::Reverse => shapes.reverse()?,
-            Op::Concat(concat) if concat.activation == Activation::Linear => shapes.concat(concat.axis)?,
-            Op::Pack(pack) => shapes.pack(pack.axis)?,
-            Op::Unpack(unpack) => shapes.parts(unpack.axis, true)?,
-            Op::Split => shapes.parts(*shapes.known(1)?.first()?, false)?,
-            _ => return None,
+        let copies = match *kind {
+            Kind::Transpose => shapes.transpose()?,
+            Kind::Slice => shapes.slice()?,
+            Kind::StridedSlice(options) => shapes.strided_slice(options)?,
+            Kind::Reverse => shapes.reverse()?,
+            Kind::Concat(concat) => shapes.concat(concat)?,
+            Kind::Pack(axis) => shapes.pack(axis)?,
+            Kind::Unpack(axis) => shapes.parts(axis, true)?,
+            Kind::Split => shapes.parts(*shapes.known(1)?.first()?, false)?,
         };
         let typed = |id: ValueId| Some((id, plan.graph.get(id)?.ty.dtype));
         let outputs: Vec<(ValueId, DType)> = node.outputs.iter().map(|id| id.and_then(typed)).collect::<Option<_>>()?;

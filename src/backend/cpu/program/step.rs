@@ -1,8 +1,8 @@
 //! One step of a program: which kernel computes a node.
 
-use super::dense::Dense;
-use super::elementwise::Elementwise;
-use super::movement::Movement;
+use super::dense::{self, Dense};
+use super::elementwise::{self, Elementwise};
+use super::movement::{self, Movement};
 use super::recurrent::RecurrentStep;
 use super::slots::Slots;
 use super::with_shape;
@@ -59,27 +59,36 @@ impl Step {
 
     /// The kernel of this backend for a node of known shapes; `None` when it has none.
     fn native(plan: &Plan, node: &Node, resources: &Resources<'_>) -> Result<Option<Step>> {
-        Ok(match &node.op {
+        let dense = |kind: dense::Kind<'_>| {
+            Ok(Dense::new(&kind, plan, node, resources)?.map(|dense| Step::Dense(Box::new(dense))))
+        };
+        let movement = |kind: movement::Kind<'_>| Ok(Movement::new(&kind, plan, node).map(Step::Movement));
+        let elementwise = |kind: elementwise::Kind<'_>| {
+            Ok(Elementwise::new(&kind, plan, node, resources.table).map(Step::Elementwise))
+        };
+        match &node.op {
             Op::Recurrent(op) => match op.arithmetic {
                 Arithmetic::Float | Arithmetic::Hybrid { .. } => {
-                    Some(Step::Recurrent(Box::new(RecurrentStep::new(op, plan, node, resources)?)))
+                    Ok(Some(Step::Recurrent(Box::new(RecurrentStep::new(op, plan, node, resources)?))))
                 }
-                Arithmetic::Integer(_) | Arithmetic::IntegerBasic { .. } => None,
+                Arithmetic::Integer(_) | Arithmetic::IntegerBasic { .. } => Ok(None),
             },
-            Op::FullyConnected(_) | Op::MatMul(_) | Op::Conv2d(_) => {
-                Dense::new(plan, node, resources)?.map(|dense| Step::Dense(Box::new(dense)))
-            }
-            Op::Transpose
-            | Op::Slice
-            | Op::StridedSlice(_)
-            | Op::Reverse
-            | Op::Concat(_)
-            | Op::Pack(_)
-            | Op::Unpack(_)
-            | Op::Split => Movement::new(plan, node).map(Step::Movement),
-            Op::Activation(_) | Op::Unary(_) | Op::Binary(_) | Op::Softmax(_) | Op::Reduce(_) => {
-                Elementwise::new(plan, node, resources.table).map(Step::Elementwise)
-            }
+            Op::FullyConnected(options) => dense(dense::Kind::FullyConnected(options)),
+            Op::MatMul(options) => dense(dense::Kind::MatMul(options)),
+            Op::Conv2d(options) => dense(dense::Kind::Conv2d(options)),
+            Op::Transpose => movement(movement::Kind::Transpose),
+            Op::Slice => movement(movement::Kind::Slice),
+            Op::StridedSlice(options) => movement(movement::Kind::StridedSlice(options)),
+            Op::Reverse => movement(movement::Kind::Reverse),
+            Op::Concat(concat) => movement(movement::Kind::Concat(concat)),
+            Op::Pack(pack) => movement(movement::Kind::Pack(pack.axis)),
+            Op::Unpack(unpack) => movement(movement::Kind::Unpack(unpack.axis)),
+            Op::Split => movement(movement::Kind::Split),
+            Op::Activation(activation) => elementwise(elementwise::Kind::Activation(*activation)),
+            Op::Unary(function) => elementwise(elementwise::Kind::Unary(*function)),
+            Op::Binary(binary) => elementwise(elementwise::Kind::Binary(binary)),
+            Op::Softmax(options) => elementwise(elementwise::Kind::Softmax(*options)),
+            Op::Reduce(reduce) => elementwise(elementwise::Kind::Reduce(reduce)),
             Op::Reshape
             | Op::Squeeze(_)
             | Op::ExpandDims
@@ -99,8 +108,8 @@ impl Step {
             | Op::ReverseSequence(_)
             | Op::SetItem
             | Op::While(_)
-            | Op::Custom(_) => None,
-        })
+            | Op::Custom(_) => Ok(None),
+        }
     }
 
     /// Computes the node.

@@ -3,6 +3,7 @@
 
 mod cell;
 mod part;
+mod sharing;
 mod team;
 mod weights;
 
@@ -18,6 +19,7 @@ use crate::graph::Recurrent;
 use crate::graph::recurrent::{Layout, Merge, Source};
 
 use part::Part;
+use sharing::Sharing;
 use team::Team;
 use weights::{Packing, Weights};
 
@@ -70,16 +72,50 @@ fn split_rows(batch: usize, units: usize, directions: usize, threads: usize) -> 
     (0..parts).map(|part| part * batch / parts..(part + 1) * batch / parts).collect()
 }
 
+/// The work of a layer in parts, and by output the windows of those that write to it.
+struct Shares {
+    parts: Vec<Part>,
+    windows: [Vec<Window>; 2],
+}
+
+impl Shares {
+    fn new(op: &Recurrent, shape: &Shape, directions: &[Arc<Weights>], chunk: usize, threads: usize) -> Shares {
+        let mut shares = Shares { parts: Vec::new(), windows: [Vec::new(), Vec::new()] };
+        for (index, weights) in directions.iter().enumerate() {
+            for rows in split_rows(shape.batch, weights.units, directions.len(), threads) {
+                let window = Window { part: shares.parts.len(), rows: rows.clone(), columns: 0..weights.output_width };
+                if let Some(windows) = shares.windows.get_mut(index) {
+                    windows.push(window);
+                }
+                shares.parts.push(Part::new(index, rows, chunk, shape, weights));
+            }
+        }
+        if let (Merge::Concat, [first, second]) = (op.merge, directions) {
+            let (left, right) = (first.output_width, second.output_width);
+            let [to, from] = &mut shares.windows;
+            to.append(from);
+            for window in to.iter_mut() {
+                if shares.parts.get(window.part).is_some_and(|part| part.direction == 1) {
+                    window.columns = left..left + right;
+                }
+            }
+        }
+        shares
+    }
+}
+
 /// A layer made ready: packed weights, and the buffers of each part of the work.
 pub(super) struct Layer {
     op: Recurrent,
     shape: Shape,
     directions: Vec<Arc<Weights>>,
-    parts: Vec<Part>,
+    /// For one thread: the rows of a direction together.
+    whole: Shares,
+    /// For several threads, where the rows or directions can be shared out.
+    shared: Option<Shares>,
     /// Threads that share the units of a single row.
     team: Option<Team>,
-    /// By output: the windows of the parts that write to it.
-    windows: [Vec<Window>; 2],
+    sharing: Sharing,
     table: &'static Table,
 }
 
@@ -127,15 +163,7 @@ impl Layer {
             Precision::Bf16 => Storage::Bf16,
         };
         let chunk = (CHUNK_ROWS / batch.max(1)).clamp(1, steps.max(1));
-        let mut layer = Layer {
-            op: op.clone(),
-            shape,
-            directions: Vec::new(),
-            parts: Vec::new(),
-            team: None,
-            windows: [Vec::new(), Vec::new()],
-            table,
-        };
+        let mut directions = Vec::new();
         for (index, direction) in op.directions.iter().enumerate() {
             let packing = Packing { table, storage, input_rows: chunk * batch, step_rows: batch };
             let weights = Weights::pack(&op.cell, &direction.weights, &packing)?;
@@ -146,22 +174,15 @@ impl Layer {
                     weights.input.depth()
                 )));
             }
-            for rows in split_rows(batch, weights.units, op.directions.len(), threads) {
-                layer.add_part(index, rows, chunk, &weights);
-            }
-            layer.directions.push(Arc::new(weights));
+            directions.push(Arc::new(weights));
         }
-        if let (Merge::Concat, [first, second]) = (op.merge, layer.directions.as_slice()) {
-            let (left, right) = (first.output_width, second.output_width);
-            let [to, from] = &mut layer.windows;
-            to.append(from);
-            for window in to.iter_mut() {
-                if layer.parts.get(window.part).is_some_and(|part| part.direction == 1) {
-                    window.columns = left..left + right;
-                }
-            }
-        }
-        if let ([_], [weights]) = (layer.parts.as_slice(), layer.directions.as_slice())
+        let whole = Shares::new(op, &shape, &directions, chunk, 1);
+        let shared = Some(threads)
+            .filter(|&threads| threads > 1)
+            .map(|threads| Shares::new(op, &shape, &directions, chunk, threads))
+            .filter(|shares| shares.parts.len() > 1);
+        let mut team = None;
+        if let (None, [weights]) = (&shared, directions.as_slice())
             && batch == 1
             && weights.units >= team::LEAST_UNITS
             && threads > 1
@@ -169,17 +190,9 @@ impl Layer {
             && weights.auxiliary.is_none()
             && !op.directions.iter().any(|direction| direction.source == Source::Auxiliary)
         {
-            layer.team = Team::new(op, &layer.shape, weights, table, chunk, threads)?;
+            team = Team::new(op, &shape, weights, table, chunk, threads)?;
         }
-        Ok(layer)
-    }
-
-    fn add_part(&mut self, direction: usize, rows: Range<usize>, chunk: usize, weights: &Weights) {
-        let window = Window { part: self.parts.len(), rows: rows.clone(), columns: 0..weights.output_width };
-        if let Some(windows) = self.windows.get_mut(direction) {
-            windows.push(window);
-        }
-        self.parts.push(Part::new(direction, rows, chunk, &self.shape, weights));
+        Ok(Layer { op: op.clone(), shape, directions, whole, shared, team, sharing: Sharing::new(), table })
     }
 
     /// Runs the layer over all steps.
@@ -187,36 +200,46 @@ impl Layer {
     /// # Errors
     /// [`Internal`](crate::ErrorKind::Internal) when a buffer does not have the planned size.
     pub fn run(&mut self, pool: Option<&Pool>, operands: &Operands<'_>, results: Results<'_>) -> Result<()> {
-        let Layer { op, shape, directions, parts, team, windows, table } = self;
+        let Layer { op, shape, directions, whole, shared, team, sharing, table } = self;
+        // A team has no masks, and cannot begin while a helper is held up.
+        let mut team = team.as_mut().filter(|team| matches!(operands.mask, Mask::None) && team.is_ready());
+        let is_shared = (team.is_some() || shared.is_some()) && sharing.is_due();
+        let shares = match shared {
+            Some(shares) if is_shared => shares,
+            _ => whole,
+        };
         let width = |output: usize| match (op.merge, directions.as_slice()) {
             (Merge::Concat, [first, second]) => first.output_width + second.output_width,
             _ => directions.get(output).map_or(0, |weights| weights.output_width),
         };
         let Results { y: [y0, y1], mut h_n, mut c_n } = results;
-        let [windows0, windows1] = windows;
+        let Shares { parts, windows: [windows0, windows1] } = shares;
         let sizes = |output: usize| [shape.steps, shape.batch, width(output)];
         let grids = [
             y0.map(|y| Grid::new(y, sizes(0), shape.time_major, windows0)).transpose()?,
             y1.map(|y| Grid::new(y, sizes(1), shape.time_major, windows1)).transpose()?,
         ];
-        let mut team = team.as_mut().filter(|_| matches!(operands.mask, Mask::None));
         let began = Instant::now();
-        if let (Some(team), [weights], [part]) = (team.as_mut(), directions.as_slice(), parts.as_mut_slice())
-            && team.is_ready()
+        let mut finished = true;
+        if let (true, Some(team), [weights], [part]) =
+            (is_shared, team.as_mut(), directions.as_slice(), parts.as_mut_slice())
         {
             let [grid, _] = grids;
             let mut view = grid.and_then(|grid| grid.into_view(0));
-            team.run(part, &part::Context { op, shape, weights, table, operands }, &mut view)?;
+            let context = part::Context { op, shape, weights, table, operands };
+            finished = team.run(part, &context, &mut view, sharing.alone())?;
         } else {
-            for_each_part(pool, parts, &grids, |part, view| {
+            for_each_part(pool.filter(|_| is_shared), parts, &grids, |part, view| {
                 let weights = directions
                     .get(part.direction)
                     .ok_or_else(|| Error::internal("a part of a direction that is not there"))?;
                 part.run(&part::Context { op, shape, weights, table, operands }, view)
             })?;
-            if let Some(team) = team {
-                team.ran_alone(began.elapsed());
-            }
+        }
+        match (is_shared, finished) {
+            (true, true) => sharing.ran_shared(began.elapsed()),
+            (true, false) => sharing.failed(),
+            (false, _) => sharing.ran_alone(began.elapsed()),
         }
         for part in parts.iter() {
             let d = part.direction;
@@ -238,16 +261,16 @@ impl Layer {
     }
 
     fn shares(&self) -> String {
-        match (&self.team, self.parts.len()) {
+        match (&self.team, &self.shared) {
             (Some(team), _) => format!("units shared by {} threads", team.threads()),
-            (None, 1) => "one thread".to_owned(),
-            (None, parts) => format!("{parts} parts of the rows and directions"),
+            (None, None) => "one thread".to_owned(),
+            (None, Some(shares)) => format!("{} parts of the rows and directions", shares.parts.len()),
         }
     }
 
     /// Whether there is work for more than one thread.
     pub fn is_shared_out(&self) -> bool {
-        self.parts.len() > 1
+        self.shared.is_some()
     }
 
     /// Multiply-adds of a run, each counted as two operations.

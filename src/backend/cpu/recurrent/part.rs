@@ -85,7 +85,7 @@ pub(super) struct Part {
     sums: Aligned,
     /// `[rows, columns]`: the recurrent product where it is kept apart (GRU).
     recurrent: Aligned,
-    /// `[chunk, rows, inputs]`: the input where its rows do not follow each other.
+    /// `[chunk, rows, inputs]`, the rows [`apart`]: the input where its rows do not follow each other, or lie badly for the caches.
     gathered: Vec<f32>,
     /// `[rows, p_stride]`.
     h: Aligned,
@@ -114,8 +114,9 @@ impl Part {
             .chain(&weights.auxiliary)
             .map(Packed::padded_columns)
             .fold(weights.input.padded_columns(), usize::max);
-        let p_stride = weights.output_width.next_multiple_of(16);
-        let h_stride = weights.units.next_multiple_of(16);
+        let columns = apart(columns, chunk * count);
+        let p_stride = apart(weights.output_width.next_multiple_of(16), count);
+        let h_stride = apart(weights.units.next_multiple_of(16), count);
         Part {
             direction,
             rows,
@@ -123,7 +124,7 @@ impl Part {
             columns,
             sums: aligned_zeros(chunk * count * columns),
             recurrent: aligned_zeros(if weights.recurrent_bias.is_empty() { 0 } else { count * columns }),
-            gathered: vec![0.0; chunk * count * shape.inputs.max(shape.auxiliary)],
+            gathered: vec![0.0; chunk * count * apart(shape.inputs, 2).max(apart(shape.auxiliary, 2))],
             h: aligned_zeros(count * p_stride),
             p_stride,
             c: aligned_zeros(count * h_stride),
@@ -257,14 +258,15 @@ impl Part {
         let (shape, width, count) = (context.shape, packed.depth(), self.rows.len());
         let rows = steps.len() * count;
         let contiguous = shape.batch == 1 || (shape.time_major && count == shape.batch);
-        let a = if contiguous {
+        let stride = apart(width, if rows < LEAST_COPIED { 1 } else { rows });
+        let a = if contiguous && stride == width {
             x.get(steps.start * count * width..).ok_or_else(too_short)?
         } else {
             for (local, step) in steps.clone().enumerate() {
                 for (to, row) in self.rows.clone().enumerate() {
                     let at = if shape.time_major { step * shape.batch + row } else { row * shape.steps + step } * width;
                     let from = x.get(at..at + width).ok_or_else(too_short)?;
-                    let to = (local * count + to) * width;
+                    let to = (local * count + to) * stride;
                     self.gathered.get_mut(to..to + width).ok_or_else(too_short)?.copy_from_slice(from);
                 }
             }
@@ -274,7 +276,7 @@ impl Part {
             From::Row(row) => row.len(),
             From::Result | From::Zero => packed.padded_columns(),
         };
-        let a = Rows { data: a, stride: width };
+        let a = Rows { data: a, stride };
         context.table.product(
             rows,
             a,
@@ -541,6 +543,15 @@ impl Part {
 /// Whether the step is the fused LSTM kernel and nothing else.
 pub(super) fn is_fused_lstm(cell: &Cell, weights: &Weights) -> bool {
     weights.projection.is_none() && matches!(cell, Cell::Lstm(lstm) if cell::is_plain_lstm(lstm, &weights.vectors))
+}
+
+/// Rows from which input that lies badly is copied: below, each element is used too few times.
+const LEAST_COPIED: usize = 16;
+
+/// The stride for `rows` rows of `width` elements: a cache line more where the rows would lie a multiple of 1 KiB apart. Those of a
+/// tile would share a few sets of the caches and push each other out.
+fn apart(width: usize, rows: usize) -> usize {
+    if rows > 1 && width > 0 && width.is_multiple_of(256) { width + 16 } else { width }
 }
 
 fn too_short() -> Error {

@@ -26,8 +26,6 @@ const LEAST_SHARE: usize = 64;
 const PATIENCE: Duration = Duration::from_micros(20);
 /// How long a sleeping helper may take to come at the start of a run.
 const WAKING: Duration = Duration::from_micros(100);
-/// Runs alone after a helper was given up: doubled each time, up to this.
-const LONGEST_REST: u32 = 128;
 /// Looks at the helpers' counters before a leader that waits reads the clock: half a microsecond, the usual wait and more, so that the
 /// clock costs nothing while all goes well.
 const LOOKS: usize = 32;
@@ -192,11 +190,6 @@ pub(super) struct Team {
     exchange: Arc<Exchange>,
     helpers: Vec<JoinHandle<()>>,
     round: usize,
-    /// Runs to do alone, and how many it will be the next time.
-    rest: u32,
-    penalty: u32,
-    /// What a run takes one thread, about; unknown at first.
-    alone: Option<Duration>,
 }
 
 impl Team {
@@ -237,7 +230,7 @@ impl Team {
             leader: Counter::default(),
             stop: AtomicBool::new(false),
         });
-        let mut team = Team { exchange, helpers: Vec::new(), round: 0, rest: 0, penalty: 1, alone: None };
+        let mut team = Team { exchange, helpers: Vec::new(), round: 0 };
         for index in 0..helpers {
             let part = Part::new(0, 0..1, chunk, shape, weights);
             let exchange = team.exchange.clone();
@@ -252,32 +245,20 @@ impl Team {
         self.helpers.len() + 1
     }
 
-    /// Whether this run should be shared: not while the team rests, nor while a helper is still held up in an earlier run; and one run
-    /// tells what a single thread takes.
-    pub fn is_ready(&mut self) -> bool {
-        if self.rest > 0 {
-            self.rest -= 1;
-            return false;
-        }
-        if self.round > 0 && self.alone.is_none() {
-            return false;
-        }
+    /// Whether nobody is still held up in an earlier run.
+    pub fn is_ready(&self) -> bool {
         self.exchange.left.iter().all(|left| left.0.load(Ordering::Acquire) == self.round)
     }
 
-    /// Takes note of the time of a run by one thread: a moving average over about four of them.
-    pub fn ran_alone(&mut self, took: Duration) {
-        self.alone = Some(self.alone.map_or(took, |before| (3 * before + took) / 4));
-    }
-
-    /// A run that was not worth it: rests, longer each time.
-    fn failed(&mut self) {
-        self.rest = self.penalty;
-        self.penalty = (2 * self.penalty).min(LONGEST_REST);
-    }
-
-    /// The whole run, on the leader's thread, with `part` as its own (full) state.
-    pub fn run(&mut self, part: &mut Part, context: &Context<'_>, view: &mut Option<View<'_>>) -> Result<()> {
+    /// The whole run, on the leader's thread, with `part` as its own (full) state; `alone` is what it takes one thread. Whether all
+    /// helpers stayed to the end.
+    pub fn run(
+        &mut self,
+        part: &mut Part,
+        context: &Context<'_>,
+        view: &mut Option<View<'_>>,
+        alone: Option<Duration>,
+    ) -> Result<bool> {
         let began = Instant::now();
         part.start(context)?;
         let exchange = self.exchange.clone();
@@ -296,9 +277,8 @@ impl Team {
             let steps = e.chunk_at(done);
             let chunk_began = Instant::now();
             // One thread would have done this chunk by then.
-            let overtaken = self.alone.map(|alone| {
-                began + alone.mul_f64((done + steps.len()) as f64 / e.shape.steps as f64)
-            });
+            let overtaken =
+                alone.map(|alone| began + alone.mul_f64((done + steps.len()) as f64 / e.shape.steps as f64));
             {
                 // Nobody reads it now: a helper that is late with the last chunk was given up below.
                 let Ok(mut x) = e.x.try_write() else { return self.finish_alone(part, context, view, done, 0) };
@@ -332,12 +312,7 @@ impl Team {
         for span in e.spans.iter().skip(1) {
             read(&e.c[e.shape.steps % ENTRIES][span.units()], &mut part.c_row()[span.units()]);
         }
-        if self.alone.is_some_and(|alone| began.elapsed() > alone) {
-            self.failed();
-        } else {
-            self.penalty = (self.penalty / 2).max(1);
-        }
-        Ok(())
+        Ok(true)
     }
 
     /// Waits until every helper has done `steps` steps, or the time has come that `until` names when the wait begins to be long.
@@ -357,7 +332,7 @@ impl Team {
     }
 
     /// Gives the helpers up in step `k` of the chunk that begins at `done`, of which the leader has its own share (`k` = 0 with
-    /// nothing done when the chunk's input could not be handed out), and finishes the run without them.
+    /// nothing done when the chunk's input could not be handed out), and finishes the run without them: `false`.
     fn finish_alone(
         &mut self,
         part: &mut Part,
@@ -365,11 +340,10 @@ impl Team {
         view: &mut Option<View<'_>>,
         done: usize,
         k: usize,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let exchange = self.exchange.clone();
         let e = &*exchange;
         e.given_up.store(self.round, Ordering::Release);
-        self.failed();
         let s = done + k;
         let began = e.leader.0.load(Ordering::Relaxed) > s;
         let steps = e.chunk_at(done);
@@ -401,7 +375,8 @@ impl Team {
             part.advance(context, local(k), (done + k) % 2 == 1, &whole)?;
             part.write_y(steps.start + local(k), view)?;
         }
-        part.run_from(context, done + steps.len(), view)
+        part.run_from(context, done + steps.len(), view)?;
+        Ok(false)
     }
 }
 
@@ -418,7 +393,7 @@ impl Drop for Team {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
-    use super::super::{Layer, Results};
+    use super::super::{Layer, Results, Sharing};
     use super::*;
     use crate::backend::BackendOptions;
     use crate::backend::cpu::simd;
@@ -497,13 +472,13 @@ mod tests {
                         }
                     });
                     for _ in 0..30 {
-                        layer.team.as_mut().unwrap().rest = 0;
+                        layer.sharing = Sharing::new();
                         assert!(run(&mut layer, &x) == expected, "{threads} threads");
                     }
                     stop.store(true, Ordering::Relaxed);
                 });
                 exchange.stop.store(true, Ordering::Release);
-                layer.team.as_mut().unwrap().rest = 0;
+                layer.sharing = Sharing::new();
                 assert!(run(&mut layer, &x) == expected, "no helper at all");
             }
         }
@@ -516,8 +491,6 @@ mod tests {
         let x = noise(3, STEPS * 24);
         layer.team.as_ref().unwrap().exchange.stop.store(true, Ordering::Release);
         run(&mut layer, &x);
-        let team = layer.team.as_mut().unwrap();
-        assert_eq!((team.rest, team.penalty), (1, 2));
-        assert!(!team.is_ready());
+        assert!(!layer.sharing.is_due());
     }
 }

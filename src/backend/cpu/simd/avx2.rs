@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::vector::{Dot, Vector};
+use super::vector::{Dot, Form, Vector};
 
 /// Eight f32.
 #[derive(Clone, Copy)]
@@ -70,6 +70,14 @@ impl Vector for Avx2 {
             Avx2(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide)))
         }
     }
+    #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch_to_second_level(from: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+    }
 }
 
 /// Eight sums.
@@ -79,23 +87,25 @@ pub(crate) struct Avx2Dot(__m256i);
 // SAFETY of every method: as above.
 impl Dot for Avx2Dot {
     type Float = Avx2;
+    const FORM: Form = Form::Split;
     #[inline(always)]
     unsafe fn zero() -> Self {
         Avx2Dot(unsafe { _mm256_setzero_si256() })
     }
-    /// |h| times the weights with h's sign: two products of at most 127² fit 16 bits, so the pairwise sum never saturates.
+    /// |h| times the weights, those where h is negative with all bits flipped: as `!w` is `−w − 1`, that takes off |h| once more,
+    /// which [`Dot::settle`] gives back. One instruction that any port takes, where a change of sign costs a multiplier's turn.
+    /// Two products of at most 127 · 128 fit 16 bits, so the pairwise sum never saturates.
     #[inline(always)]
-    unsafe fn dot4(self, h: i32, weights: *const i8) -> Self {
+    unsafe fn dot4(self, h: i32, signs: i32, weights: *const i8) -> Self {
         unsafe {
-            let h = _mm256_set1_epi32(h);
-            let signed = _mm256_sign_epi8(_mm256_loadu_si256(weights.cast()), h);
-            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(h), signed);
+            let flipped = _mm256_xor_si256(_mm256_loadu_si256(weights.cast()), _mm256_set1_epi32(signs));
+            let pairs = _mm256_maddubs_epi16(_mm256_set1_epi32(h), flipped);
             Avx2Dot(_mm256_add_epi32(self.0, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))))
         }
     }
     #[inline(always)]
-    unsafe fn settle(self, _: *const i32) -> Self {
-        self
+    unsafe fn settle(self, _: *const i32, negatives: i32) -> Self {
+        Avx2Dot(unsafe { _mm256_add_epi32(self.0, _mm256_set1_epi32(negatives)) })
     }
     #[inline(always)]
     unsafe fn to_float(self) -> Avx2 {

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::vector::{Dot, Vector};
+use super::vector::{Dot, Form, Vector};
 
 /// Sixteen f32.
 #[derive(Clone, Copy)]
@@ -70,6 +70,14 @@ impl Vector for Avx512 {
             Avx512(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide)))
         }
     }
+    #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch_to_second_level(from: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+    }
 }
 
 /// Sixteen sums.
@@ -79,23 +87,23 @@ pub(crate) struct Avx512Dot(__m512i);
 // SAFETY of every method: as above.
 impl Dot for Avx512Dot {
     type Float = Avx512;
+    const FORM: Form = Form::Split;
     #[inline(always)]
     unsafe fn zero() -> Self {
         Avx512Dot(unsafe { _mm512_setzero_si512() })
     }
-    /// As with AVX2; the sign is applied through a mask.
+    /// As with AVX2.
     #[inline(always)]
-    unsafe fn dot4(self, h: i32, weights: *const i8) -> Self {
+    unsafe fn dot4(self, h: i32, signs: i32, weights: *const i8) -> Self {
         unsafe {
-            let (h, w) = (_mm512_set1_epi32(h), _mm512_loadu_si512(weights.cast()));
-            let signed = _mm512_mask_sub_epi8(w, _mm512_movepi8_mask(h), _mm512_setzero_si512(), w);
-            let pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(h), signed);
+            let flipped = _mm512_xor_si512(_mm512_loadu_si512(weights.cast()), _mm512_set1_epi32(signs));
+            let pairs = _mm512_maddubs_epi16(_mm512_set1_epi32(h), flipped);
             Avx512Dot(_mm512_add_epi32(self.0, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1))))
         }
     }
     #[inline(always)]
-    unsafe fn settle(self, _: *const i32) -> Self {
-        self
+    unsafe fn settle(self, _: *const i32, negatives: i32) -> Self {
+        Avx512Dot(unsafe { _mm512_add_epi32(self.0, _mm512_set1_epi32(negatives)) })
     }
     #[inline(always)]
     unsafe fn to_float(self) -> Avx512 {
@@ -110,20 +118,20 @@ pub(crate) struct Avx512VnniDot(__m512i);
 // SAFETY of every method: as above, and VNNI present.
 impl Dot for Avx512VnniDot {
     type Float = Avx512;
+    const FORM: Form = Form::Offset;
     #[inline(always)]
     unsafe fn zero() -> Self {
         Avx512VnniDot(unsafe { _mm512_setzero_si512() })
     }
     #[inline(always)]
-    unsafe fn dot4(self, h: i32, weights: *const i8) -> Self {
+    unsafe fn dot4(self, h: i32, _: i32, weights: *const i8) -> Self {
         unsafe {
-            // Every byte 128 higher, as an unsigned one: the top bit flipped.
-            let h = _mm512_set1_epi32(h ^ 0x8080_8080_u32 as i32);
+            let h = _mm512_set1_epi32(h);
             Avx512VnniDot(_mm512_dpbusd_epi32(self.0, h, _mm512_loadu_si512(weights.cast())))
         }
     }
     #[inline(always)]
-    unsafe fn settle(self, sums: *const i32) -> Self {
+    unsafe fn settle(self, sums: *const i32, _: i32) -> Self {
         unsafe {
             let sums = _mm512_slli_epi32::<7>(_mm512_loadu_si512(sums.cast()));
             Avx512VnniDot(_mm512_sub_epi32(self.0, sums))

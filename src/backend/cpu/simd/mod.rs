@@ -21,7 +21,7 @@ pub(crate) use kernels::{Storage, UNITS};
 pub(crate) use pack::{Aligned, Packed, Quantised, aligned_zeros};
 pub(crate) use pool::{Pool, for_each_part};
 
-use kernels::{GruRows, LstmRows, Product, ProductI8, Start, WIDEST_PANEL};
+use kernels::{GruRows, LstmRows, Product, ProductI8, RowOfBytes, Start, WIDEST_PANEL};
 
 use crate::error::{Error, Result};
 use crate::graph::op::Activation;
@@ -35,7 +35,7 @@ pub(crate) struct Table {
     pub vector_width: usize,
     product: unsafe fn(&Product),
     product_i8: unsafe fn(&ProductI8),
-    quantise_row: unsafe fn(*const f32, *mut i8, usize, f32) -> f32,
+    quantise_row: unsafe fn(*const f32, RowOfBytes, usize, f32) -> (f32, i32),
     lstm_rows: unsafe fn(&LstmRows),
     gru_rows: unsafe fn(&GruRows),
     activate: unsafe fn(Activation, *mut f32, usize),
@@ -179,24 +179,26 @@ impl Table {
     fn quantised_product(&self, product: Product, a: Rows<'_>, b: &Packed, scratch: &mut Quantised) {
         let (rows, depth) = (product.rows, b.depth());
         let stride = depth.next_multiple_of(4);
-        if scratch.scales.len() < rows {
-            scratch.scales.resize(rows, 0.0);
-        }
-        if scratch.bytes.len() < rows * stride {
-            scratch.bytes.resize(rows * stride, 0);
-        }
+        scratch.make_room(rows, rows * stride);
         for row in 0..rows {
-            // SAFETY: `depth` elements from `row · a.stride` were checked to be there; the bytes were made above.
+            // SAFETY: `depth` elements from `row · a.stride` were checked to be there; there is room for the bytes.
             unsafe {
-                let (from, to) = (a.data.as_ptr().add(row * a.stride), scratch.bytes.as_mut_ptr().add(row * stride));
-                scratch.scales[row] = (self.quantise_row)(from, to, depth, scratch.least);
-                // What fills up the last group meets weights of zero, but the offset form wants it zero as well.
-                to.add(depth).write_bytes(0, stride - depth);
+                let from = a.data.as_ptr().add(row * a.stride);
+                let bytes = scratch.bytes.as_mut_ptr().add(row * stride);
+                let signs = scratch.signs.as_mut_ptr().add(row * stride);
+                let (scale, negatives) = (self.quantise_row)(from, RowOfBytes { bytes, signs }, depth, scratch.least);
+                scratch.scales[row] = scale;
+                scratch.negatives[row] = negatives;
+                // What fills up the last group meets weights of zero.
+                bytes.add(depth).write_bytes(0, stride - depth);
+                signs.add(depth).write_bytes(0, stride - depth);
             }
         }
         let product = ProductI8 {
             product: Product { depth: stride / 4, ..product },
             a: scratch.bytes.as_ptr(),
+            a_signs: scratch.signs.as_ptr(),
+            a_negatives: scratch.negatives.as_ptr(),
             a_stride: stride,
             a_scales: scratch.scales.as_ptr(),
             b_scales: b.scales().as_ptr(),

@@ -2,7 +2,7 @@
 
 use std::arch::aarch64::*;
 
-use super::vector::{Dot, Vector};
+use super::vector::{Dot, Form, Vector};
 
 /// Four f32.
 #[derive(Clone, Copy)]
@@ -84,12 +84,13 @@ pub(crate) struct NeonDot(int32x4_t);
 // SAFETY of every method: as above.
 impl Dot for NeonDot {
     type Float = Neon;
+    const FORM: Form = Form::Signed;
     #[inline(always)]
     unsafe fn zero() -> Self {
         NeonDot(unsafe { vdupq_n_s32(0) })
     }
     #[inline(always)]
-    unsafe fn dot4(self, h: i32, weights: *const i8) -> Self {
+    unsafe fn dot4(self, h: i32, _: i32, weights: *const i8) -> Self {
         unsafe {
             let (h, w) = (vreinterpretq_s8_s32(vdupq_n_s32(h)), vld1q_s8(weights));
             let low = vpaddlq_s16(vmull_s8(vget_low_s8(h), vget_low_s8(w)));
@@ -98,7 +99,7 @@ impl Dot for NeonDot {
         }
     }
     #[inline(always)]
-    unsafe fn settle(self, _: *const i32) -> Self {
+    unsafe fn settle(self, _: *const i32, _: i32) -> Self {
         self
     }
     #[inline(always)]

@@ -186,12 +186,26 @@ fn fill<E: Pod>(lines: &mut [Line], elements: impl Iterator<Item = E>) {
 #[derive(Default)]
 pub(crate) struct Quantised {
     pub(super) bytes: Vec<i8>,
+    pub(super) signs: Vec<i8>,
     pub(super) scales: Vec<f32>,
+    pub(super) negatives: Vec<i32>,
     /// Least magnitude that 127 stands for.
     pub(super) least: f32,
 }
 
 impl Quantised {
+    /// Grows to this many rows and bytes of them, if it has to.
+    pub(super) fn make_room(&mut self, rows: usize, bytes: usize) {
+        if self.scales.len() < rows {
+            self.scales.resize(rows, 0.0);
+            self.negatives.resize(rows, 0);
+        }
+        if self.bytes.len() < bytes {
+            self.bytes.resize(bytes, 0);
+            self.signs.resize(bytes, 0);
+        }
+    }
+
     /// For output states, which are below 1 unless the caller gave others: the scale is 1/127 then.
     pub fn of_states() -> Quantised {
         Quantised { least: 1.0, ..Quantised::default() }

@@ -160,24 +160,25 @@ fn weights_of_bytes() {
 /// The form with the offset, which only VNNI has, on the portable dot product: same sums.
 #[test]
 fn the_offset_of_unsigned_bytes() {
-    use super::vector::{Dot, Portable, PortableDot};
+    use super::vector::{Dot, Form, Portable, PortableDot};
 
     #[derive(Clone, Copy)]
     struct Unsigned([i32; 4]);
     impl Dot for Unsigned {
         type Float = Portable;
+        const FORM: Form = Form::Offset;
         unsafe fn zero() -> Self {
             Unsigned([0; 4])
         }
-        unsafe fn dot4(mut self, h: i32, weights: *const i8) -> Self {
-            let h = (h ^ 0x8080_8080_u32 as i32).to_le_bytes();
+        unsafe fn dot4(mut self, h: i32, _: i32, weights: *const i8) -> Self {
+            let h = h.to_le_bytes();
             for at in 0..16 {
                 // SAFETY: sixteen weights.
                 self.0[at / 4] += i32::from(h[at % 4]) * i32::from(unsafe { *weights.add(at) });
             }
             self
         }
-        unsafe fn settle(mut self, sums: *const i32) -> Self {
+        unsafe fn settle(mut self, sums: *const i32, _: i32) -> Self {
             for (lane, sum) in self.0.iter_mut().enumerate() {
                 // SAFETY: four sums.
                 *sum -= unsafe { *sums.add(lane) } << 7;
@@ -193,9 +194,10 @@ fn the_offset_of_unsigned_bytes() {
     let (a, b) = (noise(5, rows * depth), noise(6, depth * columns));
     let packed = Packed::new(depth, columns, 8, Storage::I8, |k, c| b[k * columns + c]);
     let quantise = |at: usize| if at % 32 < 30 { (a[at / 32 * 30 + at % 32] * 127.0).round() as i8 } else { 0 };
-    let bytes: Vec<i8> = (0..rows * 32).map(quantise).collect();
+    let signed: Vec<i8> = (0..rows * 32).map(quantise).collect();
+    let offset: Vec<i8> = signed.iter().map(|byte| byte ^ i8::MIN).collect();
     let ones = [1.0f32; 3];
-    let run = |kernel: unsafe fn(&ProductI8)| {
+    let run = |kernel: unsafe fn(&ProductI8), bytes: &[i8]| {
         let mut c = vec![0.0f32; rows * columns];
         let product = Product {
             rows,
@@ -215,6 +217,8 @@ fn the_offset_of_unsigned_bytes() {
         let product = ProductI8 {
             product,
             a: bytes.as_ptr(),
+            a_signs: std::ptr::null(),
+            a_negatives: std::ptr::null(),
             a_stride: 32,
             a_scales: ones.as_ptr(),
             b_scales: packed.scales().as_ptr(),
@@ -224,7 +228,8 @@ fn the_offset_of_unsigned_bytes() {
         unsafe { kernel(&product) };
         c
     };
-    assert_eq!(run(kernels::product_i8::<PortableDot, 2, 4>), run(kernels::product_i8::<Unsigned, 2, 4>));
+    let expected = run(kernels::product_i8::<PortableDot, 2, 4>, &signed);
+    assert_eq!(expected, run(kernels::product_i8::<Unsigned, 2, 4>, &offset));
 }
 
 fn sigmoid(x: f64) -> f64 {

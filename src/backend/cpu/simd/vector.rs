@@ -28,6 +28,23 @@ pub(crate) trait Vector: Copy {
     unsafe fn load_f16(from: *const u16) -> Self;
     /// Widens bfloat16.
     unsafe fn load_bf16(from: *const u16) -> Self;
+    /// Asks for a cache line that is read soon; any address will do.
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
+    /// The same, to leave the first level to what is in use.
+    #[inline(always)]
+    unsafe fn prefetch_to_second_level(_: *const u8) {}
+}
+
+/// How a row of bytes is prepared for the products with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// As it is.
+    Signed,
+    /// Every byte 128 higher, as an unsigned one.
+    Offset,
+    /// Magnitudes, and beside them for each byte its sign: 0, or −1 where it is negative.
+    Split,
 }
 
 /// Sums of products of signed bytes, `LANES` of them as 32-bit integers.
@@ -38,11 +55,14 @@ pub(crate) trait Dot: Copy {
     /// The float register with as many lanes.
     type Float: Vector;
     unsafe fn zero() -> Self;
-    /// Adds to each lane the products of four bytes `h` (the same for all lanes, from −127 to 127) with its four weights.
-    unsafe fn dot4(self, h: i32, weights: *const i8) -> Self;
-    /// Corrects the sums for an instruction that takes unsigned times signed bytes, and so was given `h` 128 too high: takes off
-    /// `128 · sums`, the sums of the lanes' weights. Does nothing elsewhere.
-    unsafe fn settle(self, sums: *const i32) -> Self;
+    /// What [`Dot::dot4`] is given.
+    const FORM: Form;
+    /// Adds to each lane the products of four bytes `h` (the same for all lanes, from −127 to 127) with its four weights. `signs` are
+    /// those of `h` in the form [`Form::Split`], else nothing.
+    unsafe fn dot4(self, h: i32, signs: i32, weights: *const i8) -> Self;
+    /// Corrects the sums for what the form changed: [`Form::Offset`] takes off `128 · sums`, the sums of the lanes' weights;
+    /// [`Form::Split`] adds `negatives`, the sum of the magnitudes of what is negative in the row.
+    unsafe fn settle(self, sums: *const i32, negatives: i32) -> Self;
     unsafe fn to_float(self) -> Self::Float;
 }
 
@@ -52,12 +72,13 @@ pub(crate) struct PortableDot([i32; 4]);
 
 impl Dot for PortableDot {
     type Float = Portable;
+    const FORM: Form = Form::Signed;
     #[inline(always)]
     unsafe fn zero() -> Self {
         PortableDot([0; 4])
     }
     #[inline(always)]
-    unsafe fn dot4(self, h: i32, weights: *const i8) -> Self {
+    unsafe fn dot4(self, h: i32, _: i32, weights: *const i8) -> Self {
         // SAFETY: the caller vouches for sixteen readable bytes.
         let w = unsafe { weights.cast::<[[i8; 4]; 4]>().read_unaligned() };
         let mut out = self;
@@ -69,7 +90,7 @@ impl Dot for PortableDot {
         out
     }
     #[inline(always)]
-    unsafe fn settle(self, _: *const i32) -> Self {
+    unsafe fn settle(self, _: *const i32, _: i32) -> Self {
         self
     }
     #[inline(always)]
