@@ -13,7 +13,6 @@ override M_WORDS: u32 = 64u; // any: ROWS H with a projection or a reset before 
 var<workgroup> hs: array<vec4<f32>, H_QUADS>; // [parity, row, quads], zero past P
 var<workgroup> cs: array<f32, C_WORDS>; // [row, H]
 var<workgroup> ms: array<f32, M_WORDS>; // [row, H]: gated output before the projection, or r h of the GRU
-var<workgroup> partial: array<vec4<f32>, THREADS>; // of the layer norm's sums
 
 var<private> d: u32;
 var<private> lane: u32;
@@ -156,36 +155,23 @@ fn project(step: u32, r: u32) {
     }
 }
 
-// The sum of a value over all invocations.
-fn total(value: vec4<f32>) -> vec4<f32> {
-    workgroupBarrier();
-    partial[lane] = value;
-    workgroupBarrier();
-    for (var half = THREADS / 2u; half > 0u; half /= 2u) {
-        if lane < half {
-            partial[lane] += partial[lane + half];
-        }
-        workgroupBarrier();
-    }
-    return partial[0];
+fn cell_of(unit: u32) -> f32 {
+    return cs[unit];
 }
 
-// b + coef (s - mean) / sqrt(var + 1e-8)
-fn normalised(unit: u32, s: vec4<f32>, mean: vec4<f32>, scale: vec4<f32>) -> vec4<f32> {
-    let at = d * params.extras_direction + params.norm + 8u * unit;
-    let coefficient = vec4<f32>(extras[at], extras[at + 1u], extras[at + 2u], extras[at + 3u]);
-    let bias = vec4<f32>(extras[at + 4u], extras[at + 5u], extras[at + 6u], extras[at + 7u]);
-    return bias + coefficient * (s - mean) * scale;
+fn put_cell(unit: u32, cell: f32) {
+    cs[unit] = cell;
 }
 
-// The scale 1 / sqrt(var + 1e-8) of the sums that `inputs` holds for this step.
-fn norm_scale(step: u32, mean: vec4<f32>) -> vec4<f32> {
-    var squares = vec4<f32>();
-    for (var unit = lane; unit < params.units; unit += THREADS) {
-        let s = inputs[input_at(step, first, unit)] - mean;
-        squares += s * s;
+// The output of a normed step, or what the projection takes.
+fn put_normed(step: u32, unit: u32, on: bool, value: f32) {
+    if PROJECTION {
+        ms[unit] = value;
+        return;
     }
-    return inverseSqrt(total(squares) / f32(params.units) + 1e-8);
+    let new_h = select(old(0u, unit), value, on);
+    put_h(0u, unit, new_h);
+    put_y(step, first, d, on, unit, new_h);
 }
 
 // A step of the LSTM with layer norm; the sums stay in `inputs` meanwhile.
@@ -205,40 +191,7 @@ fn normed_step(step: u32) {
             sum += s0;
         }
     }
-    var mean = total(sum) / f32(params.units);
-    var scale = norm_scale(step, mean);
-    let on = is_on(time_of(step, d), first);
-    if PEEPHOLE {
-        // The output gate sees the new cell state, so its mean and variance come after it.
-        sum = vec4<f32>();
-        for (var unit = lane; unit < params.units; unit += THREADS) {
-            let at = input_at(step, first, unit);
-            var s = inputs[at];
-            s.w += peephole(d, unit).z * next_cell(normalised(unit, s, mean, scale), cs[unit]);
-            sum += s;
-            inputs[at] = s;
-        }
-        let new_mean = total(sum) / f32(params.units);
-        let new_scale = norm_scale(step, new_mean);
-        mean.w = new_mean.w;
-        scale.w = new_scale.w;
-    }
-    for (var unit = lane; unit < params.units; unit += THREADS) {
-        let s = normalised(unit, inputs[input_at(step, first, unit)], mean, scale);
-        let old_h = old(0u, min(unit, params.width - 1u));
-        var new_h = old_h;
-        if on {
-            let cell = next_cell(s, cs[unit]);
-            cs[unit] = cell;
-            new_h = gate(s.w) * output(cell);
-        }
-        if PROJECTION {
-            ms[unit] = new_h;
-        } else {
-            put_h(0u, unit, new_h);
-            put_y(step, first, d, on, unit, new_h);
-        }
-    }
+    normed(step, sum);
 }
 
 // A step of the GRU whose reset gate acts on the state: n = candidate(x W_n + b_n + R_n (r h)).

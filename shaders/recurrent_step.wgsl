@@ -135,8 +135,13 @@ fn gather() -> vec4<f32> {
 }
 
 @compute @workgroup_size(THREADS)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
-    d = group.z;
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) index: u32,
+) {
+    // In a wave layer 0, which has half the work, comes last, where it fills up what is left.
+    d = select(group.z, groups.z - 1u - group.z, WAVE);
     lane = index;
     slice = index / UNITS;
     step = params.step;

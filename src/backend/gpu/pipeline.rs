@@ -119,10 +119,11 @@ shaders! {
     Unary = ["unary.wgsl"];
     DenseDirect = ["functions.wgsl", "dense.wgsl", "dense_direct.wgsl"] with [WEIGHTS, PRODUCTS, X];
     DenseTiled = ["functions.wgsl", "dense.wgsl", "dense_tiled.wgsl"] with [WEIGHTS, X];
-    RecurrentLoop = ["functions.wgsl", "recurrent.wgsl", "recurrent_loop.wgsl"] with [WEIGHTS, LOOP_PRODUCTS];
+    RecurrentLoop = ["functions.wgsl", "recurrent.wgsl", "recurrent_norm.wgsl", "recurrent_loop.wgsl"] with [WEIGHTS, LOOP_PRODUCTS];
     RecurrentLoopSplit = ["functions.wgsl", "recurrent.wgsl", "recurrent_loop_split.wgsl"] with [WEIGHTS, SPLIT_PRODUCTS];
     RecurrentPersistent = ["functions.wgsl", "recurrent.wgsl", "recurrent_persistent.wgsl"] with [WEIGHTS];
     RecurrentStep = ["functions.wgsl", "recurrent.wgsl", "recurrent_step.wgsl"] with [WEIGHTS, PRODUCTS, REDUCE];
+    RecurrentStages = ["functions.wgsl", "recurrent.wgsl", "recurrent_norm.wgsl", "recurrent_stages.wgsl"] with [WEIGHTS, PRODUCTS];
 }
 
 /// A specialised entry point: what a pipeline is made of, and the key of the cache.

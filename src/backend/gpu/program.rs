@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::buffers::{self, View};
 use super::device::Meter;
-use super::record::{Command, Phase, Recorder, Segment};
+use super::record::{Command, Dispatch, Phase, Recorder, Segment};
 use super::recurrent::Look;
 use super::timing::Clock;
 use super::{Shared, ops, recurrent};
@@ -355,6 +355,9 @@ fn dispatches(segments: &[Segment]) -> String {
         let commands = segments.iter().flat_map(|segment| &segment.commands);
         let of = |command: &Command| match command {
             Command::Dispatch(dispatch) if dispatch.phase == phase => u64::from(dispatch.repeat.count),
+            Command::Rounds(dispatches) => {
+                dispatches.iter().filter(|d| d.phase == phase).map(|d| u64::from(d.repeat.count)).sum()
+            }
             Command::Dispatch(_) | Command::Copy(..) | Command::CopyRows(..) | Command::Clear(_) => 0,
         };
         commands.map(of).sum()
@@ -451,6 +454,21 @@ fn encode(encoder: &mut wgpu::CommandEncoder, commands: &[Command], mut clock: O
                     }
                     pass.dispatch_workgroups(x, y, z);
                     dispatches += 1;
+                }
+            }
+            Command::Rounds(stages) => {
+                let pass =
+                    pass.get_or_insert_with(|| encoder.begin_compute_pass(&Default::default()).forget_lifetime());
+                for round in 0..stages.first().map_or(0, |stage| stage.repeat.count) {
+                    for Dispatch { pipeline, bindings, params, groups: [x, y, z], repeat, .. } in stages {
+                        pass.set_pipeline(&pipeline.pipeline);
+                        pass.set_bind_group(0, bindings, &[]);
+                        pass.set_immediates(0, bytemuck::cast_slice(params));
+                        let word = params.get(repeat.word).copied().unwrap_or(0).wrapping_add(round * repeat.step);
+                        pass.set_immediates(4 * repeat.word as u32, &word.to_ne_bytes());
+                        pass.dispatch_workgroups(*x, *y, *z);
+                        dispatches += 1;
+                    }
                 }
             }
         }

@@ -31,6 +31,8 @@ pub(super) enum Phase {
 /// One entry of a segment's list.
 pub(super) enum Command {
     Dispatch(Dispatch),
+    /// Dispatches that take turns: round after round, each once.
+    Rounds(Vec<Dispatch>),
     /// Copies the first view over the second, of the same size and in another buffer.
     Copy(View, View),
     /// Copies rows: from, its bytes from row to row; to, its bytes from row to row; rows; bytes of a row.
@@ -324,6 +326,39 @@ impl<'a> Recorder<'a> {
         if groups.contains(&0) || repeat.count == 0 {
             return Ok(());
         }
+        let dispatch = self.prepared(kernel, bindings, params, groups, repeat, phase)?;
+        self.segment.commands.push(Command::Dispatch(dispatch));
+        Ok(())
+    }
+
+    /// Records a run of rounds, each of one dispatch of every kernel.
+    pub(super) fn dispatch_rounds(
+        &mut self,
+        kernels: &[(Kernel, [u32; 3])],
+        bindings: &[&View],
+        params: &[u32],
+        repeat: Repeat,
+        phase: Phase,
+    ) -> Result<()> {
+        if kernels.iter().any(|(_, groups)| groups.contains(&0)) || repeat.count == 0 {
+            return Ok(());
+        }
+        let each =
+            kernels.iter().map(|(kernel, groups)| self.prepared(kernel, bindings, params, *groups, repeat, phase));
+        let dispatches = each.collect::<Result<Vec<_>>>()?;
+        self.segment.commands.push(Command::Rounds(dispatches));
+        Ok(())
+    }
+
+    fn prepared(
+        &self,
+        kernel: &Kernel,
+        bindings: &[&View],
+        params: &[u32],
+        groups: [u32; 3],
+        repeat: Repeat,
+        phase: Phase,
+    ) -> Result<Dispatch> {
         let device = &self.shared.device;
         let most = device.limits.max_compute_workgroups_per_dimension;
         if let Some(&groups) = groups.iter().find(|&&g| g > most) {
@@ -347,9 +382,7 @@ impl<'a> Recorder<'a> {
                 entries: &entries,
             })
         })?;
-        let params = params.to_vec();
-        self.segment.commands.push(Command::Dispatch(Dispatch { pipeline, bindings, params, groups, repeat, phase }));
-        Ok(())
+        Ok(Dispatch { pipeline, bindings, params: params.to_vec(), groups, repeat, phase })
     }
 
     /// Records a copy of `from` over the beginning of `to`, which lies in another block.

@@ -153,6 +153,7 @@ impl Command {
     pub(super) fn phase(&self) -> Phase {
         match self {
             Command::Dispatch(dispatch) => dispatch.phase,
+            Command::Rounds(dispatches) => dispatches.first().map_or(Phase::Other, |dispatch| dispatch.phase),
             Command::Copy(..) | Command::CopyRows(..) | Command::Clear(_) => Phase::Other,
         }
     }

@@ -9,6 +9,7 @@ mod loop_split;
 mod pack;
 mod persistent;
 mod projection;
+mod stages;
 mod step;
 mod wave;
 
@@ -70,6 +71,8 @@ struct Memory {
     h: View,
     c: View,
     y: View,
+    /// What one stage of a step leaves for the next; see [`stages`].
+    gated: Option<View>,
     /// y is wanted.
     keep: bool,
     chunk_steps: usize,
@@ -227,6 +230,7 @@ impl<'a> Layer<'a> {
         };
         let reason = match strategy {
             Strategy::Loop(_) | Strategy::Persistent(_) => reason,
+            Strategy::Stages => format!("{reason}; {} dispatches a step", stages::count(self)),
             Strategy::Step(form) => format!("{reason}; {}", form.describe()),
         };
         ctx.notes.push(format!("{}: {} strategy ({reason})", node.name, strategy.name()));
@@ -245,6 +249,7 @@ impl<'a> Layer<'a> {
             match (strategy, &exchange) {
                 (Strategy::Loop(form), _) => loop_::record(ctx, self, &memory, form, (first, steps))?,
                 (Strategy::Step(form), _) => step::record(ctx, self, &memory, form, (first, steps))?,
+                (Strategy::Stages, _) => stages::record(ctx, self, &memory, (first, steps))?,
                 (Strategy::Persistent(form), Some(exchange)) => {
                     persistent::record(ctx, self, &memory, (form, exchange), (first, steps))?;
                 }
@@ -273,7 +278,7 @@ impl<'a> Layer<'a> {
     fn memory(&self, ctx: &mut Recorder<'_>, node: &Node, outputs: &Outputs, strategy: &Strategy) -> Result<Memory> {
         let slots = match strategy {
             Strategy::Loop(_) => 1,
-            Strategy::Step(_) | Strategy::Persistent(_) => 2,
+            Strategy::Step(_) | Strategy::Stages | Strategy::Persistent(_) => 2,
         };
         let (weights, extras) = self.weights(ctx)?;
         let (inputs, chunk_steps) = self.inputs(ctx)?;
@@ -308,6 +313,15 @@ impl<'a> Layer<'a> {
                 ctx.place_output(node, Recurrent::c_n(direction), &state)?;
             }
         }
+        let gated = match strategy {
+            Strategy::Stages => {
+                let gated = ctx.scratch((16 * count * self.batch * self.units.div_ceil(4)) as u64)?;
+                // Multiplied by weights that are zero past H.
+                ctx.clear(&gated);
+                Some(gated)
+            }
+            Strategy::Loop(_) | Strategy::Step(_) | Strategy::Persistent(_) => None,
+        };
         let mask = self.mask.as_ref().map_or_else(|| ctx.unused().clone(), |m| m.view.clone());
         let row = if outputs.row > 0 { outputs.row } else { self.width };
         let (y_step, y_row) = match self.op.layout {
@@ -327,6 +341,7 @@ impl<'a> Layer<'a> {
             h,
             c,
             y,
+            gated,
             keep,
             chunk_steps,
             h_slot,

@@ -35,7 +35,8 @@ impl Form {
     /// An invocation for each unit.
     pub(super) fn tiled(layer: &Layer<'_>) -> Form {
         let units = match layer.units {
-            128.. => 64,
+            // The workgroups of a wave are of unequal work: more of them share out better.
+            128.. if !layer.options.stacked => 64,
             17.. => 32,
             _ => 16,
         };

@@ -380,7 +380,6 @@ fn a_wide_stack_becomes_a_wave() {
 
 #[test]
 fn rare_options() {
-    let Some(gpu) = gpu() else { return };
     let clipped = Cell::Lstm(Lstm { cell_clip: Some(0.5), projection_clip: Some(0.4), ..lstm() });
     let base = plain(Cell::Lstm(lstm()), [6, 3, 5, 20]);
     let cases = [
@@ -396,9 +395,15 @@ fn rare_options() {
         },
         Case { cell: gru(false), initial: true, mask: Some((false, Masking::Hold)), ..base.clone() },
         Case { cell: gru(false), diagonal: true, sizes: [5, 2, 3, 40], ..base.clone() },
+        Case { cell: gru(false), directions: vec![false, true], sizes: [3, 6, 3, 65], initial: true, ..base.clone() },
+        Case { layer_norm: true, projection: Some(70), sizes: [2, 1, 3, 130], ..base.clone() },
+        Case { layer_norm: true, peephole: true, sizes: [2, 2, 3, 300], ..base.clone() },
     ];
-    for case in cases {
-        check(gpu, &case);
+    for strategy in ["loop", "step"] {
+        let Some(gpu) = forced(strategy, true) else { return };
+        for case in &cases {
+            check(&gpu, case);
+        }
     }
 }
 
@@ -432,8 +437,10 @@ fn rounded_weights() {
             check_within(&gpu, &Case { directions: vec![false, true], initial: true, ..base.clone() }, tolerance);
             check_within(&gpu, &Case { layers: 2, initial: true, ..base.clone() }, tolerance);
         }
-        let Some(gpu) = open(&options("loop")) else { return };
-        check_within(&gpu, &Case { cell: gru(false), ..base.clone() }, tolerance);
+        for strategy in ["loop", "step"] {
+            let Some(gpu) = open(&options(strategy)) else { return };
+            check_within(&gpu, &Case { cell: gru(false), ..base.clone() }, tolerance);
+        }
     }
     let bf16 = BackendOptions { precision: Precision::Bf16, ..BackendOptions::default() };
     assert!(Gpu::open("gpu", &bf16).is_err_and(|e| e.kind() == crate::ErrorKind::InvalidInput));
@@ -470,7 +477,7 @@ fn a_thousand_steps() {
 }
 
 /// Milliseconds of the shapes that the bars name; for a person, not for CI: `cargo test --lib -- --ignored --nocapture timings`.
-/// `FUSELSTM_TIMINGS` may name the strategies and shapes: `loop,step;1x64,16x128`. The processor's time is that of all threads.
+/// `FUSELSTM_TIMINGS` may name the strategies and shapes: `loop,step;1x64,1x512x4`, the last of four layers. The processor's time is that of all threads.
 #[test]
 #[ignore = "timings are read, not asserted: the machine may be busy"]
 fn timings() {
@@ -487,9 +494,9 @@ fn timings() {
             BackendOptions { strategy: (!strategy.is_empty()).then(|| strategy.to_owned()), ..Default::default() };
         let Some(gpu) = open(&options) else { return };
         for shape in shapes.split(',') {
-            let (batch, units) = shape.split_once('x').unwrap();
-            let (batch, units) = (batch.parse().unwrap(), units.parse().unwrap());
-            let (graph, inputs) = plain(Cell::Lstm(lstm()), [128, batch, units, units]).build();
+            let sizes: Vec<usize> = shape.split('x').map(|size| size.parse().unwrap()).collect();
+            let (batch, units, layers) = (sizes[0], sizes[1], sizes.get(2).copied().unwrap_or(1));
+            let (graph, inputs) = Case { layers, ..plain(Cell::Lstm(lstm()), [128, batch, units, units]) }.build();
             let plan = plan(graph);
             let mut program = gpu.compile(&plan).unwrap();
             testing::run(program.as_mut(), &plan, &inputs);
@@ -505,7 +512,7 @@ fn timings() {
             let (min, median) = (times[0], times[times.len() / 2]);
             let dispatches = program.counters().dispatches;
             println!(
-                "{strategy:5} B {batch:3} H {units:4}: min {min:7.2} median {median:7.2} processor {cpu:7.2} ms, {dispatches} dispatches"
+                "{strategy:5} B {batch:3} H {units:4} layers {layers}: min {min:7.2} median {median:7.2} processor {cpu:7.2} ms, {dispatches} dispatches"
             );
         }
     }

@@ -249,6 +249,7 @@ impl Wave<'_> {
             h,
             c,
             y,
+            gated: None,
             keep: self.kept != 0,
             chunk_steps,
             h_slot: layers * h_direction,
