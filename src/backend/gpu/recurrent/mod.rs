@@ -238,7 +238,7 @@ impl<'a> Layer<'a> {
         let runs = self.time * self.batch * self.units > 0;
         let exchange = match strategy {
             Strategy::Persistent(_) if runs => Some(persistent::Exchange::new(ctx, self, memory.chunk_steps)?),
-            Strategy::Persistent(_) | Strategy::Loop(_) | Strategy::Step(_) => None,
+            Strategy::Persistent(_) | Strategy::Loop(_) | Strategy::Step(_) | Strategy::Stages => None,
         };
         for first in (0..self.time).step_by(memory.chunk_steps.max(1)) {
             if self.batch == 0 || self.units == 0 {
@@ -291,7 +291,7 @@ impl<'a> Layer<'a> {
         // The last turn writes slot 0, so the first of n reads slot n & 1.
         let turns = match strategy {
             Strategy::Loop(_) => 0,
-            Strategy::Step(_) => self.time,
+            Strategy::Step(_) | Strategy::Stages => self.time,
             Strategy::Persistent(_) => self.time.div_ceil(chunk_steps.max(1)),
         };
         let first_slot = (turns & 1) * count;
