@@ -124,12 +124,28 @@ fn inspect_counts_what_is_there() {
 
 #[test]
 fn inspect_says_how_a_device_runs_it() {
-    let (status, document) = json(&["inspect", &digits(), "--device", "reference,cpu", "--threads", "1"]);
+    let (status, document) = json(&["inspect", &digits(), "--device", "reference", "--threads", "1"]);
     assert_eq!(status, 2, "the reference has no threads: {document}");
     let (status, document) = json(&["inspect", &digits(), "--device", "cpu", "--threads", "1"]);
     assert_eq!(status, 0);
     let notes = document["devices"][0]["notes"].as_array().unwrap();
     assert!(notes.iter().any(|note| note.as_str().unwrap().contains("one thread")), "{document}");
+}
+
+#[test]
+fn crosscheck_of_weights_of_less_precision() {
+    // The reference has neither option: they are for the cpu.
+    let checked = |precision: &str, more: &[&str]| {
+        let arguments =
+            ["crosscheck", &digits(), "--device", "reference,cpu", "--threads", "1", "--precision", precision];
+        let (status, document) = json(&[&arguments, more].concat());
+        let errors = document["checks"].as_array().unwrap().iter().filter(|check| check["device"] == "cpu");
+        (status, errors.map(|check| check["max_abs"].as_f64().unwrap()).fold(0.0, f64::max))
+    };
+    let [(full, none), (half, some), (int8, most)] = ["full", "f16", "int8"].map(|precision| checked(precision, &[]));
+    assert_eq!((full, half, int8), (0, 0, 0));
+    assert!(none < 1e-5 && some > none && most > some, "{none} {some} {most}");
+    assert_eq!(checked("int8", &["--atol", "1e-5"]).0, 1);
 }
 
 #[test]

@@ -171,9 +171,32 @@ impl Options {
         }
     }
 
+    /// The options for one of the devices of a command: those that it lacks and another one has are for that other one.
+    pub(crate) fn among(&self, devices: &[Device], device: &Device) -> BackendOptions {
+        let mut options = self.backend();
+        let is_auto = |device: &Device| *device == Device::auto();
+        let is_cpu = |device: &Device| !device.is_gpu() && !device.is_reference() && !is_auto(device);
+        let elsewhere = |has: fn(&Device) -> bool| !has(device) && devices.iter().any(has);
+        if !is_cpu(device) && !is_auto(device) && devices.iter().any(is_cpu) {
+            options.threads = None;
+        }
+        if elsewhere(Device::is_gpu) && !is_auto(device) {
+            (options.strategy, options.product) = (None, None);
+        }
+        if device.is_reference() && devices.iter().any(|other| !other.is_reference()) {
+            options.precision = Precision::Full;
+        }
+        options
+    }
+
     /// Opens a device; why it was chosen goes to stderr.
     pub(crate) fn session(&self, model: &Model, device: &Device) -> Result<Session, Error> {
-        let session = Session::builder(model).device(device.clone()).options(self.backend()).build()?;
+        self.session_among(model, std::slice::from_ref(device), device)
+    }
+
+    /// As [`Options::session`], for one of several devices.
+    pub(crate) fn session_among(&self, model: &Model, devices: &[Device], device: &Device) -> Result<Session, Error> {
+        let session = Session::builder(model).device(device.clone()).options(self.among(devices, device)).build()?;
         session.notes().iter().for_each(|note| log::info!("{note}"));
         if *device == Device::auto() {
             session.notes().iter().for_each(|note| log::warn!("{note}"));

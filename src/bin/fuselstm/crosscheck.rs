@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use fuselstm::backend::{BackendOptions, Precision};
 use fuselstm::formats::{Format, Options};
 use fuselstm::measure::Tolerance;
 use fuselstm::measure::compare::Comparison;
@@ -31,9 +32,10 @@ pub(crate) struct Args {
     /// Devices to check; when not given: all there are.
     #[arg(long, value_name = "D,D…", value_delimiter = ',')]
     device: Vec<Device>,
-    /// Largest absolute error; for integer outputs in integer steps.
-    #[arg(long, value_name = "X", default_value_t = Tolerance::STORED.atol, value_parser = tolerance)]
-    atol: f64,
+    /// Largest absolute error; for integer outputs in integer steps [default: 1e-5; on devices with --precision f16 5e-3, bf16 and int8
+    /// 5e-2, and as much relative].
+    #[arg(long, value_name = "X", value_parser = tolerance)]
+    atol: Option<f64>,
     /// Error relative to the expected value's magnitude, on top of --atol [default: 0 with --golden, 1e-5 without].
     #[arg(long, value_name = "X", value_parser = tolerance)]
     rtol: Option<f64>,
@@ -76,10 +78,12 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
         None => seeded_runs(&model, Sizes { batch: args.batch, time: args.time }, args.seed)?,
     };
     let mut report = Report::default();
-    for device in args.devices() {
-        let rule = args.rule(&model, &device);
+    let devices = args.devices();
+    for device in devices.clone() {
+        let options = args.options.among(&devices, &device);
+        let rule = args.rule(&model, &device, options.precision);
         let name = device.to_string();
-        match args.options.session(&model, &device) {
+        match args.options.session_among(&model, &devices, &device) {
             Ok(session) => {
                 report.devices.push((name.clone(), session.description()));
                 report.checks.extend(check(&session, &name, &runs, rule));
@@ -88,7 +92,7 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
             Err(error) => report.checks.push(Check::failed(&name, "", rule, error)),
         }
         if args.all && !device.is_reference() {
-            report.add_intermediates(args, &model, &device, &runs);
+            report.add_intermediates(&options, &model, &device, &runs);
         }
     }
     report.holds = report.checks.iter().all(Check::holds) && !report.checks.is_empty();
@@ -153,13 +157,19 @@ impl Args {
         devices
     }
 
-    fn rule(&self, model: &Model, device: &Device) -> Rule {
+    fn rule(&self, model: &Model, device: &Device, precision: Precision) -> Rule {
         let against_file = self.golden.is_some();
-        let rtol = self.rtol.unwrap_or(if against_file { Tolerance::STORED.rtol } else { Tolerance::DEVICE.rtol });
+        let full = if against_file { Tolerance::STORED } else { Tolerance::DEVICE };
+        let usual = match precision {
+            Precision::Full => full,
+            Precision::F16 | Precision::Bf16 | Precision::Int8 => Tolerance::of(precision),
+        };
+        let Tolerance { atol, rtol } = self.atol.map_or(usual, |atol| Tolerance { atol, ..full });
+        let asked = Tolerance { atol, rtol: self.rtol.unwrap_or(rtol) };
         let allowance = if against_file { Tolerance::DEVICE.atol } else { 0.0 };
-        let mut rule = rule(model, device, Tolerance { atol: self.atol, rtol }, allowance);
+        let mut rule = rule(model, device, asked, allowance);
         if let Some(atol) = self.device_atol.filter(|_| !device.is_reference()) {
-            rule = Rule { tolerance: Tolerance { atol, rtol }, judged: true };
+            rule = Rule { tolerance: Tolerance { atol, ..asked }, judged: true };
         }
         rule
     }
@@ -175,9 +185,9 @@ struct Report {
 }
 
 impl Report {
-    fn add_intermediates(&mut self, args: &Args, model: &Model, device: &Device, runs: &[Run]) {
+    fn add_intermediates(&mut self, options: &BackendOptions, model: &Model, device: &Device, runs: &[Run]) {
         let Some(run) = runs.first() else { return };
-        let result = intermediates(model, device, &args.options.backend(), run, Tolerance::DEVICE);
+        let result = intermediates(model, device, options, run, Tolerance::of(options.precision));
         self.intermediates.push((device.to_string(), result));
     }
 

@@ -80,7 +80,7 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
 
 /// The device in words, and what it chose for inputs of these sizes.
 fn choices(args: &Args, model: &Model, sizes: Sizes, device: &Device) -> Result<(String, Vec<String>), Failure> {
-    let session = args.options.session(model, device)?;
+    let session = args.options.session_among(model, &args.device, device)?;
     let specs = model.inputs();
     let shapes = shapes(model, sizes)?;
     let named: Vec<(&str, &[usize])> =
