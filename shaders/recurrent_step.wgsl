@@ -1,4 +1,5 @@
-// One step in a dispatch: a workgroup makes UNITS units of ROWS batch rows. Grid: blocks of units, row tiles, layers d.
+// One step in a dispatch: a workgroup makes UNITS units of ROWS batch rows. Grid: layers d, row tiles, blocks of units. (The software
+// driver gives each core one run of workgroups; in this order the runs of a wave, whose layer 0 has half the work, are alike.)
 //
 // Plain, the layers are the directions of one layer. In a wave they are the layers of a stack, and layer d runs the step that lies d
 // before the dispatch's: its x is the h that layer d - 1 wrote in the dispatch before.
@@ -135,13 +136,8 @@ fn gather() -> vec4<f32> {
 }
 
 @compute @workgroup_size(THREADS)
-fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) index: u32,
-) {
-    // In a wave layer 0, which has half the work, comes last, where it fills up what is left.
-    d = select(group.z, groups.z - 1u - group.z, WAVE);
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
+    d = group.x;
     lane = index;
     slice = index / UNITS;
     step = params.step;
@@ -152,7 +148,7 @@ fn main(
         }
         step -= d;
     }
-    let wanted = group.x * UNITS + index % UNITS;
+    let wanted = group.z * UNITS + index % UNITS;
     unit = min(wanted, params.units - 1u);
     let slot = (params.time - 1u - step) & 1u;
     to_slot = slot * params.h_slot + d * params.h_direction;

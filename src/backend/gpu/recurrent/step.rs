@@ -35,8 +35,7 @@ impl Form {
     /// An invocation for each unit.
     pub(super) fn tiled(layer: &Layer<'_>) -> Form {
         let units = match layer.units {
-            // The workgroups of a wave are of unequal work: more of them share out better.
-            128.. if !layer.options.stacked => 64,
+            128.. => 64,
             17.. => 32,
             _ => 16,
         };
@@ -115,7 +114,7 @@ pub(super) fn kernel(ctx: &Recorder<'_>, layer: &Layer<'_>, memory: &Memory, for
 
 /// The workgroups of `layers` layers (or directions).
 pub(super) fn groups(layer: &Layer<'_>, form: Form, layers: usize) -> [u32; 3] {
-    [(layer.units as u32).div_ceil(form.units), (layer.batch as u32).div_ceil(form.rows), layers as u32]
+    [layers as u32, (layer.batch as u32).div_ceil(form.rows), (layer.units as u32).div_ceil(form.units)]
 }
 
 /// Records the steps `first .. first + steps`.

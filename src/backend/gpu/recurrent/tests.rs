@@ -338,6 +338,22 @@ fn the_split_kernel() {
     }
 }
 
+/// Widths, batches and lengths around what tiles and vectors hold, none of anything included, with and without checks in the shaders.
+#[test]
+fn odd_shapes() {
+    let sizes = [[2, 3, 4, 1], [1, 9, 3, 3], [7, 1, 5, 17], [2, 9, 3, 65], [1, 3, 2, 130], [0, 3, 2, 17], [2, 0, 2, 3]];
+    for strategy in STRATEGIES {
+        for checked in [true, false] {
+            let Some(gpu) = forced(strategy, checked) else { return };
+            // Every other shape each, so that both see every kind.
+            for sizes in sizes.into_iter().skip(usize::from(checked)).step_by(2) {
+                let case = Case { initial: true, sizes, ..plain(Cell::Lstm(lstm()), sizes) };
+                check(&gpu, &Case { directions: vec![false, true], mask: Some((true, Masking::Zero)), ..case });
+            }
+        }
+    }
+}
+
 /// Stacks that run on a diagonal, with and without the outputs between them, and those that cannot.
 #[test]
 fn the_wave() {
