@@ -54,6 +54,11 @@ pub trait Program: Send {
     /// What the last run and the compilation cost.
     fn counters(&self) -> Counters;
 
+    /// How many times a failure made the program replace itself; its notes say why.
+    fn replacements(&self) -> u32 {
+        0
+    }
+
     /// Notes for the user, a line each: which strategy was chosen for a node and why, what runs on the host.
     fn notes(&self) -> Vec<String> {
         Vec::new()

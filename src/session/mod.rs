@@ -2,6 +2,7 @@
 
 mod auto;
 mod device;
+mod fallback;
 mod model;
 mod open;
 mod pool;
@@ -118,6 +119,14 @@ impl Session {
         Session::builder(model).device(device).build()
     }
 
+    /// A session on a backend of its own.
+    #[cfg(test)]
+    fn on(model: &Model, backend: Arc<dyn Backend>) -> Session {
+        let graph = model.graph().clone();
+        let (pool, chosen, programs) = (Pool::default(), Vec::new(), Mutex::default());
+        Session { inner: Arc::new(Inner { model: model.clone(), backend, graph, pool, chosen, programs }) }
+    }
+
     /// Options first, then [`SessionBuilder::build`].
     pub fn builder(model: &Model) -> SessionBuilder {
         SessionBuilder { model: model.clone(), device: Device::auto(), options: BackendOptions::default() }
@@ -189,8 +198,7 @@ impl Session {
             let mut outputs = Outputs::of(&session)?;
             let io = Io { inputs: &inputs, states: &mut states, outputs: &mut outputs.tensors };
             ready.program.run_async(io).await?;
-            outputs.counters = session.ran(ready.program.as_ref());
-            session.inner.pool.give_back(ready);
+            outputs.counters = session.ran(ready);
             Ok(outputs)
         }
     }
@@ -252,7 +260,8 @@ impl Session {
         let plan = Arc::new(crate::plan::Plan::new(&self.inner.graph, &shapes)?);
         let program = self.inner.backend.compile(&plan).within(|| self.inner.backend.name())?;
         self.note(program.as_ref());
-        Ok(pool::Ready { shapes, plan, program })
+        let replacements = program.replacements();
+        Ok(pool::Ready { shapes, plan, program, replacements })
     }
 
     /// Takes over what a program has to say.
@@ -265,12 +274,14 @@ impl Session {
         }
     }
 
-    /// The counts of a run that went well; a run that had to create something may have changed its strategy, and say so.
-    fn ran(&self, program: &dyn Program) -> Counters {
-        let counters = program.counters();
-        if counters.buffers_created > 0 {
-            self.note(program);
+    /// Takes back a program whose run went well, and returns its counts; a program that had to replace itself says why.
+    fn ran(&self, mut ready: pool::Ready) -> Counters {
+        let (counters, replacements) = (ready.program.counters(), ready.program.replacements());
+        if replacements != ready.replacements {
+            self.note(ready.program.as_ref());
+            ready.replacements = replacements;
         }
+        self.inner.pool.give_back(ready);
         counters
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::auto::Cost;
 use super::device::{Device, Kind};
+use super::fallback::Fallback;
 use crate::backend::cpu::CpuBackend;
 use crate::backend::reference::Reference;
 use crate::backend::{Backend, BackendOptions, Precision};
@@ -57,10 +58,20 @@ fn auto(options: &BackendOptions, graph: &Arc<Graph>) -> Result<Opened> {
     match open(&device, options, graph) {
         Ok(mut opened) => {
             opened.notes.insert(0, format!("auto chose {}: {}", adapter.description, cost.text()));
+            opened.backend = with_fallback(opened.backend, options);
             Ok(opened)
         }
         Err(error) => on_cpu(format!("{} failed: {error}", adapter.description)),
     }
+}
+
+/// A GPU whose work the processor takes over when it fails; as it is where the processor would have to ignore an option.
+pub(super) fn with_fallback(gpu: Arc<dyn Backend>, options: &BackendOptions) -> Arc<dyn Backend> {
+    if refuse_options(options, "cpu", true, false).is_err() {
+        return gpu;
+    }
+    let options = options.clone();
+    Arc::new(Fallback::new(gpu, Box::new(move || cpu(&options))))
 }
 
 /// An option that the device would have to ignore is refused.

@@ -15,6 +15,8 @@ pub(super) struct Ready {
     pub(super) shapes: Vec<Vec<usize>>,
     pub(super) plan: Arc<Plan>,
     pub(super) program: Box<dyn Program>,
+    /// [`Program::replacements`] that the session has taken note of.
+    pub(super) replacements: u32,
 }
 
 /// The idle programs of a session, the most recently used one last.

@@ -158,8 +158,7 @@ impl Stream {
         }
         outputs.fit(&self.session)?;
         ready.program.run(Io { inputs: &self.inputs, states: &mut self.next, outputs: &mut outputs.tensors })?;
-        outputs.counters = self.session.ran(ready.program.as_ref());
-        self.session.inner.pool.give_back(ready);
+        outputs.counters = self.session.ran(ready);
         for (state, next) in self.states.iter_mut().zip(&mut self.next) {
             match state {
                 Some(state) => std::mem::swap(state, next),

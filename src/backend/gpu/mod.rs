@@ -82,4 +82,22 @@ impl Backend for Gpu {
 }
 
 #[cfg(test)]
-mod testing;
+impl Gpu {
+    /// Loses the device, as when its driver is reset.
+    pub(crate) fn lose(&self) {
+        self.shared.device.device.destroy();
+    }
+
+    /// As on an adapter that allows no larger bindings.
+    pub(crate) fn with_largest_binding(mut self, bytes: u64) -> Gpu {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.device.limits.max_storage_buffer_binding_size = bytes;
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod failures;
+#[cfg(test)]
+pub(crate) mod testing;

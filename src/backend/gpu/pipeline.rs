@@ -13,6 +13,7 @@
 //! seen every pipeline that can be asked for. Overrides of type `f32` are free.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::device::{Device, Meter};
@@ -162,6 +163,12 @@ impl Kernel {
     }
 }
 
+impl std::fmt::Display for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "shader {}", self.name())
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
     shader: Shader,
@@ -188,6 +195,43 @@ impl Pipelines {
         Pipelines { checked, modules: Mutex::default(), pipelines: Mutex::default() }
     }
 
+    /// Makes the pipelines that are missing, as many at a time as there are processors: a driver compiles each for 50 to 500 ms.
+    pub(super) fn make_all<'a>(
+        &self,
+        device: &Device,
+        kernels: impl Iterator<Item = &'a Kernel>,
+        meter: &Meter,
+    ) -> Result<()> {
+        let mut missing = HashMap::new();
+        {
+            let made = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+            for kernel in kernels {
+                let key = kernel.key();
+                if !made.contains_key(&key) {
+                    missing.insert(key, kernel);
+                }
+            }
+        }
+        let missing: Vec<_> = missing.into_values().collect();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(missing.len());
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<()> {
+            while let Some(kernel) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.get(device, kernel, meter)?;
+            }
+            Ok(())
+        };
+        // The caller is one of the threads. Where the system grants no other, it does the work alone.
+        std::thread::scope(|scope| {
+            let start =
+                |_| std::thread::Builder::new().name("fuselstm-pipelines".into()).spawn_scoped(scope, work).ok();
+            let others: Vec<_> = (1..threads).filter_map(start).collect();
+            let mine = work();
+            let died = |_| Err(Error::internal("a thread that compiled pipelines ended early"));
+            others.into_iter().map(|other| other.join().unwrap_or_else(died)).fold(mine, Result::and)
+        })
+    }
+
     /// The pipeline of a kernel, made when it is asked for the first time.
     pub(super) fn get(&self, device: &Device, kernel: &Kernel, meter: &Meter) -> Result<Arc<Pipeline>> {
         let key = kernel.key();
@@ -195,7 +239,7 @@ impl Pipelines {
             return Ok(Arc::clone(pipeline));
         }
         // Not under the lock: two threads may make the same pipeline at worst, none waits for another's compilation.
-        let pipeline = Arc::new(self.make(device, kernel).within(|| format!("shader {}", kernel.name()))?);
+        let pipeline = Arc::new(self.make(device, kernel).within(|| kernel.to_string())?);
         meter.pipeline();
         let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Arc::clone(pipelines.entry(key).or_insert(pipeline)))
@@ -234,11 +278,11 @@ impl Pipelines {
     }
 
     fn module(&self, device: &Device, kernel: &Kernel) -> Result<wgpu::ShaderModule> {
-        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (kernel.shader, kernel.parts.clone());
-        if let Some(module) = modules.get(&key) {
+        if let Some(module) = self.modules.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(module.clone());
         }
+        // Not under the lock, as in `get`.
         let source: String = texts(kernel.shader, &kernel.parts).collect();
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(kernel.name()),
@@ -255,8 +299,8 @@ impl Pipelines {
                 }
             }
         })?;
-        modules.insert(key, module.clone());
-        Ok(module)
+        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(modules.entry(key).or_insert(module).clone())
     }
 }
 
@@ -388,6 +432,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn missing_pipelines_are_made_together_and_once() {
+        let Some(gpu) = super::super::testing::gpu() else { return };
+        let (pipelines, meter) = (Pipelines::new(true), Meter::default());
+        let mut kernels: Vec<_> = [Shader::Fill, Shader::Copy, Shader::Select, Shader::Fill].map(Kernel::new).into();
+        let device = &gpu.shared.device;
+        pipelines.make_all(device, kernels.iter(), &meter).unwrap();
+        assert_eq!(meter.take().0, 3);
+        pipelines.make_all(device, kernels.iter(), &meter).unwrap();
+        assert_eq!(meter.take().0, 0);
+        kernels.push(Kernel::new(Shader::Softmax).with("MISSPELT", 1u32));
+        let error = pipelines.make_all(device, kernels.iter(), &meter).unwrap_err().to_string();
+        assert!(error.contains("softmax.wgsl") && error.contains("MISSPELT"), "{error}");
     }
 
     #[test]

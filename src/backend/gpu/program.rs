@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::buffers::{self, View};
 use super::device::Meter;
-use super::record::{Command, Dispatch, Phase, Recorder, Segment};
+use super::record::{self, Command, Dispatch, Phase, Planned, Recorder, Segment};
 use super::recurrent::Look;
 use super::timing::Clock;
 use super::{Shared, ops, recurrent};
@@ -31,6 +31,8 @@ pub(super) struct GpuProgram {
     trial: Option<Look>,
     /// A guard of the last run was set.
     stalled: bool,
+    /// Times that a guard made the program compile itself again.
+    replacements: u32,
     notes: Vec<String>,
     meter: Meter,
     counters: Counters,
@@ -84,6 +86,7 @@ impl GpuProgram {
         let wanted = graph.outputs.iter().map(|port| port.value).chain(graph.states.iter().map(|state| state.next));
         let (last, memory, mut notes) = recorder.finish(wanted);
         segments.push(last);
+        let segments = record::prepare(shared, &meter, segments)?;
         notes.push(format!("{memory} bytes of device memory for values"));
         notes.push(dispatches(&segments));
         let staging = Staging::new(shared, &meter, &segments)?;
@@ -94,7 +97,20 @@ impl GpuProgram {
         shared.device.check()?;
         let (plan, shared, host) = (Arc::clone(plan), Arc::clone(shared), HashMap::new());
         let counters = Counters::default();
-        Ok(GpuProgram { shared, plan, segments, staging, host, trial, stalled: false, notes, meter, counters, clock })
+        Ok(GpuProgram {
+            shared,
+            plan,
+            segments,
+            staging,
+            host,
+            trial,
+            stalled: false,
+            replacements: 0,
+            notes,
+            meter,
+            counters,
+            clock,
+        })
     }
 
     /// Runs; when workgroups waited for one another in vain, once more by steps.
@@ -109,7 +125,8 @@ impl GpuProgram {
         let reason = "the workgroups of the strategy persistent did not all run at the same time";
         log::warn!("gpu: {reason}: the run is done again by steps, as are the later ones of this session");
         self.shared.persistent.refuse(reason);
-        *self = GpuProgram::compile(&self.shared, &self.plan)?;
+        let replacements = self.replacements + 1;
+        *self = GpuProgram { replacements, ..GpuProgram::compile(&self.shared, &self.plan)? };
         self.attempt(Io { inputs, states, outputs }, waiting).await
     }
 
@@ -338,7 +355,7 @@ fn record_stack(
     recorder: &mut Recorder<'_>,
     position: usize,
     stack: &recurrent::Stack,
-    segments: &mut Vec<Segment>,
+    segments: &mut Vec<Segment<Planned>>,
 ) -> Result<()> {
     if !recorder.together(&stack.nodes, recurrent::record_wave)? {
         for &node in &stack.nodes {
@@ -556,6 +573,10 @@ impl Program for GpuProgram {
 
     fn counters(&self) -> Counters {
         self.counters
+    }
+
+    fn replacements(&self) -> u32 {
+        self.replacements
     }
 
     fn notes(&self) -> Vec<String> {

@@ -28,11 +28,11 @@ pub(super) enum Phase {
     Readback,
 }
 
-/// One entry of a segment's list.
-pub(super) enum Command {
-    Dispatch(Dispatch),
+/// One entry of a segment's list; `D` is a dispatch that is ready, or one that still has to be [`prepared`](prepare).
+pub(super) enum Command<D = Dispatch> {
+    Dispatch(D),
     /// Dispatches that take turns: round after round, each once.
-    Rounds(Vec<Dispatch>),
+    Rounds(Vec<D>),
     /// Copies the first view over the second, of the same size and in another buffer.
     Copy(View, View),
     /// Copies rows: from, its bytes from row to row; to, its bytes from row to row; rows; bytes of a row.
@@ -51,6 +51,16 @@ pub(super) struct Dispatch {
     pub(super) phase: Phase,
 }
 
+/// A dispatch as it was recorded: its pipeline may not exist yet.
+pub(super) struct Planned {
+    kernel: Kernel,
+    bindings: Vec<View>,
+    params: Vec<u32>,
+    groups: [u32; 3],
+    repeat: Repeat,
+    phase: Phase,
+}
+
 /// `count` dispatches; each adds `step` to parameter `word`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Repeat {
@@ -64,10 +74,9 @@ impl Repeat {
 }
 
 /// Uploads, commands, downloads: what is submitted at once. Then perhaps one node on the host.
-#[derive(Default)]
-pub(super) struct Segment {
+pub(super) struct Segment<D = Dispatch> {
     pub(super) uploads: Vec<(ValueId, View)>,
-    pub(super) commands: Vec<Command>,
+    pub(super) commands: Vec<Command<D>>,
     pub(super) downloads: Vec<(ValueId, View)>,
     /// Words that are 0 when the commands went well; see [`Recorder::guard`].
     pub(super) guards: Vec<View>,
@@ -75,6 +84,19 @@ pub(super) struct Segment {
     pub(super) checks: Vec<(ValueId, usize)>,
     /// Index of the node that the host computes after the commands.
     pub(super) host: Option<usize>,
+}
+
+impl<D> Default for Segment<D> {
+    fn default() -> Self {
+        Segment {
+            uploads: Vec::new(),
+            commands: Vec::new(),
+            downloads: Vec::new(),
+            guards: Vec::new(),
+            checks: Vec::new(),
+            host: None,
+        }
+    }
 }
 
 impl Segment {
@@ -120,7 +142,7 @@ pub(super) struct Recorder<'a> {
     pub(super) trial: Option<Look>,
     blocks: Blocks,
     views: Vec<Option<View>>,
-    segment: Segment,
+    segment: Segment<Planned>,
     /// Views of the results of the node that is being recorded.
     fresh: Vec<ValueId>,
     scratch: Vec<View>,
@@ -326,7 +348,7 @@ impl<'a> Recorder<'a> {
         if groups.contains(&0) || repeat.count == 0 {
             return Ok(());
         }
-        let dispatch = self.prepared(kernel, bindings, params, groups, repeat, phase)?;
+        let dispatch = self.planned(kernel, bindings, params, groups, repeat, phase)?;
         self.segment.commands.push(Command::Dispatch(dispatch));
         Ok(())
     }
@@ -344,13 +366,13 @@ impl<'a> Recorder<'a> {
             return Ok(());
         }
         let each =
-            kernels.iter().map(|(kernel, groups)| self.prepared(kernel, bindings, params, *groups, repeat, phase));
+            kernels.iter().map(|(kernel, groups)| self.planned(kernel, bindings, params, *groups, repeat, phase));
         let dispatches = each.collect::<Result<Vec<_>>>()?;
         self.segment.commands.push(Command::Rounds(dispatches));
         Ok(())
     }
 
-    fn prepared(
+    fn planned(
         &self,
         kernel: &Kernel,
         bindings: &[&View],
@@ -358,7 +380,7 @@ impl<'a> Recorder<'a> {
         groups: [u32; 3],
         repeat: Repeat,
         phase: Phase,
-    ) -> Result<Dispatch> {
+    ) -> Result<Planned> {
         let device = &self.shared.device;
         let most = device.limits.max_compute_workgroups_per_dimension;
         if let Some(&groups) = groups.iter().find(|&&g| g > most) {
@@ -369,20 +391,8 @@ impl<'a> Recorder<'a> {
             let size = view.size;
             return Err(Error::limit(format!("a binding of {size} bytes is needed, the adapter allows {most}")));
         }
-        let pipeline = self.shared.pipelines.get(device, kernel, self.meter)?;
-        let entries: Vec<_> = (0u32..)
-            .zip(bindings)
-            .map(|(binding, view)| wgpu::BindGroupEntry { binding, resource: view.binding() })
-            .collect();
-        self.meter.buffer();
-        let bindings = device.guarded(|| {
-            device.device.create_bind_group(&wgpu::BindGroupDescriptor {
-                label: None,
-                layout: &pipeline.layout,
-                entries: &entries,
-            })
-        })?;
-        Ok(Dispatch { pipeline, bindings, params: params.to_vec(), groups, repeat, phase })
+        let bindings = bindings.iter().map(|&view| view.clone()).collect();
+        Ok(Planned { kernel: kernel.clone(), bindings, params: params.to_vec(), groups, repeat, phase })
     }
 
     /// Records a copy of `from` over the beginning of `to`, which lies in another block.
@@ -411,7 +421,7 @@ impl<'a> Recorder<'a> {
         position: usize,
         node_index: usize,
         record: impl FnOnce(&mut Self, &Node) -> Result<()>,
-        segments: &mut Vec<Segment>,
+        segments: &mut Vec<Segment<Planned>>,
     ) -> Result<()> {
         let graph = Arc::clone(&self.plan.graph);
         let Some(node) = graph.nodes.get(node_index) else { return Err(Error::internal("a step without a node")) };
@@ -472,7 +482,7 @@ impl<'a> Recorder<'a> {
         recorded.within(|| nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", "))
     }
 
-    fn host_step(&mut self, node: &Node, node_index: usize, segments: &mut Vec<Segment>) {
+    fn host_step(&mut self, node: &Node, node_index: usize, segments: &mut Vec<Segment<Planned>>) {
         for &id in node.inputs.iter().flatten() {
             self.download(id);
         }
@@ -500,7 +510,7 @@ impl<'a> Recorder<'a> {
     }
 
     /// Ends the program: reads back what the caller wants, and returns the last segment and the bytes of device memory.
-    pub(super) fn finish(mut self, wanted: impl Iterator<Item = ValueId>) -> (Segment, u64, Vec<String>) {
+    pub(super) fn finish(mut self, wanted: impl Iterator<Item = ValueId>) -> (Segment<Planned>, u64, Vec<String>) {
         for id in wanted {
             self.download(id);
         }
@@ -530,6 +540,56 @@ impl<'a> Recorder<'a> {
             self.blocks.release(&view);
         }
     }
+}
+
+/// Makes what the dispatches of a program need: all pipelines that are missing at the same time, then the bind groups.
+pub(super) fn prepare(shared: &Shared, meter: &Meter, segments: Vec<Segment<Planned>>) -> Result<Vec<Segment>> {
+    let commands = segments.iter().flat_map(|segment| &segment.commands);
+    let planned = commands.flat_map(|command| match command {
+        Command::Dispatch(planned) => std::slice::from_ref(planned),
+        Command::Rounds(stages) => stages,
+        Command::Copy(..) | Command::CopyRows(..) | Command::Clear(_) => &[],
+    });
+    let kernels = planned.map(|planned| &planned.kernel);
+    shared.pipelines.make_all(&shared.device, kernels, meter)?;
+    let command = |command| {
+        Ok(match command {
+            Command::Dispatch(planned) => Command::Dispatch(bind(shared, meter, planned)?),
+            Command::Rounds(stages) => {
+                let stages = stages.into_iter().map(|planned| bind(shared, meter, planned));
+                Command::Rounds(stages.collect::<Result<_>>()?)
+            }
+            Command::Copy(from, to) => Command::Copy(from, to),
+            Command::CopyRows(from, to, rows, bytes) => Command::CopyRows(from, to, rows, bytes),
+            Command::Clear(view) => Command::Clear(view),
+        })
+    };
+    let segment = |segment: Segment<Planned>| {
+        let Segment { uploads, commands, downloads, guards, checks, host } = segment;
+        let commands = commands.into_iter().map(command).collect::<Result<_>>()?;
+        Ok(Segment { uploads, commands, downloads, guards, checks, host })
+    };
+    segments.into_iter().map(segment).collect()
+}
+
+/// A dispatch with its pipeline and its bind group.
+fn bind(shared: &Shared, meter: &Meter, planned: Planned) -> Result<Dispatch> {
+    let Planned { kernel, bindings, params, groups, repeat, phase } = planned;
+    let device = &shared.device;
+    let pipeline = shared.pipelines.get(device, &kernel, meter)?;
+    let entries: Vec<_> = (0u32..)
+        .zip(&bindings)
+        .map(|(binding, view)| wgpu::BindGroupEntry { binding, resource: view.binding() })
+        .collect();
+    meter.buffer();
+    let bindings = device.guarded(|| {
+        device.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &pipeline.layout,
+            entries: &entries,
+        })
+    });
+    Ok(Dispatch { pipeline, bindings: bindings.within(|| kernel.to_string())?, params, groups, repeat, phase })
 }
 
 /// Every number is in `0..limit`.

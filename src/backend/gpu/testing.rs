@@ -17,7 +17,7 @@ pub(super) fn gpu() -> Option<&'static Gpu> {
 }
 
 /// An adapter of its own.
-pub(super) fn open(options: &BackendOptions) -> Option<Gpu> {
+pub(crate) fn open(options: &BackendOptions) -> Option<Gpu> {
     match Gpu::open("gpu", options) {
         Ok(gpu) => Some(gpu),
         Err(error) => {
