@@ -128,6 +128,8 @@ pub struct BackendOptions {
     pub product: Option<String>,
     /// GPU: keep naga's bounds checks in the shaders.
     pub checked_shaders: bool,
+    /// GPU: neither read nor write the file of compiled pipelines in the user's cache folder.
+    pub uncached: bool,
     /// GPU: measure the phases of every run with timestamps ([`Counters::phases`]); an error where the adapter has none. Costs a
     /// little in every run.
     pub timestamps: bool,

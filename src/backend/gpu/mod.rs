@@ -14,6 +14,7 @@ mod pipeline;
 mod program;
 mod record;
 mod recurrent;
+mod stored;
 mod timing;
 mod weights;
 
@@ -47,7 +48,8 @@ impl Gpu {
         options.product.as_deref().map(dense::Form::named).transpose()?;
         let device = device::Device::open(selector)?;
         let nothing = buffers::create_with(&device, &device::Meter::default(), &[0])?;
-        let pipelines = pipeline::Pipelines::new(options.checked_shaders);
+        let stored = if options.uncached { None } else { stored::Stored::open(&device) };
+        let pipelines = pipeline::Pipelines::new(options.checked_shaders, stored);
         let constants = buffers::Constants::default();
         let (options, persistent) = (options.clone(), recurrent::Trust::default());
         let shared = Arc::new(Shared { device, pipelines, constants, persistent, options, nothing });

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::device::{Device, Meter};
+use super::stored::Stored;
 use crate::error::{Error, Place, Result};
 
 macro_rules! shader_file {
@@ -188,11 +189,23 @@ pub(super) struct Pipelines {
     checked: bool,
     modules: Mutex<HashMap<(Shader, Vec<Part>), wgpu::ShaderModule>>,
     pipelines: Mutex<HashMap<Key, Arc<Pipeline>>>,
+    /// What the driver keeps of them for the next process.
+    stored: Option<Stored>,
+}
+
+impl Drop for Pipelines {
+    /// Late, because some drivers compile no kernel before its first dispatch.
+    fn drop(&mut self) {
+        let some_made = !self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        if let Some(stored) = self.stored.as_ref().filter(|_| some_made) {
+            stored.save();
+        }
+    }
 }
 
 impl Pipelines {
-    pub(super) fn new(checked: bool) -> Self {
-        Pipelines { checked, modules: Mutex::default(), pipelines: Mutex::default() }
+    pub(super) fn new(checked: bool, stored: Option<Stored>) -> Self {
+        Pipelines { checked, modules: Mutex::default(), pipelines: Mutex::default(), stored }
     }
 
     /// Makes the pipelines that are missing, as many at a time as there are processors: a driver compiles each for 50 to 500 ms.
@@ -270,7 +283,7 @@ impl Pipelines {
                     // No kernel reads workgroup memory that it did not write (0.5 us a workgroup on the software driver).
                     zero_initialize_workgroup_memory: self.checked,
                 },
-                cache: None,
+                cache: self.stored.as_ref().map(|stored| &stored.cache),
             });
             let layout = pipeline.get_bind_group_layout(0);
             Pipeline { pipeline, layout }
@@ -437,7 +450,7 @@ mod tests {
     #[test]
     fn missing_pipelines_are_made_together_and_once() {
         let Some(gpu) = super::super::testing::gpu() else { return };
-        let (pipelines, meter) = (Pipelines::new(true), Meter::default());
+        let (pipelines, meter) = (Pipelines::new(true, None), Meter::default());
         let mut kernels: Vec<_> = [Shader::Fill, Shader::Copy, Shader::Select, Shader::Fill].map(Kernel::new).into();
         let device = &gpu.shared.device;
         pipelines.make_all(device, kernels.iter(), &meter).unwrap();
