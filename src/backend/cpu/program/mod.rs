@@ -2,6 +2,7 @@
 
 mod dense;
 mod elementwise;
+mod indexed;
 mod movement;
 mod recurrent;
 mod slots;

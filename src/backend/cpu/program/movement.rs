@@ -20,12 +20,16 @@ pub(super) enum Kind<'a> {
     /// The axis that is taken apart.
     Unpack(i64),
     Split,
+    /// Of f32.
+    Pad,
 }
 
 /// A node as copies.
 pub(super) struct Movement {
     outputs: Vec<(ValueId, DType)>,
     copies: Vec<Copy>,
+    /// What is where nothing is copied to.
+    background: Option<f32>,
 }
 
 /// One region of a source to one region of a result.
@@ -233,6 +237,28 @@ impl<'a> Shapes<'a> {
             .collect()
     }
 
+    /// x in the middle of the result.
+    fn pad(&self) -> Option<Vec<Copy>> {
+        let ((from, part), shape) = (self.input(0)?, self.output(0)?);
+        let to = strides(shape);
+        let before = self.known(1)?;
+        let offset = before.iter().step_by(2).zip(&to).map(|(&n, stride)| n as isize * stride).sum();
+        let region = Region::new(part, (0, strides(part)), (offset, to));
+        Some(vec![Copy { from, to: 0, region }])
+    }
+
+    /// What a padding consists of: the third operand, or zero; of f32 only, because other types may have a zero point.
+    fn padding(&self) -> Option<f32> {
+        let (x, _) = self.input(0)?;
+        if self.plan.graph.get(x)?.ty.dtype != DType::F32 {
+            return None;
+        }
+        match self.node.inputs.get(2).copied().flatten() {
+            None => Some(0.0),
+            Some(value) => self.plan.known(value)?.to_f32().first().copied(),
+        }
+    }
+
     /// A copy for each result, of `size(slot)` entries of the axis each; unpack drops the axis.
     fn parts(&self, axis: i64, drop: bool) -> Option<Vec<Copy>> {
         let (from, shape) = self.input(0)?;
@@ -268,17 +294,33 @@ impl Movement {
             Kind::Pack(axis) => shapes.pack(axis)?,
             Kind::Unpack(axis) => shapes.parts(axis, true)?,
             Kind::Split => shapes.parts(*shapes.known(1)?.first()?, false)?,
+            Kind::Pad => shapes.pad()?,
+        };
+        let background = match *kind {
+            Kind::Pad => Some(shapes.padding()?),
+            Kind::Transpose
+            | Kind::Slice
+            | Kind::StridedSlice(_)
+            | Kind::Reverse
+            | Kind::Concat(_)
+            | Kind::Pack(_)
+            | Kind::Unpack(_)
+            | Kind::Split => None,
         };
         let typed = |id: ValueId| Some((id, plan.graph.get(id)?.ty.dtype));
         let outputs: Vec<(ValueId, DType)> = node.outputs.iter().map(|id| id.and_then(typed)).collect::<Option<_>>()?;
         let same = copies.iter().all(|copy| typed(copy.from).map(|t| t.1) == outputs.get(copy.to).map(|t| t.1));
-        same.then_some(Movement { outputs, copies })
+        same.then_some(Movement { outputs, copies, background })
     }
 
     pub fn run(&mut self, slots: &mut Slots, inputs: &[Tensor], states: &[Tensor]) -> Result<()> {
         for copy in &mut self.copies {
             let Some((id, dtype)) = self.outputs.get(copy.to).copied() else { continue };
+            let background = self.background;
             slots.with_taken(id, |slots, to| {
+                if let Some(background) = background {
+                    to.as_mut_slice::<f32>()?.fill(background);
+                }
                 let from = slots.read(copy.from, inputs, states)?;
                 macro_rules! copy {
                     ($($dtype:ident $ty:ty),*) => {

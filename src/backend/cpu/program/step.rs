@@ -2,6 +2,7 @@
 
 use super::dense::{self, Dense};
 use super::elementwise::{self, Elementwise};
+use super::indexed::{self, Indexed};
 use super::movement::{self, Movement};
 use super::recurrent::RecurrentStep;
 use super::slots::Slots;
@@ -25,6 +26,8 @@ pub(super) enum Step {
     Movement(Movement),
     /// Element-wise, softmax, sums.
     Elementwise(Elementwise),
+    /// Elements that are picked at run time.
+    Indexed(Indexed),
     /// By the equations as written: rare ops, types other than f32, shapes that depend on data.
     Evaluate(Box<Evaluate>),
 }
@@ -66,6 +69,7 @@ impl Step {
         let elementwise = |kind: elementwise::Kind<'_>| {
             Ok(Elementwise::new(&kind, plan, node, resources.table).map(Step::Elementwise))
         };
+        let indexed = |kind: indexed::Kind<'_>| Ok(Indexed::new(&kind, plan, node).map(Step::Indexed));
         match &node.op {
             Op::Recurrent(op) => match op.arithmetic {
                 Arithmetic::Float | Arithmetic::Hybrid { .. } => {
@@ -84,6 +88,10 @@ impl Step {
             Op::Pack(pack) => movement(movement::Kind::Pack(pack.axis)),
             Op::Unpack(unpack) => movement(movement::Kind::Unpack(unpack.axis)),
             Op::Split => movement(movement::Kind::Split),
+            Op::Pad => movement(movement::Kind::Pad),
+            Op::Gather(options) => indexed(indexed::Kind::Gather(options)),
+            Op::ReverseSequence(options) => indexed(indexed::Kind::ReverseSequence(options)),
+            Op::Select => indexed(indexed::Kind::Select),
             Op::Activation(activation) => elementwise(elementwise::Kind::Activation(*activation)),
             Op::Unary(function) => elementwise(elementwise::Kind::Unary(*function)),
             Op::Binary(binary) => elementwise(elementwise::Kind::Binary(binary)),
@@ -93,7 +101,6 @@ impl Step {
             | Op::Squeeze(_)
             | Op::ExpandDims
             | Op::Svdf(_)
-            | Op::Select
             | Op::ArgMax(_)
             | Op::Cast(_)
             | Op::Quantize
@@ -103,9 +110,6 @@ impl Step {
             | Op::Range
             | Op::Tile
             | Op::BroadcastTo
-            | Op::Pad
-            | Op::Gather(_)
-            | Op::ReverseSequence(_)
             | Op::SetItem
             | Op::While(_)
             | Op::Custom(_) => Ok(None),
@@ -119,6 +123,7 @@ impl Step {
             Step::Dense(step) => step.run(slots, inputs, states),
             Step::Movement(step) => step.run(slots, inputs, states),
             Step::Elementwise(step) => step.run(slots, inputs, states),
+            Step::Indexed(step) => step.run(slots, inputs, states),
             Step::Evaluate(step) => step.run(slots, inputs, states),
         }
     }
@@ -127,7 +132,7 @@ impl Step {
     pub fn is_shared_out(&self) -> bool {
         match self {
             Step::Recurrent(step) => step.is_shared_out(),
-            Step::Dense(_) | Step::Movement(_) | Step::Elementwise(_) | Step::Evaluate(_) => false,
+            Step::Dense(_) | Step::Movement(_) | Step::Elementwise(_) | Step::Indexed(_) | Step::Evaluate(_) => false,
         }
     }
 
@@ -135,7 +140,7 @@ impl Step {
     pub fn note(&self) -> Option<String> {
         match self {
             Step::Recurrent(step) => Some(step.note()),
-            Step::Dense(_) | Step::Movement(_) | Step::Elementwise(_) => None,
+            Step::Dense(_) | Step::Movement(_) | Step::Elementwise(_) | Step::Indexed(_) => None,
             Step::Evaluate(step) => step.note(),
         }
     }

@@ -92,7 +92,7 @@ pub(super) const FAR: usize = 256 << 10;
 
 /// Tiles of a panel from which its successor is asked for: 4 % faster with eleven of them (64 rows, H = 1024), 4 % slower with three
 /// (16 rows, H = 256), of which each would have to ask for too much.
-const MANY_TILES: usize = 8;
+const MANY_TILES: usize = 5;
 
 /// One step of the depth: an element of each row of A times a row of the panel.
 #[inline(always)]
