@@ -63,7 +63,15 @@ pub(super) fn choose(layer: &Layer<'_>, device: &Device, forced: Option<&str>) -
         Some("step") if step::refusal(layer).is_some() => return Ok((Strategy::Stages, "asked for".into())),
         Some("step") => return asked(step::Form::tiled(layer), "asked for"),
         Some("step-split") => return asked(step::Form::split(layer, device), "asked for"),
-        Some("wave") => return asked(step::Form::of(layer, device), "a wave of one layer"),
+        Some("wave") => {
+            let alone = match layer.op.directions.len() {
+                2.. => {
+                    "asked for, a wave of one layer: both directions of the layer below end where one of this begins"
+                }
+                _ => "asked for, a wave of one layer",
+            };
+            return asked(step::Form::of(layer, device), alone);
+        }
         Some(other) => return Err(Error::input(format!("no recurrent strategy {other:?}: there are {NAMES}"))),
     }
     let widest = widest_loop(layer, device);
