@@ -66,7 +66,7 @@ pub fn measure(session: &Session, inputs: &[(&str, &Tensor)], effort: Effort) ->
     Ok(Measured { times_ms, counters: outputs.counters(), outputs })
 }
 
-/// Where a run's time goes, medians of some runs in ms; see [`PhaseTimes`](crate::backend::PhaseTimes).
+/// Where a run's time goes, medians of some runs in ms; see [`PhaseTimes`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Phases {
     /// To the device.
