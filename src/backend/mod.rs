@@ -5,10 +5,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::tensor::Tensor;
 
+pub mod ceilings;
 pub mod cpu;
 #[cfg(feature = "gpu")]
 pub mod gpu;
@@ -25,6 +26,15 @@ pub trait Backend: Send + Sync {
     /// The driver that the device is reached through, with its version, where there is one.
     fn driver(&self) -> Option<String> {
         None
+    }
+
+    /// What the device can do at best, measured now, in about a second; on the processor with each of these numbers of threads.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) where nothing is measured, [`Device`](crate::ErrorKind::Device).
+    fn ceilings(&self, threads: &[usize]) -> Result<Vec<ceilings::Ceilings>> {
+        let _ = threads;
+        Err(Error::unsupported(format!("no ceilings are measured of the device {}", self.name())))
     }
 
     /// Makes a plan ready to run: chooses kernels, packs and uploads weights, allocates every buffer.

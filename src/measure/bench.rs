@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::stats::Summary;
 use super::synthetic::Shape;
+use crate::backend::ceilings::Ceilings;
 use crate::backend::{Counters, PhaseTimes, Precision};
 use crate::error::{Error, Result};
 use crate::session::{Outputs, Session};
@@ -167,6 +168,10 @@ pub struct Row {
     pub gflops: Option<f64>,
     /// Weights of the recurrence read once a step, GB/s at the median.
     pub weights_gbs: Option<f64>,
+    /// `gflops` as a share of the device's multiply-add rate, when ceilings were measured.
+    pub fma_share: Option<f64>,
+    /// `weights_gbs` as a share of the bandwidth of the level that the weights fit in (of a GPU: of a copy in its memory).
+    pub bandwidth_share: Option<f64>,
     /// Where the time of a GPU run goes, by the device's own clock, when that was asked for; of other runs than the times above.
     pub phases_ms: Option<Phases>,
     /// GPU dispatches of a run.
@@ -212,6 +217,8 @@ impl Default for Row {
             step_ms: None,
             gflops: None,
             weights_gbs: None,
+            fma_share: None,
+            bandwidth_share: None,
             phases_ms: None,
             dispatches: 0,
             submissions: 0,
@@ -255,12 +262,32 @@ impl Row {
         self.real_time_factor = rate(time as f64 * step_ms / 1e3);
         self.step_ms = Some(step_ms);
         self.gflops = rate(shape.operations(time, batch) / 1e9);
-        self.weights_gbs = rate(shape.recurrent_bytes() * time as f64 / 1e9);
+        self.weights_gbs = rate(self.weight_bytes(shape) * time as f64 / 1e9);
         self.cell = Some(shape.cell.name().to_owned());
         (self.time, self.batch, self.input) = (Some(time), Some(batch), Some(shape.input));
         (self.hidden, self.layers) = (Some(shape.hidden), Some(shape.layers));
         self.bidirectional = Some(shape.bidirectional);
         self
+    }
+
+    /// The row with its rates as shares of what the device can do; [`Row::with_shape`] comes first.
+    #[must_use]
+    pub fn with_ceilings(mut self, shape: &Shape, ceilings: &Ceilings) -> Row {
+        let share = |of: Option<f64>, most: f64| of.filter(|_| most > 0.0).map(|value| value / most);
+        self.fma_share = share(self.gflops, ceilings.fma_gflops);
+        let level = ceilings.bandwidth_for(self.weight_bytes(shape));
+        self.bandwidth_share = level.and_then(|level| share(self.weights_gbs, level.gbs));
+        self
+    }
+
+    /// Bytes of the recurrent weights as this row's precision stores them.
+    fn weight_bytes(&self, shape: &Shape) -> f64 {
+        let of_f32 = match self.precision.as_str() {
+            "f16" | "bf16" => 0.5,
+            "int8" => 0.25,
+            _ => 1.0,
+        };
+        shape.recurrent_bytes() * of_f32
     }
 
     /// Whether both rows measure the same thing.

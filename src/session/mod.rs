@@ -16,6 +16,7 @@ pub use model::{Axis, Model, TensorSpec};
 pub use open::{DeviceReport, devices};
 pub use stream::{Outputs, Stream};
 
+use crate::backend::ceilings::Ceilings;
 use crate::backend::{Backend, BackendOptions, Counters, Io, Precision, Program};
 use crate::error::{Error, Place as _, Result};
 use crate::graph::Graph;
@@ -150,6 +151,14 @@ impl Session {
     /// The adapter's driver and its version, where there is one.
     pub fn driver(&self) -> Option<String> {
         self.inner.backend.driver()
+    }
+
+    /// What the device can do at best, measured now; on the processor with each of these numbers of threads.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for `reference`, [`Device`](crate::ErrorKind::Device).
+    pub fn ceilings(&self, threads: &[usize]) -> Result<Vec<Ceilings>> {
+        self.inner.backend.ceilings(threads)
     }
 
     /// What the program for these inputs has to say, as [`Session::notes`] has it for all of them; compiles it when there is none.

@@ -1,11 +1,13 @@
 //! The `cpu` backend: packed weights, vector kernels chosen at run time, threads.
 
+mod ceilings;
 mod program;
 mod recurrent;
 mod simd;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::ceilings::Ceilings;
 use super::{Backend, BackendOptions, Program};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
@@ -61,6 +63,10 @@ impl Backend for CpuBackend {
 
     fn description(&self) -> String {
         format!("{} kernels, {} hardware threads", self.table.name, hardware_threads())
+    }
+
+    fn ceilings(&self, threads: &[usize]) -> Result<Vec<Ceilings>> {
+        Ok(ceilings::measure(self.table, &self.description(), threads))
     }
 
     fn compile(&self, plan: &Arc<Plan>) -> Result<Box<dyn Program>> {

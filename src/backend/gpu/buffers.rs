@@ -24,6 +24,11 @@ pub(super) struct View {
 }
 
 impl View {
+    /// All of a buffer that is not a block of values.
+    pub(super) fn whole(buffer: wgpu::Buffer, size: u64) -> View {
+        View { buffer, offset: 0, size, block: None }
+    }
+
     /// `size` bytes of this view from `offset` on.
     pub(super) fn part(&self, offset: u64, size: u64) -> Result<View> {
         let end =

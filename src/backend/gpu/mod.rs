@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use super::ceilings::Ceilings;
 use super::{Backend, BackendOptions, Program};
 use crate::error::Result;
 use crate::plan::Plan;
 
 mod buffers;
+mod ceilings;
 mod dense;
 mod device;
 mod ops;
@@ -76,6 +78,10 @@ impl Backend for Gpu {
 
     fn driver(&self) -> Option<String> {
         Some(self.shared.device.report.driver.clone())
+    }
+
+    fn ceilings(&self, _: &[usize]) -> Result<Vec<Ceilings>> {
+        Ok(vec![ceilings::measure(&self.shared)?])
     }
 
     fn compile(&self, plan: &Arc<Plan>) -> Result<Box<dyn Program>> {

@@ -106,6 +106,9 @@ const SPLIT_PRODUCTS: &[Part] = &[Part::ProductsPlain, Part::ProductsRegisters];
 shaders! {
     Activation = ["functions.wgsl", "activation.wgsl"];
     Binary = ["functions.wgsl", "binary.wgsl"];
+    CeilingChain = ["ceiling_chain.wgsl"];
+    CeilingCopy = ["ceiling_copy.wgsl"];
+    CeilingFma = ["ceiling_fma.wgsl"];
     Conv2d = ["functions.wgsl", "conv2d.wgsl"];
     Copy = ["copy.wgsl"];
     Fill = ["fill.wgsl"];

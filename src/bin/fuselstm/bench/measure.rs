@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use fuselstm::backend::BackendOptions;
+use fuselstm::backend::ceilings::Ceilings;
 use fuselstm::measure::bench::{self, Effort, Row};
 use fuselstm::measure::sweep::Sizes;
-use fuselstm::measure::synthetic::{Random, Shape};
+use fuselstm::measure::synthetic::{CellKind, Random, Shape};
 use fuselstm::tensor::npz;
 use fuselstm::{Error, ErrorKind, Model, Outputs, Session, Tensor};
 
@@ -37,13 +38,55 @@ pub(super) fn shapes(args: &Args) -> Result<Vec<Shape>, Failure> {
     Ok(shapes)
 }
 
+/// What each device can do at best, once.
+pub(super) fn ceilings(args: &Args) -> Result<Vec<Ceilings>, Failure> {
+    // Any network will do: a session opens the device.
+    let smallest = Shape { cell: CellKind::Lstm, input: 1, hidden: 1, layers: 1, bidirectional: false };
+    let model = Model::from_graph(smallest.graph(1)?)?;
+    let mut threads = args.threads.as_ref().map(|sizes| sizes.0.clone()).unwrap_or_default();
+    threads.extend([1, 2, hardware_threads()]);
+    threads.retain(|&threads| (1..=hardware_threads()).contains(&threads));
+    threads.sort_unstable();
+    threads.dedup();
+    let mut found = Vec::new();
+    for device in &args.device {
+        match Session::builder(&model).device(device.clone()).build()?.ceilings(&threads) {
+            Ok(ceilings) => found.extend(ceilings),
+            Err(error) if error.kind() == ErrorKind::Unsupported => log::warn!("{error}"),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(found)
+}
+
+fn hardware_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The ceilings of a row's device; where the number of threads was left to the library, those of all of them.
+fn ceilings_of<'a>(ceilings: &'a [Ceilings], row: &Row) -> Option<&'a Ceilings> {
+    let threads = row.threads.unwrap_or_else(hardware_threads);
+    let same = |c: &&Ceilings| c.device == row.device && c.adapter == row.adapter;
+    ceilings.iter().filter(same).find(|c| c.threads.is_none_or(|measured| measured == threads))
+}
+
 /// Rows of synthetic networks.
-pub(super) fn synthetic_rows(args: &Args, setups: &[Setup<'_>], effort: Effort) -> Result<Vec<Row>, Failure> {
+pub(super) fn synthetic_rows(
+    args: &Args,
+    setups: &[Setup<'_>],
+    ceilings: &[Ceilings],
+    effort: Effort,
+) -> Result<Vec<Row>, Failure> {
     let mut rows = Vec::new();
     for shape in shapes(args)? {
         let model = Model::from_graph(shape.graph(args.inputs.seed)?)?;
         for setup in setups {
             shape_rows(args, &shape, &model, setup, effort, &mut rows)?;
+        }
+        for row in rows.iter_mut().filter(|row| row.hidden.is_some() && row.fma_share.is_none()) {
+            if let Some(ceilings) = ceilings_of(ceilings, row) {
+                *row = row.clone().with_ceilings(&shape, ceilings);
+            }
         }
     }
     Ok(rows)

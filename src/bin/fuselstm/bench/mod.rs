@@ -77,6 +77,10 @@ pub(crate) struct Args {
     /// Measured in runs of their own.
     #[arg(long)]
     phases: bool,
+    /// What the devices can do at best, measured first (multiply-adds, bandwidth; of a gpu the latencies too), and the rows' rates
+    /// as shares of it.
+    #[arg(long, conflicts_with = "model")]
+    ceilings: bool,
     /// Runs before the counted ones.
     #[arg(long, value_name = "N", default_value_t = 3)]
     warmup: usize,
@@ -129,12 +133,16 @@ fn positive(text: &str) -> Result<f64, String> {
 pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
     let effort = Effort { warmup_runs: args.warmup, runs: args.runs, seconds: args.seconds };
     let setups = setups::setups(args)?;
+    let ceilings = if args.ceilings { measure::ceilings(args)? } else { Vec::new() };
     let rows = match &args.model {
         Some(path) => measure::model_rows(args, path, &setups, effort)?,
-        None => measure::synthetic_rows(args, &setups, effort)?,
+        None => measure::synthetic_rows(args, &setups, &ceilings, effort)?,
     };
     if rows.is_empty() {
         return Err("nothing was measured: no device could run any of this".to_owned().into());
+    }
+    if matches!(args.format, Format::Table | Format::Md) {
+        print::ceilings(&ceilings, output);
     }
     print::rows(&rows, args.format, output)?;
     // Lines of text would spoil what a program reads.
@@ -159,6 +167,6 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
     if args.format == Format::Json {
         output.ask_json();
     }
-    output.json(json!({ "rows": rows, "holds": holds }));
+    output.json(json!({ "rows": rows, "ceilings": ceilings, "holds": holds }));
     Ok(holds)
 }

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use fuselstm::backend::ceilings::Ceilings;
 use fuselstm::measure::bench::{self, Row};
-use fuselstm::measure::report::table;
+use fuselstm::measure::report::{bytes, table};
 use serde_json::{Value, json};
 
 use super::Format;
@@ -42,16 +43,41 @@ const MACHINE: &[&str] = &["adapter", "driver", "host", "version"];
 /// Behind the others when a row has them.
 const PHASES: &[&str] = &["upload ms", "projection", "recurrence", "other", "readback", "idle"];
 
+/// As well.
+const SHARES: &[&str] = &["of fma", "of bandwidth"];
+
 /// The headings of these rows.
 fn headings(rows: &[Row]) -> Vec<&'static str> {
+    let shares = if rows.iter().any(|row| row.fma_share.is_some()) { SHARES } else { &[] };
     let phases = if rows.iter().any(|row| row.phases_ms.is_some()) { PHASES } else { &[] };
-    HEADINGS.iter().chain(phases).copied().collect()
+    HEADINGS.iter().chain(shares).chain(phases).copied().collect()
+}
+
+/// Prints what the devices can do.
+pub(super) fn ceilings(ceilings: &[Ceilings], output: &mut Output) {
+    for device in ceilings {
+        let threads =
+            device.threads.map_or_else(String::new, |n| format!(", {n} thread{}", if n == 1 { "" } else { "s" }));
+        let mut rates = vec![format!("multiply-adds {:.1} GFLOP/s", device.fma_gflops)];
+        rates.extend(device.bandwidth.iter().map(|b| format!("{} {:.1} GB/s ({})", b.level, b.gbs, bytes(b.bytes))));
+        let latencies = [
+            ("dependent dispatch", device.dispatch_us),
+            ("submit and wait", device.submit_us),
+            ("with readback", device.readback_us),
+        ];
+        rates.extend(latencies.iter().filter_map(|(what, us)| us.map(|us| format!("{what} {us:.1} µs"))));
+        output.line(format!("{}{threads}: {}: {}\n", device.device, device.adapter, rates.join(", ")));
+    }
 }
 
 /// The cells of a row under [`headings`].
 fn cells(row: &Row, headings: &[&str]) -> Vec<String> {
     let mut cells = plain_cells(row);
-    if headings.len() > cells.len() {
+    let share = |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |share| format!("{share:.2}"));
+    if headings.contains(&SHARES[0]) {
+        cells.extend([share(row.fma_share), share(row.bandwidth_share)]);
+    }
+    if headings.contains(&PHASES[0]) {
         let phases = row.phases_ms.map(|p| [p.upload, p.projection, p.recurrence, p.other, p.readback, p.idle]);
         cells.extend((0..PHASES.len()).map(|phase| match phases.and_then(|all| all.get(phase).copied()) {
             Some(ms) => format!("{ms:.4}"),
