@@ -63,6 +63,8 @@ fn wrong_usage_and_unreadable_inputs_have_status_2() {
         vec!["bench", "--device", "reference", "--threads", "2"],
         vec!["bench", "--device", "cpu", "--strategy", "loop"],
         vec!["bench", "--device", "cpu", "--phases"],
+        vec!["bench", "--device", "cpu", "--tune"],
+        vec!["bench", "--device", "cpu", "--untuned"],
         vec!["bench", "--input-size", "8"],
         vec!["bench", "--step-ms", "0"],
         vec!["bench", &digits, "--hidden", "8"],
@@ -413,4 +415,71 @@ fn bench_splits_the_time_of_a_gpu_run_into_phases() {
         assert!(phases[phase].as_f64().is_some_and(|ms| ms > 0.0), "{phase}: {phases}");
     }
     assert!(rows[0]["driver"].as_str().is_some_and(|driver| !driver.is_empty()), "{document}");
+}
+
+#[test]
+fn bench_measures_ceilings_and_states_shares_of_them() {
+    let (status, document) = json(&[&["bench", "--ceilings", "--threads", "1"], QUICK].concat());
+    assert_eq!(status, 0, "{document}");
+    let ceilings = document["ceilings"].as_array().unwrap();
+    assert!(ceilings.iter().any(|c| c["threads"] == 1) && ceilings.iter().all(|c| c["device"] == "cpu"), "{document}");
+    let row = &document["rows"][0];
+    let one = ceilings.iter().find(|c| c["threads"] == 1).unwrap();
+    let share = row["gflops"].as_f64().unwrap() / one["fma_gflops"].as_f64().unwrap();
+    assert!((row["fma_share"].as_f64().unwrap() - share).abs() < 1e-12, "{row}");
+    assert!(row["bandwidth_share"].as_f64().is_some_and(|share| share > 0.0), "{row}");
+}
+
+#[test]
+fn bench_holds_rows_against_the_reference() {
+    let (status, document) = json(&[&["bench", "--check", "--precision", "full,int8"], QUICK].concat());
+    assert_eq!((status, document["holds"].as_bool()), (0, Some(true)), "{document}");
+    let far = |row: usize| document["rows"][row]["max_abs"].as_f64().unwrap();
+    assert!(far(0) <= 1e-5 && far(1) > far(0) && far(1) <= 5e-2, "{document}");
+}
+
+#[test]
+fn bench_draws_a_line_for_each_strategy() {
+    let picture = scratch("steps.svg");
+    let sweep = ["--hidden", "8,16", "--time", "4", "--batch", "1,2", "--runs", "2", "--seconds", "0"];
+    let (status, _) = json(&[&["bench", "--svg", picture.to_str().unwrap()][..], &sweep].concat());
+    let svg = std::fs::read_to_string(picture).unwrap();
+    assert_eq!((status, svg.matches("class=\"line\"").count(), svg.matches("<circle").count()), (0, 2, 4));
+}
+
+#[test]
+fn bench_tunes_when_asked_and_later_sessions_use_it() {
+    let Some(device) = gpu_or_skip() else { return };
+    let device = device.to_string();
+    let cache = scratch("cache");
+    // The same arguments with a cache folder of this test's own.
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fuselstm"));
+        command.args([&["bench", "--device", &device, "--json"], arguments, QUICK].concat());
+        let output = command.env("XDG_CACHE_HOME", &cache).env("LOCALAPPDATA", &cache).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let folder = cache.join("fuselstm").join("tuned");
+    run(&[]);
+    assert!(!folder.exists(), "nothing is tuned without being asked for");
+    run(&["--tune"]);
+    let file = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    let mut stored: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let choices = stored["choices"].as_object_mut().unwrap();
+    assert_eq!(choices.len(), 1, "{choices:?}");
+    // Whatever won: later sessions do what the file says.
+    for strategy in ["step", "loop"] {
+        for choice in stored["choices"].as_object_mut().unwrap().values_mut() {
+            choice["strategy"] = strategy.into();
+            choice["product"] = Value::Null;
+        }
+        std::fs::write(&file, stored.to_string()).unwrap();
+        let row = &run(&[])["rows"][0];
+        assert_eq!((row["strategy"].as_str(), row["tuned"].as_bool()), (Some(strategy), Some(true)), "{row}");
+    }
+    assert_eq!(run(&["--untuned"])["rows"][0]["tuned"], false);
+    std::fs::write(&file, "{").unwrap();
+    assert_eq!(run(&[])["rows"][0]["tuned"], false, "a broken file is ignored");
+    std::fs::remove_dir_all(cache).unwrap();
 }

@@ -1,9 +1,13 @@
 //! The two traits that every backend implements: [`Backend`] turns a plan into a [`Program`]; a program runs.
 
+use std::fmt;
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::plan::Plan;
@@ -35,6 +39,16 @@ pub trait Backend: Send + Sync {
     fn ceilings(&self, threads: &[usize]) -> Result<Vec<ceilings::Ceilings>> {
         let _ = threads;
         Err(Error::unsupported(format!("no ceilings are measured of the device {}", self.name())))
+    }
+
+    /// Searches for the fastest way to run a plan from these states, and stores it for later sessions of this user.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) where there is nothing to choose, [`Io`](crate::ErrorKind::Io) when the
+    /// choice cannot be stored.
+    fn tune(&self, plan: &Arc<Plan>, inputs: &[Tensor], states: &[Tensor]) -> Result<Tuning> {
+        let _ = (plan, inputs, states);
+        Err(Error::unsupported(format!("there is nothing to tune on the device {}", self.name())))
     }
 
     /// Makes a plan ready to run: chooses kernels, packs and uploads weights, allocates every buffer.
@@ -124,6 +138,53 @@ impl PhaseTimes {
     }
 }
 
+/// What was found to be fastest for some layers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Choice {
+    /// The strategy to force; `None`: the planner's is the fastest.
+    pub strategy: Option<String>,
+    /// The form of the matrix products to force.
+    pub product: Option<String>,
+    /// Median of its runs, µs.
+    pub median_us: f64,
+    /// Median of the runs without it, µs.
+    pub default_us: f64,
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let forced = [("strategy", &self.strategy), ("product", &self.product)];
+        let forced: Vec<String> =
+            forced.iter().filter_map(|(what, name)| Some(format!("{what} {}", name.as_ref()?))).collect();
+        let forced = if forced.is_empty() { "the planner's own choice".to_owned() } else { forced.join(", ") };
+        write!(f, "{forced}, {:.1} µs against {:.1}", self.median_us, self.default_us)
+    }
+}
+
+/// One candidate of a search.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// The strategy that was forced.
+    pub strategy: Option<String>,
+    /// The form of the matrix products that was forced.
+    pub product: Option<String>,
+    /// Median of its runs, µs.
+    pub median_us: Option<f64>,
+    /// Why it was not timed.
+    pub refused: Option<String>,
+}
+
+/// The result of a search.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Tuning {
+    /// What was stored.
+    pub choice: Choice,
+    /// Every candidate, the planner's choice first.
+    pub trials: Vec<Trial>,
+    /// The file that it was stored in.
+    pub stored: PathBuf,
+}
+
 /// What a caller may ask of a backend.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct BackendOptions {
@@ -136,6 +197,8 @@ pub struct BackendOptions {
     pub strategy: Option<String>,
     /// GPU: force the form of matrix products by name (`direct`, `tiled-64`, `tiled-128`).
     pub product: Option<String>,
+    /// GPU: ignore what `bench --tune` stored.
+    pub untuned: bool,
     /// GPU: keep naga's bounds checks in the shaders.
     pub checked_shaders: bool,
     /// GPU: neither read nor write the file of compiled pipelines in the user's cache folder.

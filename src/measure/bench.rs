@@ -124,6 +124,8 @@ pub struct Row {
     pub driver: Option<String>,
     /// What runs the recurrence: a GPU strategy, a CPU kernel.
     pub strategy: String,
+    /// Whether the strategy is what `bench --tune` stored.
+    pub tuned: bool,
     /// File of the model, when it is not synthetic.
     pub model: Option<String>,
     /// `lstm`, `gru` or `rnn`.
@@ -172,6 +174,8 @@ pub struct Row {
     pub fma_share: Option<f64>,
     /// `weights_gbs` as a share of the bandwidth of the level that the weights fit in (of a GPU: of a copy in its memory).
     pub bandwidth_share: Option<f64>,
+    /// Largest distance from the reference, when it was asked for.
+    pub max_abs: Option<f64>,
     /// Where the time of a GPU run goes, by the device's own clock, when that was asked for; of other runs than the times above.
     pub phases_ms: Option<Phases>,
     /// GPU dispatches of a run.
@@ -195,6 +199,7 @@ impl Default for Row {
             adapter: String::new(),
             driver: None,
             strategy: String::new(),
+            tuned: false,
             model: None,
             cell: None,
             time: None,
@@ -219,6 +224,7 @@ impl Default for Row {
             weights_gbs: None,
             fma_share: None,
             bandwidth_share: None,
+            max_abs: None,
             phases_ms: None,
             dispatches: 0,
             submissions: 0,
@@ -288,6 +294,13 @@ impl Row {
             _ => 1.0,
         };
         shape.recurrent_bytes() * of_f32
+    }
+
+    /// The row in words.
+    pub fn title(&self) -> String {
+        let size = |n: Option<usize>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
+        let (time, batch, hidden) = (size(self.time), size(self.batch), size(self.hidden));
+        format!("{} {} {} T = {time} B = {batch} H = {hidden}", self.device, self.strategy, self.precision)
     }
 
     /// Whether both rows measure the same thing.

@@ -1,6 +1,7 @@
 //! Measuring: how far two results are apart, what a series of timings says, and networks and sizes to measure with.
 
 pub mod bench;
+pub mod chart;
 pub mod compare;
 pub mod crosscheck;
 pub mod golden;

@@ -17,7 +17,7 @@ pub use open::{DeviceReport, devices};
 pub use stream::{Outputs, Stream};
 
 use crate::backend::ceilings::Ceilings;
-use crate::backend::{Backend, BackendOptions, Counters, Io, Precision, Program};
+use crate::backend::{Backend, BackendOptions, Counters, Io, Precision, Program, Tuning};
 use crate::error::{Error, Place as _, Result};
 use crate::graph::Graph;
 use crate::tensor::Tensor;
@@ -159,6 +159,20 @@ impl Session {
     /// [`Unsupported`](crate::ErrorKind::Unsupported) for `reference`, [`Device`](crate::ErrorKind::Device).
     pub fn ceilings(&self, threads: &[usize]) -> Result<Vec<Ceilings>> {
         self.inner.backend.ceilings(threads)
+    }
+
+    /// Searches for the fastest way to run these inputs from the reset state and stores it for later sessions of this user on the
+    /// same adapter and driver; a second of runs at most, and the compilation of some kernels. Only where it is asked for.
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for devices where there is nothing to choose, [`Io`](crate::ErrorKind::Io) when
+    /// the choice cannot be stored, or the backend's.
+    pub fn tune(&self, inputs: &[(&str, &Tensor)]) -> Result<Tuning> {
+        let inputs = self.gather(inputs)?;
+        let shapes: Vec<Vec<usize>> = inputs.iter().map(|input| input.shape().to_vec()).collect();
+        let plan = Arc::new(crate::plan::Plan::new(&self.inner.graph, &shapes)?);
+        let states = self.reset_states(&plan.state_shapes)?;
+        self.inner.backend.tune(&plan, &inputs, &states)
     }
 
     /// What the program for these inputs has to say, as [`Session::notes`] has it for all of them; compiles it when there is none.

@@ -82,6 +82,7 @@ fn refuse_options(options: &BackendOptions, device: &str, is_cpu: bool, is_gpu: 
         ("strategy", options.strategy.is_some() && !is_gpu),
         ("product", options.product.is_some() && !is_gpu),
         ("uncached", options.uncached && !is_gpu),
+        ("untuned", options.untuned && !is_gpu),
         ("checked shaders", options.checked_shaders && !is_gpu),
         ("timestamps", options.timestamps && !is_gpu),
         ("precision", options.precision != Precision::Full && !is_cpu && !is_gpu),

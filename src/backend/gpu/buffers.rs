@@ -26,7 +26,7 @@ pub(super) struct View {
 impl View {
     /// All of a buffer that is not a block of values.
     pub(super) fn whole(buffer: wgpu::Buffer, size: u64) -> View {
-        View { buffer, offset: 0, size, block: None }
+        View { buffer, offset: 0, size, block: None, texels: None }
     }
 
     /// `size` bytes of this view from `offset` on.

@@ -1,11 +1,15 @@
 //! The GPU backend: every op as a compute shader through wgpu, the whole run in one submission.
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::ceilings::Ceilings;
-use super::{Backend, BackendOptions, Program};
+use super::{Backend, BackendOptions, Choice, Program, Tuning};
 use crate::error::Result;
 use crate::plan::Plan;
+use crate::tensor::Tensor;
+use program::GpuProgram;
 
 mod buffers;
 mod ceilings;
@@ -18,6 +22,8 @@ mod record;
 mod recurrent;
 mod stored;
 mod timing;
+mod tune;
+mod tuned;
 mod weights;
 
 pub use device::{AdapterReport, adapters};
@@ -25,14 +31,18 @@ pub use device::{AdapterReport, adapters};
 /// A GPU with the weights and pipelines of one session.
 pub struct Gpu {
     shared: Arc<Shared>,
+    /// What was found to be fastest on this adapter.
+    tuned: Mutex<tuned::Tuned>,
+    /// Whether the persistent strategy was tried for a choice that names it.
+    probed: AtomicBool,
 }
 
 /// What all programs of a session use.
 struct Shared {
-    device: device::Device,
-    pipelines: pipeline::Pipelines,
-    constants: buffers::Constants,
-    persistent: recurrent::Trust,
+    device: Arc<device::Device>,
+    pipelines: Arc<pipeline::Pipelines>,
+    constants: Arc<buffers::Constants>,
+    persistent: Arc<recurrent::Trust>,
     options: BackendOptions,
     /// Four bytes for bindings that a specialised kernel does not read.
     nothing: buffers::View,
@@ -48,22 +58,65 @@ impl Gpu {
     pub fn open(selector: &str, options: &BackendOptions) -> Result<Gpu> {
         weights::Storing::of(options.precision)?;
         options.product.as_deref().map(dense::Form::named).transpose()?;
-        let device = device::Device::open(selector)?;
+        let device = Arc::new(device::Device::open(selector)?);
         let nothing = buffers::create_with(&device, &device::Meter::default(), &[0])?;
         let stored = if options.uncached { None } else { stored::Stored::open(&device) };
-        let pipelines = pipeline::Pipelines::new(options.checked_shaders, stored);
-        let constants = buffers::Constants::default();
-        let (options, persistent) = (options.clone(), recurrent::Trust::default());
+        let pipelines = Arc::new(pipeline::Pipelines::new(options.checked_shaders, stored));
+        let (options, constants, persistent) = (options.clone(), Arc::default(), Arc::default());
+        let tuned = Mutex::new(tuned::Tuned::load(&device.report));
         let shared = Arc::new(Shared { device, pipelines, constants, persistent, options, nothing });
         if shared.options.strategy.as_deref() == Some("persistent") {
             recurrent::probe(&shared);
         }
-        Ok(Gpu { shared })
+        Ok(Gpu { shared, tuned, probed: AtomicBool::new(false) })
     }
 
     /// The adapter that was opened.
     pub fn adapter(&self) -> &AdapterReport {
         &self.shared.device.report
+    }
+
+    /// The same device with a choice forced.
+    fn with(&self, strategy: Option<String>, product: Option<String>) -> Arc<Shared> {
+        let persistent = strategy.as_deref() == Some("persistent");
+        let Shared { device, pipelines, constants, persistent: trust, options, nothing } = &*self.shared;
+        let shared = Arc::new(Shared {
+            device: Arc::clone(device),
+            pipelines: Arc::clone(pipelines),
+            constants: Arc::clone(constants),
+            persistent: Arc::clone(trust),
+            options: BackendOptions { strategy, product, ..options.clone() },
+            nothing: nothing.clone(),
+        });
+        if persistent && !self.probed.swap(true, Ordering::AcqRel) {
+            recurrent::probe(&shared);
+        }
+        shared
+    }
+
+    /// Stores a choice for plans like this one; returns the file.
+    fn remember(&self, plan: &Plan, choice: Choice) -> Result<PathBuf> {
+        let mut tuned = self.tuned.lock().unwrap_or_else(PoisonError::into_inner);
+        tuned.remember(&self.shared.device.report, plan, self.shared.options.precision, choice)
+    }
+
+    /// The program with what was tuned for the plan; `None` when nothing was, or it no longer applies.
+    fn compile_tuned(&self, plan: &Arc<Plan>) -> Option<GpuProgram> {
+        let tuned = self.tuned.lock().unwrap_or_else(PoisonError::into_inner);
+        let choice = tuned.choice(plan, &self.shared.options).cloned();
+        drop(tuned);
+        let choice = choice.filter(|choice| choice.strategy.is_some() || choice.product.is_some())?;
+        let shared = self.with(choice.strategy.clone(), choice.product.clone());
+        match GpuProgram::compile(&shared, plan) {
+            Ok(mut program) => {
+                program.note(format!("tuned: {choice}"));
+                Some(program)
+            }
+            Err(error) => {
+                log::warn!("what was tuned ({choice}) does not apply: {error}");
+                None
+            }
+        }
     }
 }
 
@@ -84,8 +137,15 @@ impl Backend for Gpu {
         Ok(vec![ceilings::measure(&self.shared)?])
     }
 
+    fn tune(&self, plan: &Arc<Plan>, inputs: &[Tensor], states: &[Tensor]) -> Result<Tuning> {
+        tune::tune(self, &tune::Work { plan, inputs, states })
+    }
+
     fn compile(&self, plan: &Arc<Plan>) -> Result<Box<dyn Program>> {
-        Ok(Box::new(program::GpuProgram::compile(&self.shared, plan)?))
+        Ok(Box::new(match self.compile_tuned(plan) {
+            Some(program) => program,
+            None => GpuProgram::compile(&self.shared, plan)?,
+        }))
     }
 }
 

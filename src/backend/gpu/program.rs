@@ -113,6 +113,16 @@ impl GpuProgram {
         })
     }
 
+    /// Adds a note for the user.
+    pub(super) fn note(&mut self, note: String) {
+        self.notes.insert(0, note);
+    }
+
+    /// What the program has to say.
+    pub(super) fn says(&self, words: &str) -> bool {
+        self.notes.iter().any(|note| note.contains(words))
+    }
+
     /// Runs; when workgroups waited for one another in vain, once more by steps.
     async fn drive(&mut self, io: Io<'_>, waiting: Waiting) -> Result<()> {
         let Io { inputs, states, outputs } = io;

@@ -8,7 +8,7 @@ use fuselstm::measure::bench::{self, Effort, Row};
 use fuselstm::measure::sweep::Sizes;
 use fuselstm::measure::synthetic::{CellKind, Random, Shape};
 use fuselstm::tensor::npz;
-use fuselstm::{Error, ErrorKind, Model, Outputs, Session, Tensor};
+use fuselstm::{Device, Error, ErrorKind, Model, Outputs, Session, Tensor};
 
 use super::Args;
 use super::setups::Setup;
@@ -101,13 +101,19 @@ fn shape_rows(
     effort: Effort,
     rows: &mut Vec<Row>,
 ) -> Result<(), Failure> {
-    let Some(sessions) = Sessions::open(args, model, setup)? else { return Ok(()) };
+    let Some(mut sessions) = Sessions::open(args, model, setup)? else { return Ok(()) };
     for time in sizes(&args.time, 128) {
         for batch in sizes(&args.batch, 1) {
             let x = Random::new(args.inputs.seed).tensor(&[time, batch, shape.input], 1.0)?;
-            if let Some(row) = sessions.row(setup, &[("x", &x)], effort)? {
-                rows.push(row.0.with_shape(shape, time, batch, args.step_ms));
+            let inputs = [("x", &x)];
+            if args.tune && setup.device.is_gpu() {
+                sessions.tune(setup, &inputs)?;
             }
+            let Some((mut row, outputs)) = sessions.row(setup, &inputs, effort)? else { continue };
+            if args.check {
+                row.max_abs = Some(error(model, &inputs, &outputs)?);
+            }
+            rows.push(row.with_shape(shape, time, batch, args.step_ms));
         }
     }
     Ok(())
@@ -128,7 +134,10 @@ pub(super) fn model_rows(args: &Args, path: &Path, setups: &[Setup<'_>], effort:
     let inputs = common::by_name(&inputs);
     let mut rows = Vec::new();
     for setup in setups {
-        let Some(sessions) = Sessions::open(args, &model, setup)? else { continue };
+        let Some(mut sessions) = Sessions::open(args, &model, setup)? else { continue };
+        if args.tune && setup.device.is_gpu() {
+            sessions.tune(setup, &inputs)?;
+        }
         let Some((row, outputs)) = sessions.row(setup, &inputs, effort)? else { continue };
         if let Some(path) = &args.output {
             npz::save(path, outputs.iter())?;
@@ -161,6 +170,21 @@ impl Sessions {
         Ok(Some(Sessions { plain, clocked }))
     }
 
+    /// Searches for the fastest way, and says what it found. The next program of the session uses it.
+    fn tune(&mut self, setup: &Setup<'_>, inputs: &[(&str, &Tensor)]) -> Result<(), Failure> {
+        let tuning = self.plain.tune(inputs)?;
+        for trial in &tuning.trials {
+            let name = |name: &Option<String>| name.clone().unwrap_or_else(|| "planner's".to_owned());
+            let result = match (&trial.median_us, &trial.refused) {
+                (Some(us), _) => format!("{us:.1} µs"),
+                (None, reason) => format!("passed over: {}", reason.clone().unwrap_or_default()),
+            };
+            log::info!("strategy {}, product {}: {result}", name(&trial.strategy), name(&trial.product));
+        }
+        log::warn!("{}: tuned: {}; stored in {}", setup.device, tuning.choice, tuning.stored.display());
+        Ok(())
+    }
+
     /// One row, and the outputs of its last run; `None` where the device cannot run it.
     fn row(
         &self,
@@ -172,7 +196,9 @@ impl Sessions {
         let mut row = Row::of(&self.plain, &measured);
         row.precision = bench::precision_name(setup.options.precision).to_owned();
         row.threads = setup.options.threads;
-        let named = strategies(&self.plain.notes_for(inputs)?);
+        let notes = self.plain.notes_for(inputs)?;
+        row.tuned = notes.iter().any(|note| note.starts_with(TUNED));
+        let named = strategies(&notes);
         row.strategy = if named.is_empty() { row.device.clone() } else { named };
         if let Some(clocked) = &self.clocked {
             match bench::phases(clocked, inputs, CLOCKED_RUNS) {
@@ -187,10 +213,37 @@ impl Sessions {
     }
 }
 
+/// Largest distance from the reference, NaN where one of two is NaN.
+fn error(model: &Model, inputs: &[(&str, &Tensor)], outputs: &Outputs) -> Result<f64, Failure> {
+    let expected = Session::new(model, Device::reference())?.run(inputs)?;
+    let mut far = 0.0f64;
+    for (expected, got) in expected.tensors().iter().zip(outputs.tensors()) {
+        for (a, b) in expected.to_f32().iter().zip(got.to_f32().iter()) {
+            let distance = f64::from((a - b).abs());
+            far = if distance.is_nan() { return Ok(f64::NAN) } else { far.max(distance) };
+        }
+    }
+    Ok(far)
+}
+
+/// What a row of this precision may be away from the reference, on networks whose outputs are at most 1: as `crosscheck` states it.
+/// Bfloat16 has three bits less than f16.
+pub(super) fn allowed(precision: &str) -> f64 {
+    match precision {
+        "f16" => 5e-3,
+        "bf16" => 4e-2,
+        "int8" => 5e-2,
+        _ => 1e-5,
+    }
+}
+
+/// How the note begins that says what was tuned.
+const TUNED: &str = "tuned: ";
+
 /// The strategies that a program's notes name (`…: loop strategy (…)`), each once.
 fn strategies(notes: &[String]) -> String {
     let mut named: Vec<&str> = Vec::new();
-    for note in notes {
+    for note in notes.iter().filter(|note| !note.starts_with(TUNED)) {
         let words: Vec<&str> = note.split_whitespace().collect();
         let before = words.iter().position(|word| *word == "strategy").and_then(|at| words.get(at.checked_sub(1)?));
         if let Some(name) = before.filter(|name| !named.contains(name)) {
@@ -221,6 +274,6 @@ mod tests {
         let notes =
             ["lstm: loop strategy (at most 64 units)", "5 bytes", "b: step strategy (x)", "c: loop strategy (y)"];
         assert_eq!(strategies(&notes.map(str::to_owned)), "loop+step");
-        assert_eq!(strategies(&["strategy".to_owned()]), "");
+        assert_eq!(strategies(&["strategy".to_owned(), "tuned: strategy step, 1 µs".to_owned()]), "");
     }
 }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use fuselstm::Device;
 use fuselstm::measure::bench::{self, Effort};
+use fuselstm::measure::chart;
 use fuselstm::measure::sweep::Sizes;
 use fuselstm::measure::synthetic::CellKind;
 use serde_json::json;
@@ -70,6 +71,18 @@ pub(crate) struct Args {
     /// Threads of the cpu device.
     #[arg(long, value_name = "SIZES")]
     threads: Option<Sizes>,
+    /// First search for the fastest strategy and form of products of each shape on the gpu, and store them for later sessions.
+    #[arg(long, conflicts_with_all = ["strategy", "untuned"])]
+    tune: bool,
+    /// Ignore what --tune stored.
+    #[arg(long)]
+    untuned: bool,
+    /// Hold every row against the reference; exits with 1 when one is more than 1e-5 away (f16 5e-3, bf16 4e-2, int8 5e-2).
+    #[arg(long, conflicts_with = "model")]
+    check: bool,
+    /// Draw the time of a step over H, a line for each device, strategy and shape.
+    #[arg(long, value_name = "OUT.svg", conflicts_with = "model")]
+    svg: Option<PathBuf>,
     /// Recurrent strategies of the gpu device, each forced.
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     strategy: Vec<String>,
@@ -160,10 +173,21 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
             None => format!("{shape}: the cpu is faster than the gpu at every measured H"),
         });
     }
-    let holds = match &args.against {
-        Some(path) => print::compare(&rows, path, says)?,
-        None => true,
-    };
+    let mut holds = true;
+    for row in rows.iter().filter(|row| row.max_abs.is_some()) {
+        let (far, most) = (row.max_abs.unwrap_or(0.0), measure::allowed(&row.precision));
+        if far > most || far.is_nan() {
+            holds = false;
+            says(format!("WRONG: {} is {far:.1e} away from the reference, {most:.0e} are allowed", row.title()));
+        }
+    }
+    if let Some(path) = &args.svg {
+        let drawn = std::fs::write(path, chart::steps(&rows));
+        drawn.map_err(|error| Failure::from(format!("{}: {error}", path.display())))?;
+    }
+    if let Some(path) = &args.against {
+        holds &= print::compare(&rows, path, says)?;
+    }
     if args.format == Format::Json {
         output.ask_json();
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use fuselstm::backend::ceilings::Ceilings;
 use fuselstm::measure::bench::{self, Row};
-use fuselstm::measure::report::{bytes, table};
+use fuselstm::measure::report::{bytes, error, table};
 use serde_json::{Value, json};
 
 use super::Format;
@@ -46,11 +46,15 @@ const PHASES: &[&str] = &["upload ms", "projection", "recurrence", "other", "rea
 /// As well.
 const SHARES: &[&str] = &["of fma", "of bandwidth"];
 
+/// As well.
+const ERROR: &[&str] = &["max abs"];
+
 /// The headings of these rows.
 fn headings(rows: &[Row]) -> Vec<&'static str> {
     let shares = if rows.iter().any(|row| row.fma_share.is_some()) { SHARES } else { &[] };
     let phases = if rows.iter().any(|row| row.phases_ms.is_some()) { PHASES } else { &[] };
-    HEADINGS.iter().chain(shares).chain(phases).copied().collect()
+    let errors = if rows.iter().any(|row| row.max_abs.is_some()) { ERROR } else { &[] };
+    HEADINGS.iter().chain(shares).chain(errors).chain(phases).copied().collect()
 }
 
 /// Prints what the devices can do.
@@ -76,6 +80,9 @@ fn cells(row: &Row, headings: &[&str]) -> Vec<String> {
     let share = |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |share| format!("{share:.2}"));
     if headings.contains(&SHARES[0]) {
         cells.extend([share(row.fma_share), share(row.bandwidth_share)]);
+    }
+    if headings.contains(&ERROR[0]) {
+        cells.push(row.max_abs.map_or_else(|| "-".to_owned(), error));
     }
     if headings.contains(&PHASES[0]) {
         let phases = row.phases_ms.map(|p| [p.upload, p.projection, p.recurrence, p.other, p.readback, p.idle]);
@@ -222,17 +229,8 @@ pub(super) fn compare(rows: &[Row], path: &Path, mut says: impl FnMut(String)) -
     for change in &changes {
         let Some(row) = rows.get(change.row) else { continue };
         let verdict = if change.is_regression() { "SLOWER" } else { "ok" };
-        let size = |n: Option<usize>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
-        says(format!(
-            "{verdict}: {} {} T = {} B = {} H = {}: {:.3} of the earlier time, noise up to {:.3}",
-            row.device,
-            row.strategy,
-            size(row.time),
-            size(row.batch),
-            size(row.hidden),
-            change.ratio,
-            change.noise
-        ));
+        let (title, ratio, noise) = (row.title(), change.ratio, change.noise);
+        says(format!("{verdict}: {title}: {ratio:.3} of the earlier time, noise up to {noise:.3}"));
     }
     if changes.len() < rows.len() {
         says(format!("{} of {} rows are not in {}", rows.len() - changes.len(), rows.len(), path.display()));

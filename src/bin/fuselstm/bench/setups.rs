@@ -28,6 +28,11 @@ pub(super) fn setups(args: &Args) -> Result<Vec<Setup<'_>>, Failure> {
     if args.phases && !args.device.iter().any(Device::is_gpu) {
         return Err(needs("--phases", "gpu"));
     }
+    for (given, option) in [(args.tune, "--tune"), (args.untuned, "--untuned")] {
+        if given && !args.device.iter().any(Device::is_gpu) {
+            return Err(needs(option, "gpu"));
+        }
+    }
     let mut setups = Vec::new();
     for device in &args.device {
         let threads: Vec<Option<usize>> = match &args.threads {
@@ -42,8 +47,8 @@ pub(super) fn setups(args: &Args) -> Result<Vec<Setup<'_>>, Failure> {
             let precision = bench::precision_of(precision)?;
             for &threads in &threads {
                 for strategy in &strategies {
-                    let options =
-                        BackendOptions { threads, precision, strategy: strategy.clone(), ..BackendOptions::default() };
+                    let (strategy, untuned) = (strategy.clone(), args.untuned && device.is_gpu());
+                    let options = BackendOptions { threads, precision, strategy, untuned, ..BackendOptions::default() };
                     setups.push(Setup { device, options });
                 }
             }
