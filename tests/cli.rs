@@ -483,3 +483,25 @@ fn bench_tunes_when_asked_and_later_sessions_use_it() {
     assert_eq!(run(&[])["rows"][0]["tuned"], false, "a broken file is ignored");
     std::fs::remove_dir_all(cache).unwrap();
 }
+
+/// The parts of `benches/real-gpu.sh` that need no GPU: its syntax, its refusals, and that what does not run is said.
+#[test]
+#[cfg(unix)]
+fn the_script_for_real_gpus_refuses_and_says_what_it_skips() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/real-gpu.sh");
+    let run = |arguments: &[&str]| Command::new("bash").arg(script).args(arguments).output().unwrap();
+    assert_eq!(run(&[]).status.code(), Some(2));
+    let binary = env!("CARGO_BIN_EXE_fuselstm");
+    for wrong in [&["--frobnicate"][..], &["--seconds"], &["--seconds", "x"], &["--peers", "/nowhere"]] {
+        assert_eq!(run(&[&[binary], wrong].concat()).status.code(), Some(2), "{wrong:?}");
+    }
+    let out = scratch("real-gpu");
+    // No time at all: every part is skipped, each by name.
+    let output = run(&[binary, "--quick", "--seconds", "0", "--out", out.to_str().unwrap()]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    for part in ["devices.txt", "check-long.jsonl", "ceilings.json", "strategies.jsonl", "tuned.jsonl"] {
+        assert!(text.contains(&format!("SKIPPED: {part}")), "{part}: {text}");
+    }
+    std::fs::remove_dir_all(out).unwrap();
+}
