@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::program::GpuProgram;
 use super::Gpu;
+use super::program::GpuProgram;
 use crate::backend::{Choice, Io, Program as _, Trial, Tuning};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Plan;
