@@ -36,12 +36,15 @@ struct Search<'a> {
     trials: Vec<Trial>,
     /// Results without any choice, which the others are held against.
     expected: Vec<Tensor>,
+    /// Time of the runs so far, and how much they may take.
     spent: Duration,
+    budget: Duration,
 }
 
 /// Tries every candidate and stores the fastest when it beats what is chosen without it.
 pub(super) fn tune(gpu: &Gpu, work: &Work<'_>) -> Result<Tuning> {
-    let mut search = Search { gpu, work, trials: Vec::new(), expected: Vec::new(), spent: Duration::ZERO };
+    let mut search =
+        Search { gpu, work, trials: Vec::new(), expected: Vec::new(), spent: Duration::ZERO, budget: BUDGET };
     let default_us = search.time(None, None)?;
     for strategy in STRATEGIES {
         search.attempt(Some(strategy), None)?;
@@ -76,7 +79,7 @@ impl Search<'_> {
             median_us: None,
             refused: Some(reason),
         };
-        if self.spent > BUDGET {
+        if self.spent > self.budget {
             self.trials.push(refused("the time was used up".to_owned()));
             return Ok(());
         }
@@ -106,15 +109,15 @@ impl Search<'_> {
             let start = Instant::now();
             program.run(Io { inputs: self.work.inputs, states: &mut states, outputs: &mut outputs })?;
             let took = start.elapsed();
-            self.spent += took;
             if run == 0 {
-                // Warm-up, and the results to judge it by.
+                // Warm-up, in which some drivers compile, and the results to judge it by.
                 self.judge(outputs)?;
                 continue;
             }
+            self.spent += took;
             times.push(took.as_secs_f64() * 1e6);
             // A candidate far behind needs no sharper number.
-            if took.as_secs_f64() * 1e6 > limit || (times.len() >= 3 && self.spent > BUDGET) {
+            if took.as_secs_f64() * 1e6 > limit || (times.len() >= 3 && self.spent > self.budget) {
                 break;
             }
         }
@@ -155,8 +158,14 @@ mod tests {
         let plan = Arc::new(Plan::new(&Arc::new(shape.graph(1).unwrap()), &[vec![3, 2, 8]]).unwrap());
         let inputs = [Random::new(1).tensor(&[3, 2, 8], 1.0).unwrap()];
         let work = Work { plan: &plan, inputs: &inputs, states: &[] };
-        let mut search =
-            Search { gpu: &gpu, work: &work, trials: Vec::new(), expected: Vec::new(), spent: Duration::ZERO };
+        let mut search = Search {
+            gpu: &gpu,
+            work: &work,
+            trials: Vec::new(),
+            expected: Vec::new(),
+            spent: Duration::ZERO,
+            budget: 60 * BUDGET,
+        };
         search.time(None, None).unwrap();
         for strategy in STRATEGIES.iter().chain(&["no-such"]) {
             search.attempt(Some(strategy), None).unwrap();
