@@ -158,8 +158,9 @@ impl Gpu {
 
     /// As on an adapter that allows no larger bindings.
     pub(crate) fn with_largest_binding(mut self, bytes: u64) -> Gpu {
-        if let Some(shared) = Arc::get_mut(&mut self.shared) {
-            shared.device.limits.max_storage_buffer_binding_size = bytes;
+        let shared = Arc::get_mut(&mut self.shared);
+        if let Some(device) = shared.and_then(|shared| Arc::get_mut(&mut shared.device)) {
+            device.limits.max_storage_buffer_binding_size = bytes;
         }
         self
     }
