@@ -60,3 +60,27 @@ fn put(row: u32, quad: u32, products: vec4<f32>) {
         y[at + 3u] = activate(ACTIVATION, sum.w, ALPHA, BETA);
     }
 }
+
+// For the forms that work by tiles, which reach past the edges.
+
+// Four terms of a row of x, zeros past the last.
+fn x_part(row: u32, k: u32) -> vec4<f32> {
+    if k < params.depth {
+        return x_quad(row + k, params.depth - k);
+    }
+    return vec4<f32>();
+}
+
+// Four columns of a term of w, zeros past the last.
+fn w_part(k: u32, quad: u32) -> vec4<f32> {
+    if k < params.depth {
+        return weight(k * params.quads + quad);
+    }
+    return vec4<f32>();
+}
+
+fn put_inside(row: u32, quad: u32, sum: vec4<f32>) {
+    if quad < params.quads {
+        put(row, quad, sum);
+    }
+}

@@ -11,28 +11,6 @@ var<workgroup> x_tile: array<vec4<f32>, 272>;
 // w, [1024 / TILE, TILE / 4] vectors of four columns
 var<workgroup> w_tile: array<vec4<f32>, 256>;
 
-// Four terms of a row of x, zeros past the last.
-fn x_part(row: u32, k: u32) -> vec4<f32> {
-    if k < params.depth {
-        return x_quad(row + k, params.depth - k);
-    }
-    return vec4<f32>();
-}
-
-// Four columns of a term of w, zeros past the last.
-fn w_part(k: u32, quad: u32) -> vec4<f32> {
-    if k < params.depth {
-        return weight(k * params.quads + quad);
-    }
-    return vec4<f32>();
-}
-
-fn put_inside(row: u32, quad: u32, sum: vec4<f32>) {
-    if quad < params.quads {
-        put(row, quad, sum);
-    }
-}
-
 @compute @workgroup_size(256)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,

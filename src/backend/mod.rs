@@ -195,7 +195,8 @@ pub struct BackendOptions {
     /// GPU: force a recurrent strategy by name (`loop`, `loop-split`, `step`, `step-split`, `wave`, `persistent`); an error when it does
     /// not apply.
     pub strategy: Option<String>,
-    /// GPU: force the form of matrix products by name (`direct`, `tiled-64`, `tiled-128`).
+    /// GPU: force the form of matrix products by name (`direct`, `tiled-64`, `tiled-128`; `cooperative`, on the matrix units, where the adapter
+    /// lists what it needs: with precision f16 or int8, x is rounded to half precision and must stay below 65,504).
     pub product: Option<String>,
     /// GPU: ignore what `bench --tune` stored.
     pub untuned: bool,

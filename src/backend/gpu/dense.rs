@@ -78,6 +78,8 @@ pub(super) enum Form {
     Direct,
     /// `dense_tiled.wgsl`: a workgroup makes this many rows and columns.
     Tiled(u32),
+    /// `dense_cooperative.wgsl`: on the matrix units; only by name, see [`cooperative`](super::cooperative).
+    Cooperative,
 }
 
 /// Fewest rows for which a tile of 64 is not mostly empty.
@@ -94,7 +96,10 @@ impl Form {
             "direct" => Ok(Form::Direct),
             "tiled-64" => Ok(Form::Tiled(64)),
             "tiled-128" => Ok(Form::Tiled(128)),
-            other => Err(Error::input(format!("no product {other:?}: there are direct, tiled-64 and tiled-128"))),
+            "cooperative" => Ok(Form::Cooperative),
+            other => Err(Error::input(format!(
+                "no product {other:?}: there are direct, tiled-64, tiled-128 and cooperative"
+            ))),
         }
     }
 
@@ -103,13 +108,14 @@ impl Form {
             Form::Direct => "direct",
             Form::Tiled(64) => "tiled-64",
             Form::Tiled(_) => "tiled-128",
+            Form::Cooperative => "cooperative",
         }
     }
 
     /// Loop iterations of one invocation for a sum over `depth` terms.
     fn iterations(self, depth: u32) -> u32 {
         match self {
-            Form::Direct => depth,
+            Form::Direct | Form::Cooperative => depth,
             Form::Tiled(tile) => depth.div_ceil(TILE_TERMS / tile).saturating_mul(1 + TILE_TERMS / tile),
         }
     }
@@ -162,6 +168,13 @@ pub(super) fn record(ctx: &mut Recorder<'_>, dense: &Dense<'_>) -> Result<()> {
         Form::Tiled(tile) => {
             let kernel = Kernel::with_parts(Shader::DenseTiled, &[weights, x]).with("TILE", tile);
             (kernel, ctx.linear(rows.div_ceil(tile) * columns.div_ceil(tile), 1))
+        }
+        Form::Cooperative => {
+            let matrices = device
+                .cooperative
+                .ok_or_else(|| Error::unsupported("the device was opened without cooperative matrices"))?;
+            let kernel = Kernel::with_parts(Shader::DenseCooperative, &[weights, x, matrices.part]);
+            (kernel.with("LANES", matrices.lanes), ctx.linear(matrices.groups(rows, columns), 1))
         }
     };
     let kernel = kernel.with("SCALED", ctx.shared.storing().scaled()).with("ACCUMULATE", u8::from(dense.accumulate));
@@ -233,6 +246,32 @@ mod tests {
                 let Some((got, want)) = product(&options, [70, 34, 135]) else { return };
                 let error = max_abs(&got, &want);
                 assert!(error < tolerance && error > 0.0, "{form} {precision:?}: {error}");
+            }
+        }
+    }
+
+    /// Opened and right, or refused with what the adapter lists. The software driver lists nothing of use.
+    #[test]
+    fn cooperative_matrices_are_right_or_refused() {
+        let Some(gpu) = open(&BackendOptions::default()) else { return };
+        let product_of = |precision| BackendOptions {
+            precision,
+            product: Some("cooperative".into()),
+            uncached: true,
+            ..BackendOptions::default()
+        };
+        for (precision, tolerance) in [(Precision::Full, 2e-6), (Precision::F16, 5e-3), (Precision::Int8, 5e-2)] {
+            let options = product_of(precision);
+            if let Err(refused) = super::super::Gpu::open("gpu", &options) {
+                assert_eq!(refused.kind(), crate::ErrorKind::Unsupported);
+                assert!(refused.to_string().contains("cooperative matrices it lists: "), "{refused}");
+                continue;
+            }
+            assert!(!gpu.shared.device.software, "{precision:?}");
+            for shape in [[1, 1, 1], [64, 16, 64], [65, 17, 67], [130, 33, 5], [129, 12, 257]] {
+                let Some((got, want)) = product(&options, shape) else { return };
+                let error = max_abs(&got, &want);
+                assert!(error < tolerance, "{precision:?} {shape:?}: {error}");
             }
         }
     }

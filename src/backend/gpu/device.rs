@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use super::cooperative::{self, Cooperative};
+use crate::backend::Precision;
 use crate::error::{Error, Result};
 
 /// Bytes of immediates that a kernel may take: 32 words. Every Vulkan driver grants at least this.
@@ -65,6 +67,8 @@ pub(super) struct Device {
     /// A load costs as much for each lane, and subgroups are eight consecutive invocations: what `products_broadcast.wgsl` is for.
     pub(super) broadcasts: bool,
     pub(super) limits: wgpu::Limits,
+    /// The cooperative matrices that were asked for.
+    pub(super) cooperative: Option<Cooperative>,
     faults: Arc<Mutex<Option<String>>>,
 }
 
@@ -187,8 +191,8 @@ fn choose(selector: &str, reports: &[AdapterReport]) -> Result<usize> {
 }
 
 impl Device {
-    /// Opens the adapter that `selector` names; see [`choose`].
-    pub(super) fn open(selector: &str) -> Result<Device> {
+    /// Opens the adapter that `selector` names, see [`choose`]; with cooperative matrices for weights of a precision where that is given.
+    pub(super) fn open(selector: &str, cooperative: Option<Precision>) -> Result<Device> {
         let adapters = found();
         let reports: Vec<_> = adapters.iter().enumerate().map(|(index, adapter)| report(index, adapter)).collect();
         let index = choose(selector, &reports)?;
@@ -197,12 +201,23 @@ impl Device {
         };
         let limits = granted(&adapter.limits());
         let optional = OPTIONAL.iter().fold(wgpu::Features::empty(), |all, &(bit, _)| all | bit);
-        let descriptor = wgpu::DeviceDescriptor {
+        let mut descriptor = wgpu::DeviceDescriptor {
             label: Some("fuselstm"),
             required_features: wgpu::Features::IMMEDIATES | (adapter.features() & optional),
             required_limits: limits.clone(),
             ..Default::default()
         };
+        let listed = adapter.cooperative_matrix_properties();
+        let cooperative = cooperative
+            .map(|precision| Cooperative::choose(report, adapter.features(), &listed, precision))
+            .transpose()?;
+        if cooperative.is_some() {
+            descriptor.required_features |= cooperative::FEATURES;
+            // SAFETY: wgpu wants it acknowledged that experimental features may have unsound defects. Only who asks for the cooperative
+            // product by name gets here. The feature is used by one shader of this crate's own, which loads and stores matrices in
+            // workgroup memory within arrays of fixed size, at aligned places, in uniform control flow.
+            descriptor.experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
+        }
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
             .map_err(|error| Error::device(format!("adapter {report} refused a device")).with_source(error))?;
         let faults = Arc::new(Mutex::new(None));
@@ -217,7 +232,7 @@ impl Device {
         });
         let software = report.kind == "software";
         let broadcasts = software && report.features.contains(&"subgroups") && report.subgroup_lanes == (8, 8);
-        Ok(Device { device, queue, report: report.clone(), software, broadcasts, limits, faults })
+        Ok(Device { device, queue, report: report.clone(), software, broadcasts, limits, cooperative, faults })
     }
 
     /// The first fault that the device reported since the last call, as an error.

@@ -13,6 +13,7 @@ use program::GpuProgram;
 
 mod buffers;
 mod ceilings;
+mod cooperative;
 mod dense;
 mod device;
 mod ops;
@@ -54,11 +55,13 @@ impl Gpu {
     /// # Errors
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for bfloat16 weights and for an unknown form of the matrix product;
     /// [`Device`](crate::ErrorKind::Device) when there is none such, or it lacks something that is needed; the message says what
-    /// this machine has.
+    /// this machine has; [`Unsupported`](crate::ErrorKind::Unsupported) for the cooperative product where the adapter does not list
+    /// the matrices that it needs.
     pub fn open(selector: &str, options: &BackendOptions) -> Result<Gpu> {
         weights::Storing::of(options.precision)?;
-        options.product.as_deref().map(dense::Form::named).transpose()?;
-        let device = Arc::new(device::Device::open(selector)?);
+        let product = options.product.as_deref().map(dense::Form::named).transpose()?;
+        let cooperative = (product == Some(dense::Form::Cooperative)).then_some(options.precision);
+        let device = Arc::new(device::Device::open(selector, cooperative)?);
         let nothing = buffers::create_with(&device, &device::Meter::default(), &[0])?;
         let stored = if options.uncached { None } else { stored::Stored::open(&device) };
         let pipelines = Arc::new(pipeline::Pipelines::new(options.checked_shaders, stored));

@@ -82,6 +82,8 @@ parts! {
     ReduceSubgroup = ["reduce_subgroup.wgsl"];
     XWords = ["x_words.wgsl"];
     XQuads = ["x_quads.wgsl"];
+    CooperativeHalves = ["cooperative_f16.wgsl"];
+    CooperativeFloats = ["cooperative_f32.wgsl"];
     ProductsPlain = ["sums.wgsl", "products_plain.wgsl"];
     ProductsBroadcast = ["sums.wgsl", "products_broadcast.wgsl"];
     ProductsRegisters = ["sums.wgsl", "registers.wgsl", "products_registers_plain.wgsl"];
@@ -94,6 +96,8 @@ const WEIGHTS: &[Part] = &[Part::WeightsF32, Part::WeightsF16, Part::WeightsInt8
 const REDUCE: &[Part] = &[Part::ReduceWorkgroup, Part::ReduceSubgroup];
 /// How rows of x are read.
 const X: &[Part] = &[Part::XWords, Part::XQuads];
+/// What matrices a subgroup multiplies together.
+const COOPERATIVE: &[Part] = &[Part::CooperativeHalves, Part::CooperativeFloats];
 /// How terms of a product are loaded.
 const PRODUCTS: &[Part] = &[Part::ProductsPlain, Part::ProductsBroadcast];
 /// The same with the weights of one unit in registers.
@@ -123,6 +127,7 @@ shaders! {
     SvdfOutput = ["functions.wgsl", "svdf_output.wgsl"];
     Unary = ["unary.wgsl"];
     DenseDirect = ["functions.wgsl", "dense.wgsl", "dense_direct.wgsl"] with [WEIGHTS, PRODUCTS, X];
+    DenseCooperative = ["cooperative.wgsl", "functions.wgsl", "dense.wgsl", "dense_cooperative.wgsl"] with [WEIGHTS, X, COOPERATIVE];
     DenseTiled = ["functions.wgsl", "dense.wgsl", "dense_tiled.wgsl"] with [WEIGHTS, X];
     RecurrentLoop = ["functions.wgsl", "recurrent.wgsl", "recurrent_norm.wgsl", "recurrent_loop.wgsl"] with [WEIGHTS, LOOP_PRODUCTS];
     RecurrentLoopSplit = ["functions.wgsl", "recurrent.wgsl", "recurrent_loop_split.wgsl"] with [WEIGHTS, SPLIT_PRODUCTS];

@@ -136,7 +136,7 @@ pub(crate) struct Options {
     /// Force a recurrent strategy of the gpu device.
     #[arg(long, value_name = "NAME")]
     strategy: Option<String>,
-    /// Force the form of matrix products on the gpu device: direct, tiled-64 or tiled-128.
+    /// Force the form of matrix products on the gpu device: direct, tiled-64, tiled-128 or cooperative.
     #[arg(long, value_name = "NAME")]
     product: Option<String>,
 }
