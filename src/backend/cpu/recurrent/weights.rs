@@ -59,6 +59,9 @@ pub(super) fn packed_columns(gates: usize, units: usize) -> usize {
     units.div_ceil(UNITS) * gates * UNITS
 }
 
+/// Rows from which a product of bytes takes the panels that are made for many.
+const MANY_ROWS: usize = 16;
+
 impl Packing {
     fn width(&self, rows: usize) -> usize {
         if rows == 1 { self.table.vector_width } else { self.table.matrix_width }
@@ -81,8 +84,12 @@ impl Packing {
             (unit < units).then_some(gate * units + unit)
         };
         let weight = |k: usize, column: usize| row(column).map_or(0.0, |row| matrix[row * depth + k]);
-        let (columns, width) = (packed_columns(gates, units), self.width(rows));
+        let columns = packed_columns(gates, units);
+        let mut width = self.width(rows);
         if self.storage == Storage::I8 {
+            if rows >= MANY_ROWS && columns.is_multiple_of(self.table.bytes_width) {
+                width = self.table.bytes_width;
+            }
             let all = matrix.len() / depth.max(1);
             let run = all.div_ceil(scales.len().max(1)).max(1);
             return Packed::bytes(depth, columns, width, |c| scales.get(row(c)? / run).copied(), weight);

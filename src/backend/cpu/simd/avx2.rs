@@ -114,5 +114,5 @@ impl Dot for Avx2Dot {
 }
 
 super::kernels::instantiate!(
-    AVX2, "avx2", [#[target_feature(enable = "avx2,fma,f16c")]], Avx2, Avx2Dot, matrix: 2, tall: 6, tall_bytes: 4
+    AVX2, "avx2", [#[target_feature(enable = "avx2,fma,f16c")]], Avx2, Avx2Dot, matrix: 2, tall: 6, tall_bytes: 4, many_bytes: 8
 );

@@ -145,7 +145,7 @@ impl Dot for Avx512VnniDot {
 
 super::kernels::instantiate!(
     AVX512, "avx512", [#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]],
-    Avx512, Avx512Dot, matrix: 4, tall: 6, tall_bytes: 6
+    Avx512, Avx512Dot, matrix: 4, tall: 6, tall_bytes: 6, many_bytes: 4
 );
 
 /// The same with the dot-product instruction.
@@ -154,6 +154,6 @@ pub(crate) mod vnni {
 
     crate::backend::cpu::simd::kernels::instantiate!(
         AVX512_VNNI, "avx512", [#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]],
-        Avx512, Avx512VnniDot, matrix: 4, tall: 6, tall_bytes: 6
+        Avx512, Avx512VnniDot, matrix: 4, tall: 6, tall_bytes: 6, many_bytes: 4
     );
 }

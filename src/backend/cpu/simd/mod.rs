@@ -34,6 +34,8 @@ pub(crate) struct Table {
     pub matrix_width: usize,
     /// Columns of a panel for products of one row: eight registers, so that the latency of the sums is hidden.
     pub vector_width: usize,
+    /// Columns of a panel of bytes for products of many rows: one of the two above.
+    pub bytes_width: usize,
     product: unsafe fn(&Product),
     product_i8: unsafe fn(&ProductI8),
     quantise_row: unsafe fn(*const f32, RowOfBytes, usize, f32) -> (f32, i32),

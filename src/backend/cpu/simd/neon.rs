@@ -109,5 +109,5 @@ impl Dot for NeonDot {
 }
 
 super::kernels::instantiate!(
-    NEON, "neon", [#[target_feature(enable = "neon")]], Neon, NeonDot, matrix: 4, tall: 6, tall_bytes: 4
+    NEON, "neon", [#[target_feature(enable = "neon")]], Neon, NeonDot, matrix: 4, tall: 6, tall_bytes: 4, many_bytes: 4
 );

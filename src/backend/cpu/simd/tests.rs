@@ -130,7 +130,8 @@ fn weights_of_sixteen_bits() {
 #[test]
 fn weights_of_bytes() {
     for table in available() {
-        for (rows, depth, columns) in [(1, 1, 1), (1, 64, 256), (1, 67, 100), (5, 33, 40), (9, 128, 65)] {
+        for (rows, depth, columns) in [(1, 1, 1), (1, 64, 256), (1, 67, 100), (5, 33, 40), (9, 128, 65), (35, 301, 130)]
+        {
             for width in [table.matrix_width, table.vector_width] {
                 let (a, b, bias) = (noise(5, rows * depth), noise(6, depth * columns), noise(7, columns));
                 let weight = |k: usize, c: usize| b[k * columns + c];

@@ -26,17 +26,21 @@ pub(crate) struct ProductI8 {
     pub b_sums: *const i32,
 }
 
-/// A tile of C from bytes.
+/// Adds to the sums of a tile the products of some groups; `b` is the panel at the first of them.
 #[inline(always)]
-unsafe fn tile_i8<D: Dot, const N: usize, const R: usize, const AHEAD: bool>(p: &ProductI8, row: usize, index: usize) {
+unsafe fn add_groups<D: Dot, const N: usize, const R: usize, const AHEAD: bool>(
+    p: &ProductI8,
+    row: usize,
+    groups: (usize, usize),
+    mut b: *const i8,
+    sums: &mut [[D; N]; R],
+) {
     unsafe {
         let lanes = D::Float::LANES;
-        let (width, groups) = (N * lanes, p.product.depth);
-        let mut sums = [[D::zero(); N]; R];
-        let mut b = p.product.b.cast::<i8>().add(index * groups * width * 4);
+        let width = N * lanes;
         let first = row * p.a_stride;
         let four = |from: *const i8, at: usize| from.add(first + at).cast::<i32>().read_unaligned();
-        for group in 0..groups {
+        for group in groups.0..groups.1 {
             if AHEAD && R == 1 {
                 // Weights that are read once: see `PREFETCH`.
                 for line in (0..width * 4).step_by(64) {
@@ -53,10 +57,52 @@ unsafe fn tile_i8<D: Dot, const N: usize, const R: usize, const AHEAD: bool>(p: 
             }
             b = b.add(width * 4);
         }
+    }
+}
+
+/// A tile of C from bytes.
+#[inline(always)]
+unsafe fn tile_i8<D: Dot, const N: usize, const R: usize, const AHEAD: bool>(p: &ProductI8, row: usize, index: usize) {
+    unsafe {
+        let (width, groups) = (N * D::Float::LANES, p.product.depth);
+        let mut sums = [[D::zero(); N]; R];
+        let b = p.product.b.cast::<i8>().add(index * groups * width * 4);
+        add_groups::<D, N, R, AHEAD>(p, row, (0, groups), b, &mut sums);
         if index * width + width <= p.product.columns {
             finish::<D, N, R, true>(p, row, index, &sums);
         } else {
             finish::<D, N, R, false>(p, row, index, &sums);
+        }
+    }
+}
+
+/// Rows whose sums are kept while the blocks of a wide panel pass: with AVX2 8 KiB of them.
+const ROW_BLOCK: usize = 32;
+/// Groups of a block of a wide panel: with AVX2 16 KiB of weights, half of a first-level cache.
+const GROUP_BLOCK: usize = 64;
+
+/// Some rows of C from a wide panel, one after another: a row's bytes serve `N` registers, and what is read of the panel stays in the
+/// first-level cache for all rows.
+#[inline(always)]
+unsafe fn rows_i8<D: Dot, const N: usize>(p: &ProductI8, rows: (usize, usize), index: usize) {
+    unsafe {
+        let (width, depth) = (N * D::Float::LANES, p.product.depth);
+        let b = p.product.b.cast::<i8>().add(index * depth * width * 4);
+        let mut sums = [[[D::zero(); N]; 1]; ROW_BLOCK];
+        for first in (0..depth).step_by(GROUP_BLOCK) {
+            let groups = (first, (first + GROUP_BLOCK).min(depth));
+            for row in rows.0..rows.1 {
+                let mut own = sums[row - rows.0];
+                add_groups::<D, N, 1, false>(p, row, groups, b.add(first * width * 4), &mut own);
+                sums[row - rows.0] = own;
+            }
+        }
+        for row in rows.0..rows.1 {
+            if index * width + width <= p.product.columns {
+                finish::<D, N, 1, true>(p, row, index, &sums[row - rows.0]);
+            } else {
+                finish::<D, N, 1, false>(p, row, index, &sums[row - rows.0]);
+            }
         }
     }
 }
@@ -115,6 +161,18 @@ unsafe fn panels_i8<D: Dot, const N: usize, const TALL: usize, const AHEAD: bool
     }
 }
 
+/// The panels of eight registers for several rows.
+#[inline(always)]
+unsafe fn wide_panels_i8<D: Dot>(p: &ProductI8) {
+    let (first, last) = p.product.panels;
+    for step in 0..last - first {
+        let index = if p.product.backwards { last - 1 - step } else { first + step };
+        for row in (0..p.product.rows).step_by(ROW_BLOCK) {
+            unsafe { rows_i8::<D, 8>(p, (row, (row + ROW_BLOCK).min(p.product.rows)), index) };
+        }
+    }
+}
+
 /// The whole product on bytes.
 #[inline(always)]
 pub(crate) unsafe fn product_i8<D: Dot, const MATRIX: usize, const TALL: usize>(p: &ProductI8) {
@@ -123,6 +181,7 @@ pub(crate) unsafe fn product_i8<D: Dot, const MATRIX: usize, const TALL: usize>(
         let far = (p.product.panels.1 - p.product.panels.0) * p.product.width * p.product.depth * 4 >= FAR;
         match (p.product.width == MATRIX * D::Float::LANES, far) {
             (true, _) => panels_i8::<D, MATRIX, TALL, false>(p),
+            (false, _) if p.product.rows > 1 => wide_panels_i8::<D>(p),
             (false, false) => panels_i8::<D, 8, 1, false>(p),
             (false, true) => panels_i8::<D, 8, 1, true>(p),
         }

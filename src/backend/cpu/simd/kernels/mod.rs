@@ -18,7 +18,7 @@ pub(crate) const UNITS: usize = 16;
 /// Makes the functions of one instruction set and the table that lists them.
 macro_rules! instantiate {
     ($table:ident, $name:literal, [$(#[$features:meta])?], $vector:ty, $dot:ty,
-     matrix: $matrix:literal, tall: $tall:literal, tall_bytes: $tall_bytes:literal) => {
+     matrix: $matrix:literal, tall: $tall:literal, tall_bytes: $tall_bytes:literal, many_bytes: $many_bytes:literal) => {
         mod compiled {
             use super::*;
             use crate::backend::cpu::simd::kernels::{self, GruRows, LstmRows, Product, ProductI8, RowOfBytes};
@@ -59,6 +59,7 @@ macro_rules! instantiate {
             name: $name,
             matrix_width: $matrix * <$vector as Vector>::LANES,
             vector_width: 8 * <$vector as Vector>::LANES,
+            bytes_width: $many_bytes * <$vector as Vector>::LANES,
             product: compiled::product,
             product_i8: compiled::product_i8,
             quantise_row: compiled::quantise_row,
