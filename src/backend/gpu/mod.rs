@@ -13,6 +13,7 @@ use program::GpuProgram;
 
 mod buffers;
 mod ceilings;
+mod command;
 mod cooperative;
 mod dense;
 mod device;
