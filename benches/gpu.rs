@@ -7,10 +7,10 @@
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use fuselstm::backend::STRATEGIES;
 use fuselstm::measure::synthetic::{CellKind, Random, Shape};
 use fuselstm::{Device, Model, Outputs, Session};
 
-const STRATEGIES: [&str; 6] = ["loop", "loop-split", "step", "split", "wave", "persistent"];
 /// Steps, batch rows, units, layers: small enough for a software driver.
 const SHAPES: [(usize, usize, usize, usize); 5] =
     [(128, 1, 64, 1), (128, 1, 128, 1), (128, 1, 256, 1), (128, 16, 64, 1), (64, 1, 64, 4)];

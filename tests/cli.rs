@@ -62,6 +62,7 @@ fn wrong_usage_and_unreadable_inputs_have_status_2() {
         vec!["bench", "--device", "gpu", "--threads", "2"],
         vec!["bench", "--device", "reference", "--threads", "2"],
         vec!["bench", "--device", "cpu", "--strategy", "loop"],
+        vec!["bench", "--device", "gpu", "--strategy", "split"],
         vec!["bench", "--device", "cpu", "--phases"],
         vec!["bench", "--device", "cpu", "--tune"],
         vec!["bench", "--device", "cpu", "--untuned"],

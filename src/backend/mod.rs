@@ -185,6 +185,11 @@ pub struct Tuning {
     pub stored: PathBuf,
 }
 
+/// The recurrent strategies of the gpu backend, by the names that [`BackendOptions::strategy`] takes: a chunk of steps in a dispatch,
+/// with one invocation for a unit or several; a dispatch a step, likewise; stacked layers on a diagonal; a chunk of steps in a dispatch
+/// of workgroups that wait for one another.
+pub const STRATEGIES: [&str; 6] = ["loop", "loop-split", "step", "step-split", "wave", "persistent"];
+
 /// What a caller may ask of a backend.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct BackendOptions {
@@ -192,8 +197,7 @@ pub struct BackendOptions {
     pub threads: Option<usize>,
     /// How recurrent and dense weights are stored and multiplied.
     pub precision: Precision,
-    /// GPU: force a recurrent strategy by name (`loop`, `loop-split`, `step`, `step-split`, `wave`, `persistent`); an error when it does
-    /// not apply.
+    /// GPU: force one of [`STRATEGIES`]; an error when it does not apply.
     pub strategy: Option<String>,
     /// GPU: force the form of matrix products by name (`direct`, `tiled-64`, `tiled-128`; `cooperative`, on the matrix units, where the adapter
     /// lists what it needs: with precision f16 or int8, x is rounded to half precision and must stay below 65,504).

@@ -54,13 +54,15 @@ impl Gpu {
     /// Opens an adapter: `gpu` for the best one, `gpu:N` or `gpu:NAME` (part of its name) for one of [`adapters`].
     ///
     /// # Errors
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for bfloat16 weights and for an unknown form of the matrix product;
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for bfloat16 weights and for an unknown strategy or form of the
+    /// matrix product;
     /// [`Device`](crate::ErrorKind::Device) when there is none such, or it lacks something that is needed; the message says what
     /// this machine has; [`Unsupported`](crate::ErrorKind::Unsupported) for the cooperative product where the adapter does not list
     /// the matrices that it needs.
     pub fn open(selector: &str, options: &BackendOptions) -> Result<Gpu> {
         weights::Storing::of(options.precision)?;
         let product = options.product.as_deref().map(dense::Form::named).transpose()?;
+        options.strategy.as_deref().map(recurrent::known).transpose()?;
         let cooperative = (product == Some(dense::Form::Cooperative)).then_some(options.precision);
         let device = Arc::new(device::Device::open(selector, cooperative)?);
         let nothing = buffers::create_with(&device, &device::Meter::default(), &[0])?;

@@ -5,13 +5,11 @@ use std::time::{Duration, Instant};
 
 use super::Gpu;
 use super::program::GpuProgram;
-use crate::backend::{Choice, Io, Program as _, Trial, Tuning};
+use crate::backend::{Choice, Io, Program as _, STRATEGIES, Trial, Tuning};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Plan;
 use crate::tensor::Tensor;
 
-/// Strategies that are tried; one that does not apply to a layer refuses, and is passed over.
-const STRATEGIES: [&str; 6] = ["loop", "loop-split", "step", "split", "wave", "persistent"];
 /// Forms of the matrix product, tried with the strategy that won.
 const PRODUCTS: [&str; 3] = ["direct", "tiled-64", "tiled-128"];
 /// All runs together take about this long; compilation is not counted.
@@ -46,6 +44,7 @@ pub(super) fn tune(gpu: &Gpu, work: &Work<'_>) -> Result<Tuning> {
     let mut search =
         Search { gpu, work, trials: Vec::new(), expected: Vec::new(), spent: Duration::ZERO, budget: BUDGET };
     let default_us = search.time(None, None)?;
+    // One that does not apply to a layer refuses, and is passed over.
     for strategy in STRATEGIES {
         search.attempt(Some(strategy), None)?;
     }

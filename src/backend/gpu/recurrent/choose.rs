@@ -1,6 +1,7 @@
 //! Which strategy runs a layer, and why.
 
 use super::{Layer, loop_, loop_split, persistent, step};
+use crate::backend::STRATEGIES;
 use crate::backend::gpu::device::Device;
 use crate::error::{Error, Result};
 
@@ -17,8 +18,13 @@ pub(super) enum Strategy {
     Persistent(persistent::Form),
 }
 
-/// The names by which a strategy can be asked for.
-const NAMES: &str = "loop, loop-split, step, step-split, wave and persistent";
+/// Refuses a name that no strategy has.
+pub(in crate::backend::gpu) fn known(name: &str) -> Result<()> {
+    if STRATEGIES.contains(&name) {
+        return Ok(());
+    }
+    Err(Error::input(format!("no recurrent strategy {name:?}: there are {}", STRATEGIES.join(", "))))
+}
 
 impl Strategy {
     pub(super) fn name(&self) -> &'static str {
@@ -72,7 +78,10 @@ pub(super) fn choose(layer: &Layer<'_>, device: &Device, forced: Option<&str>) -
             };
             return asked(step::Form::of(layer, device), alone);
         }
-        Some(other) => return Err(Error::input(format!("no recurrent strategy {other:?}: there are {NAMES}"))),
+        Some(other) => {
+            known(other)?;
+            return Err(Error::internal(format!("the strategy {other} was to be taken before")));
+        }
     }
     let widest = widest_loop(layer, device);
     let step = match step::refusal(layer) {

@@ -25,6 +25,7 @@ use crate::graph::op::Activation;
 use crate::graph::recurrent::{Arithmetic, Cell, CellWeights, Direction, Layout, Masking, Merge};
 use crate::graph::{Node, Recurrent};
 use choose::Strategy;
+pub(super) use choose::known;
 use pack::Extras;
 pub(super) use persistent::{Look, Trust, probe};
 pub(super) use wave::{Stack, record as record_wave, stacks};

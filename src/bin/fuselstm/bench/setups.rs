@@ -1,7 +1,7 @@
 //! Which devices are measured, each with which options.
 
 use fuselstm::Device;
-use fuselstm::backend::BackendOptions;
+use fuselstm::backend::{BackendOptions, STRATEGIES};
 use fuselstm::measure::bench;
 
 use super::Args;
@@ -24,6 +24,9 @@ pub(super) fn setups(args: &Args) -> Result<Vec<Setup<'_>>, Failure> {
     }
     if !args.strategy.is_empty() && !args.device.iter().any(Device::is_gpu) {
         return Err(needs("--strategy", "gpu"));
+    }
+    if let Some(name) = args.strategy.iter().find(|name| !STRATEGIES.contains(&name.as_str())) {
+        return Err(format!("no recurrent strategy {name:?}: there are {}", STRATEGIES.join(", ")).into());
     }
     if args.phases && !args.device.iter().any(Device::is_gpu) {
         return Err(needs("--phases", "gpu"));
