@@ -63,7 +63,8 @@ pub(super) fn choose(layer: &Layer<'_>, device: &Device, forced: Option<&str>) -
         None => {}
         Some("loop") => return Ok((loop_form()?, "asked for".into())),
         Some("loop-split") => {
-            let form = loop_split::form(layer, device)?;
+            let form = loop_split::form(layer, device)
+                .map_err(|error| Error::input(format!("the strategy loop-split does not apply: {error}")))?;
             return Ok((Strategy::Loop(loop_::Form::Split(form)), "terms shared out, asked for".into()));
         }
         Some("step") if step::refusal(layer).is_some() => return Ok((Strategy::Stages, "asked for".into())),

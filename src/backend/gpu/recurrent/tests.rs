@@ -292,6 +292,13 @@ fn the_loop_kernel_with_shared_terms() {
     for case in common().into_iter().filter(|case| !case.diagonal) {
         check(&gpu, &case);
     }
+    // Asked for by name, it is never replaced by the host.
+    let (graph, _) = Case { layer_norm: true, ..plain(Cell::Lstm(lstm()), [2, 1, 3, 8]) }.build();
+    let refused = gpu.compile(&plan(graph)).err().unwrap();
+    assert!(
+        refused.kind() == crate::ErrorKind::InvalidInput && refused.to_string().contains("layer norm"),
+        "{refused}"
+    );
     let base = plain(Cell::Lstm(lstm()), [5, 2, 4, 64]);
     // One slice of few units, whole slices, a last slice that is part empty, and terms that no register holds.
     for sizes in [[3, 1, 4, 1], [5, 2, 4, 64], [4, 1, 4, 100], [3, 1, 3, 128], [3, 2, 4, 131], [2, 1, 3, 300]] {
