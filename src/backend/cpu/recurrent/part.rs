@@ -134,8 +134,9 @@ impl Part {
             width: weights.output_width,
             gates: vec![0.0; 2 * weights.gates * weights.units],
             begun: vec![false; count],
-            quantised_input: Quantised::default(),
-            quantised_state: Quantised::of_states(),
+            quantised_input: Quantised::default()
+                .with_room(chunk * count, std::iter::once(&weights.input).chain(&weights.auxiliary)),
+            quantised_state: Quantised::of_states().with_room(count, &weights.recurrent),
         }
     }
 

@@ -231,4 +231,13 @@ impl Quantised {
     pub fn of_states() -> Quantised {
         Quantised { least: 1.0, ..Quantised::default() }
     }
+
+    /// With room for this many rows that are multiplied with any of the matrices: none where their weights are no bytes.
+    #[must_use]
+    pub fn with_room<'a>(mut self, rows: usize, matrices: impl IntoIterator<Item = &'a Packed>) -> Quantised {
+        for matrix in matrices.into_iter().filter(|matrix| matrix.storage() == Storage::I8) {
+            self.make_room(rows, rows * matrix.depth().next_multiple_of(4));
+        }
+        self
+    }
 }
