@@ -162,7 +162,7 @@ fn two_directions_are_two_runs() {
             let mut shape = width.clone();
             shape.push(fuselstm::graph::Dim::Known(7));
             let output = one.outputs[0].value;
-            one.values[output.0 as usize].ty.shape = Some(shape);
+            one.values[output.index()].ty.shape = Some(shape);
             let layer = layers(&mut one).remove(0);
             layer.merge = fuselstm::graph::recurrent::Merge::Separate;
             layer.directions = vec![layer.directions[direction].clone()];

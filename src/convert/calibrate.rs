@@ -80,7 +80,7 @@ pub(super) struct LstmRanges {
 /// Runs a layer of one direction step by step on every run's input.
 pub(super) fn lstm_ranges(op: &Recurrent, node: &Node, runs: &[HashMap<ValueId, Tensor>]) -> Result<LstmRanges> {
     let missing = || Error::internal("an observed value is missing");
-    let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
+    let operand = |slot: usize| node.input(slot);
     let direction = op.directions.first().ok_or_else(missing)?;
     let weights = &direction.weights;
     let gates = op.cell.gate_blocks();

@@ -63,11 +63,11 @@ fn wanted_values(graph: &Graph) -> Vec<ValueId> {
             && is_eligible(op, node)
         {
             let slots = [Recurrent::X, Recurrent::h0(0), Recurrent::c0(0)];
-            wanted.extend(slots.iter().filter_map(|slot| node.inputs.get(*slot).copied().flatten()));
+            wanted.extend(slots.iter().filter_map(|slot| node.input(*slot)));
         }
         if let Op::FullyConnected(_) = &node.op {
-            wanted.extend(node.inputs.first().copied().flatten());
-            wanted.extend(node.outputs.first().copied().flatten());
+            wanted.extend(node.input(0));
+            wanted.extend(node.output(0));
         }
     }
     wanted.sort_unstable();
@@ -88,7 +88,7 @@ fn is_eligible(op: &Recurrent, node: &Node) -> bool {
     // With a peephole and a narrower output the kernel multiplies the wrong cells.
     let peephole_fits = weights.peephole.is_none() || weights.projection.is_none();
     op.arithmetic == Arithmetic::Float
-        && node.inputs.get(Recurrent::MASK).copied().flatten().is_none()
+        && node.input(Recurrent::MASK).is_none()
         && direction.source == Source::X
         && weights.auxiliary.is_none()
         && !weights.is_diagonal()
@@ -166,8 +166,8 @@ impl Pass<'_> {
     }
 
     fn dense(&mut self, graph: &Graph, out: &mut Graph, node: &Node, op: &FullyConnected) -> Result<()> {
-        let get = |slot: usize| node.inputs.get(slot).copied().flatten();
-        let (Some(x), Some(weights), Some(y)) = (get(0), get(1), node.outputs.first().copied().flatten()) else {
+        let get = |slot: usize| node.input(slot);
+        let (Some(x), Some(weights), Some(y)) = (get(0), get(1), node.output(0)) else {
             out.nodes.push(node.clone());
             return Ok(());
         };
@@ -260,8 +260,8 @@ impl Pass<'_> {
         dtype: DType,
         scale: (f32, i64),
     ) -> Result<State> {
-        let initial = node.inputs.get(before).copied().flatten();
-        let last = node.outputs.get(after).copied().flatten();
+        let initial = node.input(before);
+        let last = node.output(after);
         let quantization = Some(Quantization::per_tensor(scale.0, scale.1));
         let name = format!("{}/state", node.name);
         let own = graph.states.iter().position(|state| {
@@ -274,7 +274,7 @@ impl Pass<'_> {
         let ty = ValueType { dtype, shape, quantization };
         if let (Some(own), Some(value), Some(next)) = (own, initial, last) {
             let quantized_next = out.add_value(name, ty.clone());
-            if let Some(entry) = out.values.get_mut(value.0 as usize) {
+            if let Some(entry) = out.get_mut(value) {
                 entry.ty = ty;
             }
             if let Some(state) = out.states.get_mut(own) {

@@ -152,7 +152,7 @@ fn batch_symbols(graph: &Graph) -> Vec<Dim> {
     for node in &graph.nodes {
         if let Op::Recurrent(op) = &node.op {
             let axis = usize::from(op.layout == crate::graph::recurrent::Layout::TimeMajor);
-            let x = node.inputs.first().copied().flatten().and_then(|x| graph.get(x));
+            let x = node.input(0).and_then(|x| graph.get(x));
             let dim = x.and_then(|x| x.ty.shape.as_ref()).and_then(|shape| shape.get(axis));
             found.extend(dim.filter(|dim| matches!(dim, Dim::Symbol(_))));
         }

@@ -108,7 +108,7 @@ fn rewrite(graph: &Graph, rule: &mut Rule<'_>) -> Result<Graph> {
 /// Rows of an int8 table, dequantised.
 fn take_from_table(graph: &mut Graph, mut node: Node, table: ValueId) -> Result<()> {
     let missing = || Error::internal("a value is missing");
-    let result = node.outputs.first().copied().flatten().ok_or_else(missing)?;
+    let result = node.output(0).ok_or_else(missing)?;
     let shape = graph.get(result).ok_or_else(missing)?.ty.shape.clone();
     let quantization = graph.get(table).ok_or_else(missing)?.ty.quantization.clone();
     let rows = graph.add_value(format!("{}/rows", node.name), ValueType { dtype: DType::I8, shape, quantization });
@@ -128,7 +128,7 @@ fn int8_constant(
     slot: usize,
     seen: &mut HashMap<ValueId, ValueId>,
 ) -> Result<Option<ValueId>> {
-    let Some(value) = node.inputs.get(slot).copied().flatten() else { return Ok(None) };
+    let Some(value) = node.input(slot) else { return Ok(None) };
     if let Some(known) = seen.get(&value) {
         return Ok(Some(*known));
     }
@@ -154,7 +154,7 @@ fn half_constant(
     slot: usize,
     seen: &mut HashMap<ValueId, ValueId>,
 ) -> Result<Option<ValueId>> {
-    let Some(value) = node.inputs.get(slot).copied().flatten() else { return Ok(None) };
+    let Some(value) = node.input(slot) else { return Ok(None) };
     if let Some(known) = seen.get(&value) {
         return Ok(Some(*known));
     }

@@ -67,17 +67,17 @@ impl<'g> Interpreter<'g> {
         let mut last_use = vec![0; graph.values.len()];
         let mut needed = vec![false; graph.values.len()];
         for port in &graph.outputs {
-            if let Some(slot) = needed.get_mut(port.value.0 as usize) {
+            if let Some(slot) = needed.get_mut(port.value.index()) {
                 *slot = true;
-                last_use[port.value.0 as usize] = usize::MAX;
+                last_use[port.value.index()] = usize::MAX;
             }
         }
         let mut steps = Vec::new();
         for (index, node) in graph.nodes.iter().enumerate().rev() {
-            if node.outputs.iter().flatten().any(|id| needed.get(id.0 as usize) == Some(&true)) {
+            if node.outputs.iter().flatten().any(|id| needed.get(id.index()) == Some(&true)) {
                 steps.push(index);
                 for id in node.inputs.iter().flatten() {
-                    if let Some(slot) = needed.get_mut(id.0 as usize) {
+                    if let Some(slot) = needed.get_mut(id.index()) {
                         *slot = true;
                     }
                 }
@@ -86,7 +86,7 @@ impl<'g> Interpreter<'g> {
         steps.reverse();
         for (position, &index) in steps.iter().enumerate() {
             for id in graph.nodes[index].inputs.iter().flatten() {
-                if let Some(last) = last_use.get_mut(id.0 as usize) {
+                if let Some(last) = last_use.get_mut(id.index()) {
                     *last = position.max(*last);
                 }
             }
@@ -101,7 +101,7 @@ impl<'g> Interpreter<'g> {
         }
         let mut values: Vec<Option<Tensor>> = vec![None; self.graph.values.len()];
         for (port, tensor) in self.graph.inputs.iter().zip(inputs) {
-            if let Some(slot) = values.get_mut(port.value.0 as usize) {
+            if let Some(slot) = values.get_mut(port.value.index()) {
                 *slot = Some(tensor.clone());
             }
         }
@@ -109,12 +109,12 @@ impl<'g> Interpreter<'g> {
             let results = run_node(self.graph, index, |id| self.find(&values, id))?;
             let node = &self.graph.nodes[index];
             for (id, result) in node.outputs.iter().zip(results) {
-                if let Some(slot) = id.and_then(|id| values.get_mut(id.0 as usize)) {
+                if let Some(slot) = id.and_then(|id| values.get_mut(id.index())) {
                     *slot = result;
                 }
             }
             for id in node.inputs.iter().chain(&node.outputs).flatten() {
-                let at = id.0 as usize;
+                let at = id.index();
                 if self.last_use.get(at).is_some_and(|&last| last <= position) {
                     values[at] = None;
                 }
@@ -127,7 +127,7 @@ impl<'g> Interpreter<'g> {
     }
 
     fn find<'v>(&'v self, values: &'v [Option<Tensor>], id: ValueId) -> Option<&'v Tensor> {
-        values.get(id.0 as usize)?.as_ref().or_else(|| self.graph.constant(id))
+        values.get(id.index())?.as_ref().or_else(|| self.graph.constant(id))
     }
 }
 

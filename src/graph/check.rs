@@ -31,7 +31,7 @@ pub fn refine(graph: &mut Graph) -> Result<()> {
 fn declare(graph: &mut Graph, types: Vec<Option<ValueType>>) -> Result<()> {
     let mut is_state = vec![false; graph.values.len()];
     for state in &graph.states {
-        if let Some(slot) = is_state.get_mut(state.value.0 as usize) {
+        if let Some(slot) = is_state.get_mut(state.value.index()) {
             *slot = true;
         }
     }
@@ -127,7 +127,7 @@ impl<'a> Check<'a> {
     /// Notes that a value is given or computed here; a second time is an error.
     fn define(&mut self, id: ValueId, ty: ValueType) -> Result<()> {
         let value = self.value(id)?;
-        match self.types.get_mut(id.0 as usize) {
+        match self.types.get_mut(id.index()) {
             Some(slot @ None) => {
                 *slot = Some(ty);
                 Ok(())
@@ -161,7 +161,7 @@ impl<'a> Check<'a> {
     fn operand(&self, id: ValueId) -> Result<Operand<'_>> {
         let value = self.value(id)?;
         let ty =
-            self.types.get(id.0 as usize).and_then(Option::as_ref).ok_or_else(|| {
+            self.types.get(id.index()).and_then(Option::as_ref).ok_or_else(|| {
                 Error::graph(format!("value {} ({}) is used before it is computed", id.0, value.name))
             })?;
         Ok(Operand { ty, known: value.constant.as_ref() })
@@ -223,7 +223,7 @@ fn declared(graph: &Graph, value: &Value) -> Result<()> {
     }
     for dim in ty.shape.iter().flatten() {
         if let Dim::Symbol(symbol) = dim
-            && symbol.0 as usize >= graph.symbols.len()
+            && symbol.index() >= graph.symbols.len()
         {
             return Err(Error::graph(format!("expected one of {} symbols, found {dim}", graph.symbols.len())));
         }
@@ -339,7 +339,7 @@ mod tests {
         graph.states.push(State { name: "s".into(), value: x, next: y, reset: 0 });
         assert!(complaint(&graph).starts_with("state 0 (s)"));
         let (mut graph, _, y) = small();
-        graph.values[y.0 as usize].constant = Some(Tensor::zeros(DType::F32, &[2, 3]).unwrap());
+        graph.values[y.index()].constant = Some(Tensor::zeros(DType::F32, &[2, 3]).unwrap());
         assert!(complaint(&graph).contains("has a source already"));
     }
 
@@ -359,9 +359,9 @@ mod tests {
         let s = graph.add_value("s", float(&[1, 3]));
         graph.states.push(State { name: "s".into(), value: s, next: y, reset: 0 });
         check(&graph).unwrap();
-        graph.values[s.0 as usize].ty = float(&[2, 4]);
+        graph.values[s.index()].ty = float(&[2, 4]);
         assert!(complaint(&graph).contains("expected float32 [?, 4], found float32 [2, 3] written to it"));
-        graph.values[s.0 as usize].ty = ValueType::fixed(DType::I8, &[2, 3]);
+        graph.values[s.index()].ty = ValueType::fixed(DType::I8, &[2, 3]);
         assert!(complaint(&graph).contains("expected int8"));
     }
 
@@ -374,11 +374,11 @@ mod tests {
             (ValueType::symbolic(DType::F32, vec![Dim::Symbol(Symbol(0)), Dim::Unknown]), "one of 0 symbols"),
         ] {
             let (mut graph, _, y) = small();
-            graph.values[y.0 as usize].ty = ty;
+            graph.values[y.index()].ty = ty;
             assert!(complaint(&graph).contains(says), "{}", complaint(&graph));
         }
         let (mut graph, _, y) = small();
-        graph.values[y.0 as usize].ty = ValueType::unranked(DType::F32);
+        graph.values[y.index()].ty = ValueType::unranked(DType::F32);
         check(&graph).unwrap();
     }
 
@@ -386,14 +386,14 @@ mod tests {
     fn a_constant_of_another_type_is_refused() {
         let (mut graph, ..) = small();
         let c = graph.add_constant("c", Tensor::zeros(DType::F32, &[2]).unwrap());
-        graph.values[c.0 as usize].ty = float(&[3]);
+        graph.values[c.index()].ty = float(&[3]);
         assert!(complaint(&graph).starts_with("value 2 (c): expected a constant of float32 [3]"));
     }
 
     #[test]
     fn refining_declares_what_was_left_open() {
         let (mut graph, _, y) = small();
-        graph.values[y.0 as usize].ty = ValueType::unranked(DType::F32);
+        graph.values[y.index()].ty = ValueType::unranked(DType::F32);
         let s = graph.add_value("s", float(&[1, 3]));
         graph.states.push(State { name: "s".into(), value: s, next: y, reset: 0 });
         refine(&mut graph).unwrap();

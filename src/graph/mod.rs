@@ -1,12 +1,14 @@
 //! The graph: values, the nodes that compute them, and the states that live from one run to the next.
 
 pub mod check;
+mod index;
 pub mod infer;
 pub mod op;
 pub mod print;
 pub mod recurrent;
 mod types;
 
+pub use index::{Index, ValueMap};
 pub use op::Op;
 pub use recurrent::Recurrent;
 pub use types::{Dim, Symbol, ValueType};
@@ -17,9 +19,33 @@ use crate::tensor::Tensor;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ValueId(pub u32);
 
+impl ValueId {
+    /// The value at a position of [`Graph::values`]; readers cap the number of values far below 2^32.
+    pub fn at(position: usize) -> Self {
+        ValueId(position as u32)
+    }
+
+    /// Position in [`Graph::values`].
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// Index of a node in [`Graph::nodes`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u32);
+
+impl NodeId {
+    /// The node at a position of [`Graph::nodes`]; readers cap the number of nodes far below 2^32.
+    pub fn at(position: usize) -> Self {
+        NodeId(position as u32)
+    }
+
+    /// Position in [`Graph::nodes`].
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// A model: values and the nodes that compute them, in an order in which every value is computed before it is used.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -73,6 +99,18 @@ pub struct Node {
     pub outputs: Vec<Option<ValueId>>,
 }
 
+impl Node {
+    /// The operand in a slot; `None` where it is absent or the node has fewer operands.
+    pub fn input(&self, slot: usize) -> Option<ValueId> {
+        self.inputs.get(slot).copied().flatten()
+    }
+
+    /// The result in a slot; `None` where it is unused or the node has fewer results.
+    pub fn output(&self, slot: usize) -> Option<ValueId> {
+        self.outputs.get(slot).copied().flatten()
+    }
+}
+
 /// A value that is kept between the runs of a stream (a variable tensor of TFLite).
 ///
 /// Its batch size follows the run: the shape of `next` is the shape of the state.
@@ -91,8 +129,7 @@ pub struct State {
 impl Graph {
     /// Adds a value and returns its index.
     pub fn add_value(&mut self, name: impl Into<String>, ty: ValueType) -> ValueId {
-        // More than 2^32 values cannot be built: readers cap the number of nodes far below.
-        let id = ValueId(self.values.len() as u32);
+        let id = ValueId::at(self.values.len());
         self.values.push(Value { name: name.into(), ty, constant: None });
         id
     }
@@ -114,7 +151,7 @@ impl Graph {
         inputs: Vec<Option<ValueId>>,
         outputs: Vec<Option<ValueId>>,
     ) -> NodeId {
-        let id = NodeId(self.nodes.len() as u32);
+        let id = NodeId::at(self.nodes.len());
         self.nodes.push(Node { name: name.into(), op, inputs, outputs });
         id
     }
@@ -128,7 +165,32 @@ impl Graph {
 
     /// The value behind an index, `None` when the index is not of this graph.
     pub fn get(&self, id: ValueId) -> Option<&Value> {
-        self.values.get(id.0 as usize)
+        self.values.get(id.index())
+    }
+
+    /// As [`get`](Self::get), to change it.
+    pub fn get_mut(&mut self, id: ValueId) -> Option<&mut Value> {
+        self.values.get_mut(id.index())
+    }
+
+    /// The node behind an index, `None` when the index is not of this graph.
+    pub fn node(&self, id: NodeId) -> Option<&Node> {
+        self.nodes.get(id.index())
+    }
+
+    /// As [`node`](Self::node), to change it.
+    pub fn node_mut(&mut self, id: NodeId) -> Option<&mut Node> {
+        self.nodes.get_mut(id.index())
+    }
+
+    /// The type of a value, `None` when the index is not of this graph.
+    pub fn ty(&self, id: ValueId) -> Option<&ValueType> {
+        Some(&self.get(id)?.ty)
+    }
+
+    /// The sizes of a value's axes, outermost first; `None` when the rank is unknown.
+    pub fn shape(&self, id: ValueId) -> Option<&[Dim]> {
+        self.ty(id)?.shape.as_deref()
     }
 
     /// The elements of a value, when it is a constant.
@@ -136,14 +198,22 @@ impl Graph {
         self.get(id)?.constant.as_ref()
     }
 
-    /// The node that computes each value, by value index: `None` for inputs, states and constants.
-    pub fn producers(&self) -> Vec<Option<NodeId>> {
-        let mut producers = vec![None; self.values.len()];
-        for (index, node) in self.nodes.iter().enumerate() {
-            for output in node.outputs.iter().flatten() {
-                if let Some(slot) = producers.get_mut(output.0 as usize) {
-                    *slot = Some(NodeId(index as u32));
-                }
+    /// Every node with its index, in order.
+    pub fn enumerate(&self) -> impl DoubleEndedIterator<Item = (NodeId, &Node)> + ExactSizeIterator {
+        self.nodes.iter().enumerate().map(|(position, node)| (NodeId::at(position), node))
+    }
+
+    /// The producer and the consumers of every value.
+    pub fn index(&self) -> Index {
+        Index::new(self)
+    }
+
+    /// The node that computes each value: `None` for inputs, states and constants.
+    pub fn producers(&self) -> ValueMap<Option<NodeId>> {
+        let mut producers = ValueMap::new(self);
+        for (id, node) in self.enumerate() {
+            for &output in node.outputs.iter().flatten() {
+                producers.set(output, Some(id));
             }
         }
         producers

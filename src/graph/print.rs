@@ -140,7 +140,7 @@ pub fn type_text(graph: &Graph, ty: &ValueType) -> String {
         None => "[..]".to_owned(),
         Some(dims) => {
             let size = |dim: &Dim| match dim {
-                Dim::Symbol(symbol) => graph.symbols.get(symbol.0 as usize).cloned().unwrap_or_else(|| dim.to_string()),
+                Dim::Symbol(symbol) => graph.symbols.get(symbol.index()).cloned().unwrap_or_else(|| dim.to_string()),
                 Dim::Known(_) | Dim::Unknown => dim.to_string(),
             };
             format!("[{}]", dims.iter().map(size).collect::<Vec<_>>().join(", "))

@@ -8,6 +8,13 @@ use crate::tensor::{DType, Quantization};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Symbol(pub u32);
 
+impl Symbol {
+    /// Position in [`Graph::symbols`](super::Graph::symbols).
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// Size of one axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dim {

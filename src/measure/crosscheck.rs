@@ -200,7 +200,7 @@ pub fn intermediates(
     let results = expected.tensors().iter().zip(actual.tensors()).zip(&values);
     let mut intermediates = Vec::with_capacity(values.len());
     for ((expected, actual), (node, value)) in results {
-        let Some(computed) = graph.nodes.get(node.0 as usize) else { continue };
+        let Some(computed) = graph.node(*node) else { continue };
         intermediates.push(Intermediate {
             node: *node,
             op: computed.op.name(),

@@ -1,7 +1,7 @@
 //! What the axes of a value mean, traced back to the recurrent op that it comes from.
 
 use crate::graph::recurrent::{Layout, Recurrent};
-use crate::graph::{Graph, NodeId, Op, ValueId};
+use crate::graph::{Graph, NodeId, Op, ValueId, ValueMap};
 
 /// What an axis runs over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,11 +33,16 @@ pub fn roles(graph: &Graph, value: ValueId) -> Vec<AxisRole> {
     }
 }
 
-fn trace(graph: &Graph, producers: &[Option<NodeId>], value: ValueId, fuel: &mut usize) -> Option<Vec<AxisRole>> {
+fn trace(
+    graph: &Graph,
+    producers: &ValueMap<Option<NodeId>>,
+    value: ValueId,
+    fuel: &mut usize,
+) -> Option<Vec<AxisRole>> {
     *fuel = fuel.checked_sub(1)?;
-    let id = (*producers.get(value.0 as usize)?)?;
-    let node = graph.nodes.get(id.0 as usize)?;
-    let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
+    let id = producers[value]?;
+    let node = graph.node(id)?;
+    let operand = |slot: usize| node.input(slot);
     let mut behind = |slot: usize| trace(graph, producers, operand(slot)?, fuel);
     let constant = |slot: usize| graph.constant(operand(slot)?)?.to_i64().ok();
     match &node.op {
@@ -132,26 +137,26 @@ pub fn input_roles(graph: &Graph, value: ValueId) -> Vec<AxisRole> {
     // What is known of each value, from the last node to the first.
     let mut known: Vec<Option<Vec<AxisRole>>> = vec![None; graph.values.len()];
     for node in graph.nodes.iter().rev() {
-        let result = node.outputs.iter().flatten().find_map(|id| known.get(id.0 as usize).cloned().flatten());
+        let result = node.outputs.iter().flatten().find_map(|id| known.get(id.index()).cloned().flatten());
         for (slot, id) in node.inputs.iter().enumerate() {
             let Some(id) = *id else { continue };
-            let constant = |slot: usize| graph.constant(node.inputs.get(slot).copied().flatten()?)?.to_i64().ok();
+            let constant = |slot: usize| graph.constant(node.input(slot)?)?.to_i64().ok();
             if let (Op::Reshape, 0, Some(result)) = (&node.op, slot, result.as_deref())
-                && let Some(entry) = known.get_mut(id.0 as usize)
+                && let Some(entry) = known.get_mut(id.index())
             {
-                let y = node.outputs.first().copied().flatten();
+                let y = node.output(0);
                 *entry = y.and_then(|y| reshaped(&sizes(graph, y)?, result, &sizes(graph, id)?));
                 continue;
             }
             if let (Some(roles), Some(entry)) =
-                (operand_roles(&node.op, slot, result.as_deref(), &constant), known.get_mut(id.0 as usize))
+                (operand_roles(&node.op, slot, result.as_deref(), &constant), known.get_mut(id.index()))
             {
                 *entry = Some(roles);
             }
         }
     }
     let rank = graph.get(value).and_then(|value| value.ty.rank());
-    match known.get(value.0 as usize).cloned().flatten() {
+    match known.get(value.index()).cloned().flatten() {
         Some(roles) if rank.is_none_or(|rank| rank == roles.len()) => roles,
         _ if rank == Some(2) => vec![AxisRole::Row, AxisRole::Unit],
         _ => Vec::new(),

@@ -39,7 +39,7 @@ pub fn graph(graph: &Graph, op_name: impl Fn(&Op) -> String) -> String {
     // The box that each value comes out of.
     let mut origin: Vec<Option<usize>> = vec![None; graph.values.len()];
     let set = |origin: &mut Vec<Option<usize>>, id: ValueId, card: usize| {
-        if let Some(slot) = origin.get_mut(id.0 as usize) {
+        if let Some(slot) = origin.get_mut(id.index()) {
             *slot = Some(card);
         }
     };
@@ -60,7 +60,7 @@ pub fn graph(graph: &Graph, op_name: impl Fn(&Op) -> String) -> String {
         let index = cards.len();
         let mut layer = 0;
         for id in node.inputs.iter().flatten() {
-            if let Some(from) = origin.get(id.0 as usize).copied().flatten() {
+            if let Some(from) = origin.get(id.index()).copied().flatten() {
                 layer = layer.max(cards.get(from).map_or(0, |card: &Card| card.layer + 1));
                 edges.push((from, index, shape_text(graph, *id)));
             }
@@ -73,7 +73,7 @@ pub fn graph(graph: &Graph, op_name: impl Fn(&Op) -> String) -> String {
         node.outputs.iter().flatten().for_each(|id| set(&mut origin, *id, index));
     }
     for port in &graph.outputs {
-        let from = origin.get(port.value.0 as usize).copied().flatten();
+        let from = origin.get(port.value.index()).copied().flatten();
         let layer = from.and_then(|from| cards.get(from)).map_or(0, |card| card.layer + 1);
         edges.extend(from.map(|from| (from, cards.len(), shape_text(graph, port.value))));
         cards.push(card(Kind::Port, vec!["output".to_owned(), port.name.clone()], layer));
@@ -125,7 +125,7 @@ fn shape_text(graph: &Graph, id: ValueId) -> String {
     let sizes: Vec<String> = shape
         .iter()
         .map(|dim| match *dim {
-            crate::graph::Dim::Symbol(symbol) => graph.symbols.get(symbol.0 as usize).cloned().unwrap_or_default(),
+            crate::graph::Dim::Symbol(symbol) => graph.symbols.get(symbol.index()).cloned().unwrap_or_default(),
             dim => dim.to_string(),
         })
         .collect();

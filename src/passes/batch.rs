@@ -36,11 +36,11 @@ fn moved_axis(graph: &Graph, index: usize) -> Option<Vec<i32>> {
     if !matches!(node.op, Op::Reshape) {
         return None;
     }
-    let target: ValueId = node.inputs.get(1).copied().flatten()?;
+    let target: ValueId = node.input(1)?;
     // A target that is computed follows the batch by itself.
     graph.constant(target)?;
-    let before = sizes(graph, node.inputs.first().copied().flatten()?)?;
-    let after = sizes(graph, node.outputs.first().copied().flatten()?)?;
+    let before = sizes(graph, node.input(0)?)?;
+    let after = sizes(graph, node.output(0)?)?;
     let (from, to) = (only_one(&before)?, only_one(&after)?);
     let without = |list: &[usize], axis: usize| -> Vec<usize> {
         list.iter().enumerate().filter(|(k, _)| *k != axis).map(|(_, &size)| size).collect()

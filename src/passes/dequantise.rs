@@ -121,7 +121,7 @@ fn rewrite_node(
             return Ok(());
         }
         Op::Cast(_) if quantised(first_in) || quantised(first_out) => {
-            let raw_input = node.inputs.first().copied().flatten();
+            let raw_input = node.input(0);
             if quantised(first_out) || !graph.inputs.iter().any(|port| Some(port.value) == raw_input) {
                 return Err(Error::unsupported("a cast of the stored integers of a quantised value has no float form"));
             }
@@ -308,10 +308,10 @@ fn float_weights(weights: &CellWeights, arithmetic: &Arithmetic) -> Result<CellW
 
 /// The int32 bias of an integer layer has the scale `s_x·s_W` (one for each output channel where the weights have).
 fn float_bias(graph: &Graph, node: &Node, out: &mut Graph, inputs: &mut [Option<ValueId>]) -> Result<()> {
-    let Some(id) = node.inputs.get(2).copied().flatten() else { return Ok(()) };
+    let Some(id) = node.input(2) else { return Ok(()) };
     let Some(bias) = graph.constant(id).filter(|bias| bias.dtype() == DType::I32) else { return Ok(()) };
     let quantization = |slot: usize| -> Result<&Quantization> {
-        let value = node.inputs.get(slot).copied().flatten().and_then(|id| graph.get(id));
+        let value = node.input(slot).and_then(|id| graph.get(id));
         value
             .and_then(|value| value.ty.quantization.as_ref())
             .ok_or_else(|| Error::graph(format!("operand {slot} of a layer with an int32 bias has no scale")))
@@ -388,11 +388,11 @@ fn op_word(op: &Op) -> &'static str {
 }
 
 fn get(read_as: &[ValueId], id: ValueId) -> ValueId {
-    read_as.get(id.0 as usize).copied().unwrap_or(id)
+    read_as.get(id.index()).copied().unwrap_or(id)
 }
 
 fn set(read_as: &mut [ValueId], id: ValueId, to: ValueId) {
-    if let Some(slot) = read_as.get_mut(id.0 as usize) {
+    if let Some(slot) = read_as.get_mut(id.index()) {
         *slot = to;
     }
 }
@@ -424,7 +424,7 @@ mod tests {
         let mut graph = Graph::default();
         let x = graph.add_value("x", quantised(DType::I8, &[1, 2], 0.5, 3));
         let w = graph.add_constant("w", Tensor::from_vec(&[2, 2], vec![1i8, 2, 3, 4]).unwrap());
-        graph.values[w.0 as usize].ty.quantization =
+        graph.values[w.index()].ty.quantization =
             Some(Quantization { scales: vec![0.25, 2.0], zero_points: vec![0, 0], axis: 0 });
         let b = graph.add_constant("b", Tensor::from_vec(&[2], vec![8i32, 16]).unwrap());
         let y = graph.add_value("y", quantised(DType::I8, &[1, 2], 0.1, -4));

@@ -83,7 +83,7 @@ fn rewrite(mut graph: Graph, counts: &mut Counts) -> Graph {
         if let Some(results) = computed(&graph, &node) {
             for (output, tensor) in node.outputs.iter().zip(results) {
                 let (Some(id), Some(tensor)) = (output, tensor) else { continue };
-                if let Some(value) = graph.values.get_mut(id.0 as usize) {
+                if let Some(value) = graph.get_mut(*id) {
                     let quantization = value.ty.quantization.take();
                     value.ty = ValueType { quantization, ..ValueType::fixed(tensor.dtype(), tensor.shape()) };
                     value.constant = Some(tensor);
@@ -117,7 +117,7 @@ pub(super) fn refine(graph: &mut Graph, node: &Node) {
         .collect();
     let Ok(types) = infer(&node.op, &operands, node.outputs.len()) else { return };
     for (output, inferred) in node.outputs.iter().zip(types) {
-        let Some(value) = output.and_then(|id| graph.values.get_mut(id.0 as usize)) else { continue };
+        let Some(value) = output.and_then(|id| graph.get_mut(id)) else { continue };
         value.ty.shape = match (value.ty.shape.take(), inferred.shape) {
             (Some(declared), Some(inferred)) if declared.len() == inferred.len() => {
                 Some(declared.iter().zip(&inferred).map(|(&a, &b)| a.refined_by(b)).collect())
@@ -130,8 +130,8 @@ pub(super) fn refine(graph: &mut Graph, node: &Node) {
 
 /// The operand that a node passes on as it is.
 fn unchanged(graph: &Graph, node: &Node) -> Option<ValueId> {
-    let input = node.inputs.first().copied().flatten()?;
-    let output = node.outputs.first().copied().flatten()?;
+    let input = node.input(0)?;
+    let output = node.output(0)?;
     let (from, to) = (graph.get(input)?, graph.get(output)?);
     if from.ty.dtype != to.ty.dtype || from.ty.quantization != to.ty.quantization {
         return None;
@@ -142,7 +142,7 @@ fn unchanged(graph: &Graph, node: &Node) -> Option<ValueId> {
             _ => false,
         }
     };
-    let second = |slot: usize| graph.constant(node.inputs.get(slot).copied().flatten()?)?.to_i64().ok();
+    let second = |slot: usize| graph.constant(node.input(slot)?)?.to_i64().ok();
     let same = match &node.op {
         Op::Activation(Activation::Linear) => true,
         Op::Cast(dtype) => from.ty.dtype == *dtype,
@@ -239,7 +239,7 @@ fn move_invariants(graph: &Graph, node: &mut Node, alias: &mut [ValueId]) -> usi
         let Some(value) = graph.get(operand).filter(|value| value.constant.is_some()) else { continue };
         for part in [&mut *body, &mut *condition] {
             let id = part.inputs[k].value;
-            if let Some(inner) = part.values.get_mut(id.0 as usize) {
+            if let Some(inner) = part.get_mut(id) {
                 inner.constant = value.constant.clone();
                 inner.ty = value.ty.clone();
             }
@@ -267,7 +267,7 @@ fn move_invariants(graph: &Graph, node: &mut Node, alias: &mut [ValueId]) -> usi
 fn remove_dead(graph: &mut Graph) -> usize {
     let mut wanted = vec![false; graph.values.len()];
     let want = |id: ValueId, wanted: &mut Vec<bool>| {
-        if let Some(slot) = wanted.get_mut(id.0 as usize) {
+        if let Some(slot) = wanted.get_mut(id.index()) {
             *slot = true;
         }
     };
@@ -277,7 +277,7 @@ fn remove_dead(graph: &mut Graph) -> usize {
     let before = graph.nodes.len();
     let mut kept = Vec::with_capacity(before);
     for mut node in std::mem::take(&mut graph.nodes).into_iter().rev() {
-        let is_wanted = |id: &ValueId| wanted.get(id.0 as usize).copied().unwrap_or(false);
+        let is_wanted = |id: &ValueId| wanted.get(id.index()).copied().unwrap_or(false);
         if !node.outputs.iter().flatten().any(is_wanted) {
             continue;
         }
@@ -300,7 +300,7 @@ fn remove_dead(graph: &mut Graph) -> usize {
 fn compact(mut graph: Graph) -> Graph {
     let mut named = vec![false; graph.values.len()];
     let mut name = |id: ValueId| {
-        if let Some(slot) = named.get_mut(id.0 as usize) {
+        if let Some(slot) = named.get_mut(id.index()) {
             *slot = true;
         }
     };
@@ -380,13 +380,13 @@ fn bits_equal(a: Option<&Tensor>, b: &Tensor) -> bool {
 }
 
 fn read(alias: &[ValueId], id: ValueId) -> ValueId {
-    alias.get(id.0 as usize).copied().unwrap_or(id)
+    alias.get(id.index()).copied().unwrap_or(id)
 }
 
 /// `alias` never leads from an alias to another: what is set was read before.
 fn set(alias: &mut [ValueId], id: ValueId, to: ValueId) {
     let to = read(alias, to);
-    if let Some(slot) = alias.get_mut(id.0 as usize) {
+    if let Some(slot) = alias.get_mut(id.index()) {
         *slot = to;
     }
 }

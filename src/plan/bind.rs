@@ -73,7 +73,7 @@ fn with_shape(declared: &ValueType, shape: &[usize]) -> ValueType {
 /// `[batch, 28, ?]`: symbols by name.
 fn show(graph: &Graph, dims: &[Dim]) -> String {
     let name = |dim: &Dim| match dim {
-        Dim::Symbol(symbol) => graph.symbols.get(symbol.0 as usize).cloned().unwrap_or_else(|| dim.to_string()),
+        Dim::Symbol(symbol) => graph.symbols.get(symbol.index()).cloned().unwrap_or_else(|| dim.to_string()),
         Dim::Known(_) | Dim::Unknown => dim.to_string(),
     };
     format!("[{}]", dims.iter().map(name).collect::<Vec<_>>().join(", "))

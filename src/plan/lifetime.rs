@@ -13,7 +13,7 @@ use crate::tensor::DType;
 pub(super) fn live_nodes(graph: &Graph, given: impl Fn(ValueId) -> bool) -> Vec<bool> {
     let mut needed = vec![false; graph.values.len()];
     let mut need = |id: ValueId| {
-        if let Some(slot) = needed.get_mut(id.0 as usize)
+        if let Some(slot) = needed.get_mut(id.index())
             && !given(id)
         {
             *slot = true;
@@ -24,10 +24,10 @@ pub(super) fn live_nodes(graph: &Graph, given: impl Fn(ValueId) -> bool) -> Vec<
     let mut live = vec![false; graph.nodes.len()];
     // Nodes stand after the nodes that compute their inputs, so one pass from the end sees every use before its source.
     for (node, live) in graph.nodes.iter().zip(&mut live).rev() {
-        *live = node.outputs.iter().flatten().any(|id| needed.get(id.0 as usize) == Some(&true));
+        *live = node.outputs.iter().flatten().any(|id| needed.get(id.index()) == Some(&true));
         if *live {
             for id in node.inputs.iter().flatten() {
-                if let Some(slot) = needed.get_mut(id.0 as usize)
+                if let Some(slot) = needed.get_mut(id.index())
                     && !given(*id)
                 {
                     *slot = true;
@@ -40,7 +40,7 @@ pub(super) fn live_nodes(graph: &Graph, given: impl Fn(ValueId) -> bool) -> Vec<
 
 /// Puts the plan together.
 pub(super) fn plan(graph: &Arc<Graph>, facts: Facts, options: PlanOptions) -> Result<Plan> {
-    let live = live_nodes(graph, |id| facts.known.get(id.0 as usize).is_some_and(Option::is_some));
+    let live = live_nodes(graph, |id| facts.known.get(id.index()).is_some_and(Option::is_some));
     let steps: Vec<NodeId> = (0u32..).zip(&live).filter(|(_, live)| **live).map(|(index, _)| NodeId(index)).collect();
     let mut values: Vec<PlannedValue> = facts
         .known
@@ -54,13 +54,13 @@ pub(super) fn plan(graph: &Arc<Graph>, facts: Facts, options: PlanOptions) -> Re
         })
         .collect();
     for (position, step) in steps.iter().enumerate() {
-        for id in graph.nodes[step.0 as usize].inputs.iter().flatten() {
-            values[id.0 as usize].last_use = Some(position);
+        for id in graph.nodes[step.index()].inputs.iter().flatten() {
+            values[id.index()].last_use = Some(position);
         }
     }
     let kept = graph.outputs.iter().map(|port| port.value).chain(graph.states.iter().map(|state| state.next));
     for id in kept {
-        if let Some(value) = values.get_mut(id.0 as usize) {
+        if let Some(value) = values.get_mut(id.index()) {
             value.kept = true;
         }
     }
@@ -71,7 +71,7 @@ pub(super) fn plan(graph: &Arc<Graph>, facts: Facts, options: PlanOptions) -> Re
 /// The most bytes that live at once. Inputs and states count from the start to the end, as do kept values.
 fn peak(graph: &Graph, values: &[PlannedValue], steps: &[NodeId], options: PlanOptions) -> Result<u64> {
     let bytes = |id: &ValueId| -> u64 {
-        let index = id.0 as usize;
+        let index = id.index();
         match (values.get(index).and_then(|value| value.shape.as_deref()), graph.values.get(index)) {
             (Some(shape), Some(value)) => size(shape, value.ty.dtype),
             _ => 0,
@@ -82,10 +82,10 @@ fn peak(graph: &Graph, values: &[PlannedValue], steps: &[NodeId], options: PlanO
     let mut peak = now;
     let mut computed = vec![false; values.len()];
     for (position, step) in steps.iter().enumerate() {
-        let node = &graph.nodes[step.0 as usize];
+        let node = &graph.nodes[step.index()];
         for id in node.outputs.iter().flatten() {
             now = now.saturating_add(bytes(id));
-            computed[id.0 as usize] = true;
+            computed[id.index()] = true;
         }
         let here = now.saturating_add(scratch(node, values));
         peak = peak.max(here);
@@ -94,11 +94,11 @@ fn peak(graph: &Graph, values: &[PlannedValue], steps: &[NodeId], options: PlanO
                 "a run needs {peak} bytes at this node, the limit is {}",
                 options.memory_limit
             ))
-            .within(place(step.0 as usize, node)));
+            .within(place(step.index(), node)));
         }
         // A value is freed once: after the step that reads it last, or at once when none does.
         for id in node.inputs.iter().chain(&node.outputs).flatten() {
-            let index = id.0 as usize;
+            let index = id.index();
             let done = values[index].last_use.is_none_or(|last| last <= position) && !values[index].kept;
             if done && computed[index] {
                 computed[index] = false;
@@ -121,7 +121,7 @@ fn scratch(node: &Node, values: &[PlannedValue]) -> u64 {
     let Op::Recurrent(layer) = &node.op else {
         return 0;
     };
-    let x = node.inputs.get(Recurrent::X).copied().flatten().and_then(|id| values.get(id.0 as usize)?.shape.as_deref());
+    let x = node.input(Recurrent::X).and_then(|id| values.get(id.index())?.shape.as_deref());
     let Some([a, b, _]) = x else {
         return 0;
     };

@@ -79,11 +79,11 @@ impl Plan {
 
     /// The known elements of a value.
     pub fn known(&self, id: ValueId) -> Option<&Tensor> {
-        self.values.get(id.0 as usize)?.known.as_ref()
+        self.values.get(id.index())?.known.as_ref()
     }
 
     /// The concrete shape of a value.
     pub fn shape(&self, id: ValueId) -> Option<&[usize]> {
-        self.values.get(id.0 as usize)?.shape.as_deref()
+        self.values.get(id.index())?.shape.as_deref()
     }
 }

@@ -76,7 +76,7 @@ fn value_of(graph: &Graph, id: ValueId) -> Result<&crate::graph::Value> {
 
 impl Facts {
     fn get(&self, id: ValueId) -> Option<&ValueType> {
-        self.types.get(id.0 as usize)?.as_ref()
+        self.types.get(id.index())?.as_ref()
     }
 }
 
@@ -103,7 +103,7 @@ impl Walk {
         let given = graph.inputs.iter().map(|port| port.value).zip(inputs);
         let kept = graph.states.iter().map(|state| state.value).zip(states);
         for (id, ty) in given.chain(kept) {
-            if let Some(slot) = facts.types.get_mut(id.0 as usize) {
+            if let Some(slot) = facts.types.get_mut(id.index()) {
                 *slot = Some(ty.clone());
             }
         }
@@ -119,7 +119,7 @@ impl Walk {
         let types = self.infer(graph, node, facts)?;
         let known = self.evaluate(graph, node, &types, facts)?;
         for (slot, id) in node.outputs.iter().enumerate() {
-            let Some(index) = id.map(|id| id.0 as usize) else { continue };
+            let Some(index) = id.map(|id| id.index()) else { continue };
             let (Some(ty), Some(declared)) = (types.get(slot), graph.values.get(index)) else {
                 return Err(Error::graph(format!("result {slot} does not exist")));
             };
@@ -145,7 +145,7 @@ impl Walk {
                 let name = graph.get(id).map_or("", |value| value.name.as_str());
                 Error::graph(format!("value {} ({name}) is used before it is computed", id.0))
             })?;
-            operands.push(Some(Operand { ty, known: facts.known.get(id.0 as usize).and_then(Option::as_ref) }));
+            operands.push(Some(Operand { ty, known: facts.known.get(id.index()).and_then(Option::as_ref) }));
         }
         let types = infer(&node.op, &operands, node.outputs.len())?;
         if let Op::Custom(custom) = &node.op {
@@ -193,7 +193,7 @@ impl Walk {
         facts: &Facts,
     ) -> Result<Vec<Option<Tensor>>> {
         if let Op::Shape(dtype) = node.op {
-            let x = node.inputs.first().copied().flatten().and_then(|id| facts.get(id)?.known_shape());
+            let x = node.input(0).and_then(|id| facts.get(id)?.known_shape());
             return Ok(vec![x.and_then(|shape| shape_tensor(dtype, &shape))]);
         }
         let Some(inputs) = known_operands(graph, node, facts) else {
@@ -226,7 +226,7 @@ fn known_operands<'a>(
         return None;
     }
     let known = |id: ValueId| {
-        let index = id.0 as usize;
+        let index = id.index();
         Some((facts.known.get(index)?.as_ref()?, &graph.values.get(index)?.ty))
     };
     node.inputs.iter().map(|id| id.map_or(Some(None), |id| known(id).map(Some))).collect()

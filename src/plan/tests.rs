@@ -185,7 +185,7 @@ fn dead_nodes_are_left_out_and_uses_counted() {
     b.output(d);
     let plan = b.plan(&[&[2]]).unwrap();
     assert_eq!(plan.steps, [NodeId(0), NodeId(2), NodeId(3)]);
-    let last = |id: ValueId| plan.values[id.0 as usize].last_use;
+    let last = |id: ValueId| plan.values[id.index()].last_use;
     assert_eq!([last(x), last(a), last(c), last(d)], [Some(1), Some(2), Some(2), None]);
     // x, a, c and d of 8 bytes live at once; the dead node's result never does.
     assert_eq!(plan.peak_bytes, 32);
@@ -228,7 +228,7 @@ fn a_state_takes_its_batch_from_what_is_written() {
     let plan = b.plan(&[&[3, 4]]).unwrap();
     assert_eq!(plan.state_shapes, [vec![3, 4]]);
     assert_eq!(plan.shape(y), Some(&[3, 4][..]), "what follows from the state alone has its shape too");
-    assert!(plan.values[next.0 as usize].kept);
+    assert!(plan.values[next.index()].kept);
 }
 
 #[test]

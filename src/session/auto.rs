@@ -32,7 +32,7 @@ impl Cost {
         let mut cost = Cost { cpu_us: 0.0, gpu_us: SUBMIT_US };
         for node in &graph.nodes {
             let Op::Recurrent(op) = &node.op else { continue };
-            let x = node.inputs.get(Recurrent::X).copied().flatten().and_then(|id| graph.get(id));
+            let x = node.input(Recurrent::X).and_then(|id| graph.get(id));
             let shape = x.and_then(|value| value.ty.shape.as_deref()).unwrap_or_default();
             let size = |axis: usize, assumed: usize| shape.get(axis).copied().and_then(Dim::known).unwrap_or(assumed);
             let (time, batch) = match op.layout {

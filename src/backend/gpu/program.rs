@@ -71,7 +71,7 @@ impl GpuProgram {
         recorder.trial = trial;
         let stacks = recurrent::stacks(plan);
         for (position, node) in plan.steps.iter().enumerate() {
-            let node = node.0 as usize;
+            let node = node.index();
             match stacks.iter().find(|stack| stack.nodes.contains(&node)) {
                 None => recorder.step(position, node, ops::record, &mut segments)?,
                 Some(stack) => {

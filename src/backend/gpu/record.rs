@@ -85,7 +85,7 @@ impl<'a> Recorder<'a> {
 
     /// The operand in an input slot, on the device: uploaded or made resident when it is not there yet.
     pub(super) fn optional_input(&mut self, node: &Node, slot: usize) -> Result<Option<Operand>> {
-        let Some(id) = node.inputs.get(slot).copied().flatten() else { return Ok(None) };
+        let Some(id) = node.input(slot) else { return Ok(None) };
         let (shape, dtype, word) = self.describe(id)?;
         if let Some(view) = self.view(id) {
             return Ok(Some(Operand { view, shape, dtype, word }));
@@ -109,7 +109,7 @@ impl<'a> Recorder<'a> {
     /// # Errors
     /// [`Unsupported`](crate::ErrorKind::Unsupported) for numbers that the device computes, which nobody could refuse in time.
     pub(super) fn check_range(&mut self, node: &Node, slot: usize, limit: usize) -> Result<()> {
-        let Some(id) = node.inputs.get(slot).copied().flatten() else { return Ok(()) };
+        let Some(id) = node.input(slot) else { return Ok(()) };
         let graph = &self.plan.graph;
         if let Some(tensor) = self.plan.known(id).or_else(|| graph.constant(id)) {
             return in_range(tensor, limit);
@@ -130,7 +130,7 @@ impl<'a> Recorder<'a> {
 
     /// The result in an output slot, with memory of its own; `None` when nobody wants it.
     pub(super) fn optional_output(&mut self, node: &Node, slot: usize) -> Result<Option<Operand>> {
-        let Some(id) = node.outputs.get(slot).copied().flatten() else { return Ok(None) };
+        let Some(id) = node.output(slot) else { return Ok(None) };
         let (shape, dtype, word) = self.describe(id)?;
         let size = buffers::bytes(element_count(&shape)?);
         let view = self.blocks.take(&self.shared.device, self.meter, size, false)?;
@@ -141,7 +141,7 @@ impl<'a> Recorder<'a> {
 
     /// Makes `view` the result in an output slot: a part of memory that another result of the node, or an operand, lives in.
     pub(super) fn place_output(&mut self, node: &Node, slot: usize, view: &View) -> Result<()> {
-        let Some(id) = node.outputs.get(slot).copied().flatten() else { return Ok(()) };
+        let Some(id) = node.output(slot) else { return Ok(()) };
         let (shape, ..) = self.describe(id)?;
         let view = view.part(0, buffers::bytes(element_count(&shape)?))?;
         self.blocks.share(&view);
@@ -410,7 +410,7 @@ impl<'a> Recorder<'a> {
     /// Frees what no later step reads.
     fn release_after(&mut self, position: usize, node: &Node) {
         for id in node.inputs.iter().chain(&node.outputs).flatten() {
-            let Some(value) = self.plan.values.get(id.0 as usize) else { continue };
+            let Some(value) = self.plan.values.get(id.index()) else { continue };
             if !value.kept && !self.held.contains(id) && value.last_use.is_none_or(|last| last <= position) {
                 self.forget(*id);
             }
@@ -434,17 +434,17 @@ impl<'a> Recorder<'a> {
     }
 
     fn view(&self, id: ValueId) -> Option<View> {
-        self.views.get(id.0 as usize).cloned().flatten()
+        self.views.get(id.index()).cloned().flatten()
     }
 
     fn set(&mut self, id: ValueId, view: View) {
-        if let Some(slot) = self.views.get_mut(id.0 as usize) {
+        if let Some(slot) = self.views.get_mut(id.index()) {
             *slot = Some(view);
         }
     }
 
     fn forget(&mut self, id: ValueId) {
-        if let Some(view) = self.views.get_mut(id.0 as usize).and_then(Option::take) {
+        if let Some(view) = self.views.get_mut(id.index()).and_then(Option::take) {
             self.blocks.release(&view);
         }
     }

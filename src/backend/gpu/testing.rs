@@ -38,14 +38,14 @@ pub(super) fn plan(graph: Graph) -> Arc<Plan> {
         .collect();
     for (position, node) in graph.nodes.iter().enumerate() {
         for id in node.inputs.iter().flatten() {
-            values[id.0 as usize].last_use = Some(position);
+            values[id.index()].last_use = Some(position);
         }
     }
     let kept: Vec<ValueId> = graph.outputs.iter().map(|p| p.value).chain(graph.states.iter().map(|s| s.next)).collect();
     for id in kept {
-        values[id.0 as usize].kept = true;
+        values[id.index()].kept = true;
     }
-    let state_shapes = graph.states.iter().map(|s| values[s.next.0 as usize].shape.clone().unwrap()).collect();
+    let state_shapes = graph.states.iter().map(|s| values[s.next.index()].shape.clone().unwrap()).collect();
     let steps = (0..graph.nodes.len() as u32).map(NodeId).collect();
     Arc::new(Plan { graph: Arc::new(graph), values, steps, state_shapes, peak_bytes: 0 })
 }

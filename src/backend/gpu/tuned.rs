@@ -122,9 +122,9 @@ fn read(path: &Path, like: &File) -> std::result::Result<Option<File>, String> {
 fn key(plan: &Plan, precision: Precision) -> Option<String> {
     let mut layers = Vec::new();
     for &id in &plan.steps {
-        let Some(node) = plan.graph.nodes.get(id.0 as usize) else { continue };
+        let Some(node) = plan.graph.node(id) else { continue };
         let Op::Recurrent(op) = &node.op else { continue };
-        let x = plan.shape(node.inputs.get(Recurrent::X).copied().flatten()?)?;
+        let x = plan.shape(node.input(Recurrent::X)?)?;
         let &[first, second, input] = x else { return None };
         let (time, batch) = match op.layout {
             Layout::TimeMajor => (first, second),

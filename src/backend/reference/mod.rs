@@ -66,7 +66,7 @@ impl ReferenceProgram {
             self.set(state.value, Some(tensor.clone()));
         }
         for (position, step) in plan.steps.iter().enumerate() {
-            self.step(position, step.0 as usize)?;
+            self.step(position, step.index())?;
         }
 
         // Everything is found before anything is written: a failed run leaves the states as they were.
@@ -110,7 +110,7 @@ impl ReferenceProgram {
         for id in node.inputs.iter().chain(&node.outputs).flatten() {
             let done = plan
                 .values
-                .get(id.0 as usize)
+                .get(id.index())
                 .is_some_and(|value| !value.kept && value.last_use.is_none_or(|last| last <= position));
             if done {
                 self.set(*id, None);
@@ -120,7 +120,7 @@ impl ReferenceProgram {
     }
 
     fn find<'a>(&'a self, plan: &'a Plan, id: ValueId) -> Option<&'a Tensor> {
-        self.values.get(id.0 as usize)?.as_ref().or_else(|| plan.known(id))
+        self.values.get(id.index())?.as_ref().or_else(|| plan.known(id))
     }
 
     fn get(&self, id: ValueId) -> Result<&Tensor> {
@@ -128,7 +128,7 @@ impl ReferenceProgram {
     }
 
     fn set(&mut self, id: ValueId, tensor: Option<Tensor>) {
-        if let Some(slot) = self.values.get_mut(id.0 as usize) {
+        if let Some(slot) = self.values.get_mut(id.index()) {
             *slot = tensor;
         }
     }

@@ -93,7 +93,7 @@ impl Builder {
 
     /// States what is known of a value's sizes beyond what was inferred.
     pub fn declare(&mut self, id: ValueId, dims: Vec<Dim>) {
-        if let Some(value) = self.graph.values.get_mut(id.0 as usize) {
+        if let Some(value) = self.graph.get_mut(id) {
             value.ty.shape = Some(dims);
         }
     }

@@ -161,7 +161,7 @@ impl Builder {
     /// # Errors
     /// Malformed when it contradicts what is known.
     pub fn refine(&mut self, id: ValueId, dims: &[Option<usize>]) -> Result<()> {
-        let Some(value) = self.graph.values.get_mut(id.0 as usize) else { return Ok(()) };
+        let Some(value) = self.graph.get_mut(id) else { return Ok(()) };
         let given: Vec<Dim> = dims.iter().map(|dim| dim.map_or(Dim::Unknown, Dim::Known)).collect();
         let agrees = match &mut value.ty.shape {
             None => {
@@ -184,7 +184,7 @@ impl Builder {
     /// Puts into the type of `id` what the types of values that certainly have its shape say.
     pub fn same_shape<const N: usize>(&mut self, id: ValueId, others: [ValueId; N]) {
         let shapes = others.map(|other| self.graph.get(other).and_then(|value| value.ty.shape.clone()));
-        let Some(shape) = self.graph.values.get_mut(id.0 as usize).and_then(|value| value.ty.shape.as_mut()) else {
+        let Some(shape) = self.graph.get_mut(id).and_then(|value| value.ty.shape.as_mut()) else {
             return;
         };
         let rank = shape.len();

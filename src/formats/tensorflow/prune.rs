@@ -6,7 +6,7 @@ use crate::graph::{Graph, Port, ValueId};
 pub fn prune(graph: Graph) -> Graph {
     let mut needed = vec![false; graph.values.len()];
     let mut need = |id: ValueId| {
-        if let Some(slot) = needed.get_mut(id.0 as usize) {
+        if let Some(slot) = needed.get_mut(id.index()) {
             *slot = true;
         }
     };
@@ -18,10 +18,10 @@ pub fn prune(graph: Graph) -> Graph {
     // Nodes stand after those that they need, so one walk from the end sees every use before its source.
     let mut kept = Vec::with_capacity(graph.nodes.len());
     for node in graph.nodes.into_iter().rev() {
-        let wanted = |id: &ValueId| needed.get(id.0 as usize).copied().unwrap_or(false);
+        let wanted = |id: &ValueId| needed.get(id.index()).copied().unwrap_or(false);
         if node.outputs.iter().flatten().any(wanted) {
             for id in node.inputs.iter().chain(&node.outputs).flatten() {
-                if let Some(slot) = needed.get_mut(id.0 as usize) {
+                if let Some(slot) = needed.get_mut(id.index()) {
                     *slot = true;
                 }
             }
@@ -37,7 +37,7 @@ pub fn prune(graph: Graph) -> Graph {
             values.push(value);
         }
     }
-    let place = |id: ValueId| places.get(id.0 as usize).copied().unwrap_or(id);
+    let place = |id: ValueId| places.get(id.index()).copied().unwrap_or(id);
     for node in &mut kept {
         node.inputs.iter_mut().chain(&mut node.outputs).flatten().for_each(|id| *id = place(*id));
     }

@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use super::{Consumers, input, reversed_axis, swaps};
 use crate::graph::op::ReverseSequence;
 use crate::graph::recurrent::{Layout, Masking};
-use crate::graph::{Graph, Node, NodeId, Op, Recurrent, ValueId};
+use crate::graph::{Graph, Node, NodeId, Op, Recurrent, ValueId, ValueMap};
 use crate::passes::Report;
 use crate::tensor::Tensor;
 
 /// One walk over the recurrent ops.
 struct Walk {
     graph: Graph,
-    producers: Vec<Option<NodeId>>,
+    producers: ValueMap<Option<NodeId>>,
     consumers: Consumers,
     /// Results that are now another value.
     alias: HashMap<ValueId, ValueId>,
@@ -39,7 +39,7 @@ pub fn absorb(graph: Graph, report: &mut Report) -> Graph {
 
 impl Walk {
     fn producer(&self, value: ValueId) -> Option<(usize, &Node)> {
-        let index = self.producers.get(value.0 as usize)?.as_ref()?.0 as usize;
+        let index = self.producers[value]?.index();
         Some((index, self.graph.nodes.get(index)?))
     }
 
@@ -120,20 +120,20 @@ impl Walk {
         };
         // Directly behind it, or behind a swap of time and batch.
         let mut reversals = Vec::new();
-        for reader in self.readers(node.outputs.get(Recurrent::y(0)).copied().flatten())? {
+        for reader in self.readers(node.output(Recurrent::y(0)))? {
             if undone(reader, time).is_some() {
                 reversals.push(reader);
                 continue;
             }
             let swap = self.graph.nodes.get(reader).filter(|reader| swaps(&self.graph, reader))?;
-            for reader in self.readers(swap.outputs.first().copied().flatten())? {
+            for reader in self.readers(swap.output(0))? {
                 undone(reader, 1 - time)?;
                 reversals.push(reader);
             }
         }
         for reversal in reversals {
             let reader = self.graph.nodes.get(reversal)?;
-            let (from, to) = (input(reader, 0)?, reader.outputs.first().copied().flatten()?);
+            let (from, to) = (input(reader, 0)?, reader.output(0)?);
             self.alias.insert(to, from);
             *self.touched.get_mut(reversal)? = true;
         }
@@ -164,7 +164,7 @@ impl Walk {
             swaps(&self.graph, swap).then_some(())?;
             new_mask = Some(input(swap, 0)?);
         }
-        let y = node.outputs.get(Recurrent::y(0)).copied().flatten();
+        let y = node.output(Recurrent::y(0));
         let name = node.name.clone();
         let mut swapped = Vec::new();
         let mut others = false;
@@ -197,7 +197,7 @@ impl Walk {
         let fresh = self.graph.add_value(format!("{name}/y"), ty);
         self.graph.nodes.get_mut(index)?.outputs[Recurrent::y(0)] = Some(fresh);
         for reader in swapped {
-            let output = self.graph.nodes.get(reader)?.outputs.first().copied().flatten()?;
+            let output = self.graph.nodes.get(reader)?.output(0)?;
             self.alias.insert(output, fresh);
             *self.touched.get_mut(reader)? = true;
         }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{Consumers, input};
 use crate::graph::op::Activation;
 use crate::graph::recurrent::{Arithmetic, Merge};
-use crate::graph::{Graph, Op, Recurrent, ValueId};
+use crate::graph::{Graph, NodeId, Op, Recurrent, ValueId, ValueMap};
 use crate::passes::Report;
 
 /// Pairs layers whose outputs meet in a join on the last axis and nowhere else.
@@ -21,7 +21,7 @@ pub fn pair(mut graph: Graph, report: &mut Report) -> Graph {
         }
         let Some((op, inputs, mut outputs)) = joined(&graph, first, second) else { continue };
         let Some(join) = graph.nodes.get_mut(index) else { continue };
-        outputs[Recurrent::y(0)] = join.outputs.first().copied().flatten();
+        outputs[Recurrent::y(0)] = join.output(0);
         report.made.push(format!("`{}` and its reverse: one bidirectional op", join.name));
         (join.op, join.inputs, join.outputs) = (Op::Recurrent(op), inputs, outputs);
         (gone[first], gone[second]) = (true, true);
@@ -43,7 +43,7 @@ pub fn pair(mut graph: Graph, report: &mut Report) -> Graph {
 fn candidates(
     graph: &Graph,
     consumers: &Consumers,
-    producers: &[Option<crate::graph::NodeId>],
+    producers: &ValueMap<Option<NodeId>>,
     index: usize,
 ) -> Option<(usize, usize)> {
     let node = graph.nodes.get(index)?;
@@ -55,9 +55,9 @@ fn candidates(
     }
     let layer = |value: ValueId| -> Option<usize> {
         (consumers.of(value)? == [index]).then_some(())?;
-        let layer = producers.get(value.0 as usize)?.as_ref()?.0 as usize;
+        let layer = producers[value]?.index();
         let node = graph.nodes.get(layer)?;
-        let is_y = node.outputs.get(Recurrent::y(0)).copied().flatten() == Some(value);
+        let is_y = node.output(Recurrent::y(0)) == Some(value);
         (matches!(node.op, Op::Recurrent(_)) && is_y).then_some(layer)
     };
     let (first, second) = (layer(a)?, layer(b)?);
@@ -86,8 +86,8 @@ fn joined(graph: &Graph, first: usize, second: usize) -> Option<Parts> {
     for (d, node) in [(0, a), (1, b)] {
         inputs[Recurrent::h0(d)] = input(node, Recurrent::h0(0));
         inputs[Recurrent::c0(d)] = input(node, Recurrent::c0(0));
-        outputs[Recurrent::h_n(d)] = node.outputs.get(Recurrent::h_n(0)).copied().flatten();
-        outputs[Recurrent::c_n(d)] = node.outputs.get(Recurrent::c_n(0)).copied().flatten();
+        outputs[Recurrent::h_n(d)] = node.output(Recurrent::h_n(0));
+        outputs[Recurrent::c_n(d)] = node.output(Recurrent::c_n(0));
     }
     Some((op, inputs, outputs))
 }

@@ -43,14 +43,14 @@ impl Consumers {
         let mut nodes = vec![Vec::new(); graph.values.len()];
         for (index, node) in graph.nodes.iter().enumerate() {
             for input in node.inputs.iter().flatten() {
-                if let Some(list) = nodes.get_mut(input.0 as usize) {
+                if let Some(list) = nodes.get_mut(input.index()) {
                     list.push(index);
                 }
             }
         }
         let mut kept = vec![false; graph.values.len()];
         for id in graph.outputs.iter().map(|port| port.value).chain(graph.states.iter().map(|state| state.next)) {
-            if let Some(slot) = kept.get_mut(id.0 as usize) {
+            if let Some(slot) = kept.get_mut(id.index()) {
                 *slot = true;
             }
         }
@@ -59,10 +59,10 @@ impl Consumers {
 
     /// The nodes that read a value; `None` when it is also read from outside.
     fn of(&self, value: ValueId) -> Option<&[usize]> {
-        if self.kept.get(value.0 as usize).copied().unwrap_or(true) {
+        if self.kept.get(value.index()).copied().unwrap_or(true) {
             return None;
         }
-        self.nodes.get(value.0 as usize).map(Vec::as_slice)
+        self.nodes.get(value.index()).map(Vec::as_slice)
     }
 }
 
@@ -71,7 +71,7 @@ fn reversed_axis(graph: &Graph, node: &Node) -> Option<usize> {
     if !matches!(node.op, Op::Reverse) {
         return None;
     }
-    let axes = graph.constant(node.inputs.get(1).copied().flatten()?)?.to_i64().ok()?;
+    let axes = graph.constant(node.input(1)?)?.to_i64().ok()?;
     let &[axis] = axes.as_slice() else { return None };
     let rank = graph.get(input(node, 0)?)?.ty.rank();
     match (usize::try_from(axis), rank) {
@@ -86,11 +86,11 @@ fn swaps(graph: &Graph, node: &Node) -> bool {
     let shape = |id: Option<ValueId>| graph.get(id?)?.ty.known_shape();
     match &node.op {
         Op::Transpose => {
-            let axes = node.inputs.get(1).copied().flatten().and_then(|id| graph.constant(id));
+            let axes = node.input(1).and_then(|id| graph.constant(id));
             let axes = axes.and_then(|axes| axes.to_i64().ok());
             matches!(axes.as_deref(), Some([1, 0, 2] | [1, 0]))
         }
-        Op::Reshape => match (shape(input(node, 0)), shape(node.outputs.first().copied().flatten())) {
+        Op::Reshape => match (shape(input(node, 0)), shape(node.output(0))) {
             (Some(from), Some(to)) => match (from.as_slice(), to.as_slice()) {
                 (&[a, b, c], &[d, e, f]) => a == e && b == d && c == f && (a == 1 || b == 1) && a != b,
                 _ => false,
@@ -102,5 +102,5 @@ fn swaps(graph: &Graph, node: &Node) -> bool {
 }
 
 fn input(node: &Node, slot: usize) -> Option<ValueId> {
-    node.inputs.get(slot).copied().flatten()
+    node.input(slot)
 }

@@ -24,7 +24,7 @@ pub fn cancel(graph: Graph, report: &mut Report) -> Graph {
             Op::StridedSlice(_) => only_entry(&trace, &node),
             _ => None,
         };
-        match (whole, node.outputs.first().copied().flatten()) {
+        match (whole, node.output(0)) {
             (Some(whole), Some(output)) => {
                 report
                     .made
@@ -49,7 +49,7 @@ fn only_entry(trace: &Trace, node: &Node) -> Option<ValueId> {
     if !matches!(added.op, Op::ExpandDims) || axis != [0] {
         return None;
     }
-    let output = node.outputs.first().copied().flatten()?;
+    let output = node.output(0)?;
     let piece = sliced(trace, node, input(node, 0)?)?;
     let inner = input(added, 0)?;
     let same = trace.graph.get(inner)?.ty.rank() == trace.graph.get(output)?.ty.rank();

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use super::sums::{Coef, Part, Role, Sum};
 
 use crate::graph::op::{Activation, Binary, BinaryFunction, Unary};
-use crate::graph::{Graph, Node, NodeId, Op, ValueId};
+use crate::graph::{Graph, Node, NodeId, Op, ValueId, ValueMap};
 use crate::tensor::{DType, Tensor};
 
 /// Sums with more terms than this stay unexpanded: the largest cell equation has 5.
@@ -46,7 +46,7 @@ pub struct Clip {
 /// Expands values of one graph; values in `cuts` are leaves wherever they are not asked for themselves.
 pub struct Algebra<'g> {
     pub graph: &'g Graph,
-    producers: Vec<Option<NodeId>>,
+    producers: ValueMap<Option<NodeId>>,
     cuts: HashSet<ValueId>,
     cache: RefCell<HashMap<Part, Rc<Sum>>>,
 }
@@ -73,7 +73,7 @@ impl<'g> Algebra<'g> {
 
     /// The node that computes a value, and which of its results it is.
     pub fn producer(&self, value: ValueId) -> Option<(&'g Node, usize)> {
-        let node = self.graph.nodes.get(self.producers.get(value.0 as usize)?.as_ref()?.0 as usize)?;
+        let node = self.graph.node(self.producers[value]?)?;
         let slot = node.outputs.iter().position(|output| *output == Some(value))?;
         Some((node, slot))
     }
@@ -135,7 +135,7 @@ impl<'g> Algebra<'g> {
     /// The matrix product behind a value.
     pub fn product(&self, value: ValueId) -> Option<ProductNode> {
         let (node, _) = self.producer(value)?;
-        let (argument, weights) = (first(node)?, node.inputs.get(1).copied().flatten()?);
+        let (argument, weights) = (first(node)?, node.input(1)?);
         let tensor = self.graph.constant(weights)?;
         let &[rows, columns] = tensor.shape() else { return None };
         if !tensor.dtype().is_float() && tensor.dtype() != DType::I8 {
@@ -152,7 +152,7 @@ impl<'g> Algebra<'g> {
                 transposed: false,
                 asymmetric: options.asymmetric_inputs,
                 shape: (rows, columns),
-                bias: node.inputs.get(2).copied().flatten(),
+                bias: node.input(2),
                 activation: options.activation,
             }),
             Op::MatMul(options) if !options.transpose_a => Some(ProductNode {
@@ -190,7 +190,7 @@ impl<'g> Algebra<'g> {
         if !matches!(function, BinaryFunction::Minimum | BinaryFunction::Maximum) {
             return None;
         }
-        let (a, b) = (first(node)?, node.inputs.get(1).copied().flatten()?);
+        let (a, b) = (first(node)?, node.input(1)?);
         match (self.scalar(a), self.scalar(b)) {
             (None, Some(bound)) => Some((function, bound, a)),
             (Some(bound), None) => Some((function, bound, b)),
@@ -335,7 +335,7 @@ impl<'g> Algebra<'g> {
             }
             // Ones for a dropout that is off; zeros are a state.
             Op::Fill => {
-                let number = self.scalar(node.inputs.get(1).copied().flatten()?).filter(|&number| number != 0.0)?;
+                let number = self.scalar(node.input(1)?).filter(|&number| number != 0.0)?;
                 Some(Sum::constant(Coef::Scalar(number)))
             }
             Op::Unary(Unary::Neg) => {
@@ -384,7 +384,7 @@ impl<'g> Algebra<'g> {
     }
 
     fn binary(&self, node: &Node, function: BinaryFunction, part: Part, depth: usize) -> Option<Sum> {
-        let (a, b) = (first(node)?, node.inputs.get(1).copied().flatten()?);
+        let (a, b) = (first(node)?, node.input(1)?);
         let operand = |value: ValueId| -> Option<Rc<Sum>> {
             if self.graph.constant(value).is_none() {
                 // Operands that are repeated along the columns or the rows are not followed.
@@ -413,9 +413,7 @@ impl<'g> Algebra<'g> {
     /// The operand and first column behind a piece that was cut along the last axis.
     fn columns(&self, node: &Node, slot: usize, value: ValueId) -> Option<(ValueId, usize)> {
         let input = first(node)?;
-        let operand = |slot: usize| -> Option<Vec<i64>> {
-            self.graph.constant(node.inputs.get(slot).copied().flatten()?)?.to_i64().ok()
-        };
+        let operand = |slot: usize| -> Option<Vec<i64>> { self.graph.constant(node.input(slot)?)?.to_i64().ok() };
         let width = self.width(input)?;
         match &node.op {
             Op::Split => {
@@ -424,7 +422,7 @@ impl<'g> Algebra<'g> {
                     return None;
                 }
                 let count = node.outputs.len();
-                if node.inputs.get(2).copied().flatten().is_none() {
+                if node.input(2).is_none() {
                     return Some((input, width / count.max(1) * slot));
                 }
                 let sizes = operand(2)?;
@@ -483,7 +481,7 @@ impl<'g> Algebra<'g> {
 
 /// The first operand of a node.
 pub fn first(node: &Node) -> Option<ValueId> {
-    node.inputs.first().copied().flatten()
+    node.input(0)
 }
 
 /// Columns of a constant that is the same for every row; `None` when rows differ or there are several.

@@ -332,7 +332,7 @@ fn without_last(trace: &mut Trace, value: ValueId, name: &str, depth: usize) -> 
     let shape = ty.shape.as_ref().map(|shape| shape.iter().take(2).copied().collect());
     let ty = ValueType { shape, ..ty };
     let node = trace.producer(value).filter(|_| depth < 4).cloned();
-    let operands = node.as_ref().map(|node| (first(node), node.inputs.get(1).copied().flatten()));
+    let operands = node.as_ref().map(|node| (first(node), node.input(1)));
     let emit = |trace: &mut Trace, op: Op, inputs: Vec<Option<ValueId>>| {
         let result = trace.graph.add_value(format!("{name}/mask"), ty.clone());
         trace.push(Node { name: format!("{name}/mask"), op, inputs, outputs: vec![Some(result)] });

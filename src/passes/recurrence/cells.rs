@@ -450,10 +450,7 @@ pub fn is_zero(algebra: &Algebra<'_>, value: ValueId) -> bool {
             Some((node, _)) => {
                 matches!(node.op, crate::graph::Op::Fill)
                     && node
-                        .inputs
-                        .get(1)
-                        .copied()
-                        .flatten()
+                        .input(1)
                         .and_then(|fill| algebra.graph.constant(fill))
                         .is_some_and(|tensor| tensor.to_f32().iter().all(|&x| x == 0.0))
             }

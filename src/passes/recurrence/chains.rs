@@ -90,7 +90,7 @@ fn find(graph: &Graph, report: &mut Report) -> Vec<Chain> {
     let mut algebra = Algebra::new(graph);
     let mut cuts: HashSet<ValueId> = HashSet::new();
     for node in &graph.nodes {
-        let Some(output) = node.outputs.first().copied().flatten() else { continue };
+        let Some(output) = node.output(0) else { continue };
         let Some(product) = algebra.product(output) else { continue };
         for (value, ..) in algebra.joined(product.argument, product.shape.1).unwrap_or_default() {
             if graph.constant(value).is_none() {
@@ -127,7 +127,7 @@ fn find(graph: &Graph, report: &mut Report) -> Vec<Chain> {
             ),
             _ => false,
         };
-        let Some(root) = node.outputs.first().copied().flatten().filter(|_| candidate) else { continue };
+        let Some(root) = node.output(0).filter(|_| candidate) else { continue };
         if let Some(step) = match_step(&finder.algebra, root) {
             finder.by_output.entry(step.h_new).or_default().push(finder.steps.len());
             finder.steps.push(step);

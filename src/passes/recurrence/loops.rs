@@ -24,7 +24,7 @@ pub fn fuse(graph: Graph, report: &mut Report) -> Result<Graph> {
     let mut used = vec![false; graph.values.len()];
     let ports = graph.outputs.iter().map(|port| port.value).chain(graph.states.iter().map(|state| state.next));
     for id in graph.nodes.iter().flat_map(|node| node.inputs.iter().flatten().copied()).chain(ports) {
-        if let Some(slot) = used.get_mut(id.0 as usize) {
+        if let Some(slot) = used.get_mut(id.index()) {
             *slot = true;
         }
     }
@@ -75,7 +75,7 @@ fn refined(body: &Graph) -> Graph {
     for k in 0..body.inputs.len().min(body.outputs.len()) {
         let (input, next) = (body.inputs[k].value, body.outputs[k].value);
         let Some(next) = body.get(next).and_then(|value| value.ty.shape.clone()) else { continue };
-        let Some(value) = body.values.get_mut(input.0 as usize) else { continue };
+        let Some(value) = body.get_mut(input) else { continue };
         let Some(shape) = value.ty.shape.as_mut().filter(|shape| shape.len() == 2 && next.len() == 2) else { continue };
         if let (Some(width), Some(next @ Dim::Known(_))) = (shape.last_mut(), next.last())
             && *width == Dim::Unknown
@@ -137,7 +137,7 @@ impl<'a> Loop<'a> {
     pub fn is_next_of(&self, value: ValueId, k: usize) -> bool {
         let Some((node, _)) = self.algebra.producer(self.algebra.through(value)) else { return false };
         let Op::Binary(Binary { function: BinaryFunction::Add, .. }) = node.op else { return false };
-        let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
+        let operand = |slot: usize| node.input(slot);
         let one = |value: ValueId| self.integers(value).is_some_and(|step| step == [1]);
         match (operand(0), operand(1)) {
             (Some(a), Some(b)) => (self.variable(a) == Some(k) && one(b)) || (self.variable(b) == Some(k) && one(a)),
@@ -237,8 +237,8 @@ impl<'a> Loop<'a> {
         }
         let mut results = Vec::new();
         for (k, variable) in variables.iter().enumerate() {
-            let Some(result) = self.node.outputs.get(k).copied().flatten() else { continue };
-            if !used.get(result.0 as usize).copied().unwrap_or(true) {
+            let Some(result) = self.node.output(k) else { continue };
+            if !used.get(result.index()).copied().unwrap_or(true) {
                 continue;
             }
             let value = match variable {
@@ -353,9 +353,11 @@ impl<'a> Loop<'a> {
 
     /// The values of the body that are the entry of list `k` at the counter.
     pub fn reads<'s>(&'s self, trace: &'s Trace, k: usize) -> impl Iterator<Item = ValueId> + 's {
-        self.inner.body.nodes.iter().filter_map(move |node| {
-            (self.list_read(trace, node) == Some(k)).then(|| node.outputs.first().copied().flatten()).flatten()
-        })
+        self.inner
+            .body
+            .nodes
+            .iter()
+            .filter_map(move |node| (self.list_read(trace, node) == Some(k)).then(|| node.output(0)).flatten())
     }
 }
 

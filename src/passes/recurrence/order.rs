@@ -28,8 +28,8 @@ pub fn sorted(graph: &Graph) -> Option<Vec<Node>> {
                 continue;
             };
             stack.push((index, next + 1));
-            let producer = input.and_then(|id| producers.get(id.0 as usize).copied().flatten());
-            let Some(producer) = producer.map(|id| id.0 as usize) else { continue };
+            let producer = input.and_then(|id| producers[id]);
+            let Some(producer) = producer.map(|id| id.index()) else { continue };
             match states.get(producer)? {
                 State::Done => {}
                 State::Open => return None,

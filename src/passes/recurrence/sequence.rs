@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::step::Reason;
 use crate::graph::op::{Activation, BinaryFunction, Concat, FullyConnected, Unary};
-use crate::graph::{Dim, Graph, Node, NodeId, Op, ValueId, ValueType};
+use crate::graph::{Dim, Graph, Node, NodeId, Op, ValueId, ValueMap, ValueType};
 use crate::tensor::Tensor;
 
 use super::trace::Trace;
@@ -16,7 +16,7 @@ const MOST_DEPTH: usize = 64;
 /// What is known over all turns.
 pub struct Sequences<'a> {
     body: &'a Graph,
-    producers: Vec<Option<NodeId>>,
+    producers: ValueMap<Option<NodeId>>,
     known: HashMap<ValueId, ValueId>,
     /// What is the same in every turn, as values around the loop.
     invariants: HashMap<ValueId, ValueId>,
@@ -35,14 +35,14 @@ impl<'a> Sequences<'a> {
     }
 
     fn node(&self, value: ValueId) -> Option<&'a Node> {
-        self.body.nodes.get(self.producers.get(value.0 as usize)?.as_ref()?.0 as usize)
+        self.body.node(self.producers[value]?)
     }
 
     /// The ops that can be lifted row by row, and the operands that go with the turns.
     fn operands(&self, value: ValueId) -> Option<(&'a Node, Vec<ValueId>)> {
         let node = self.node(value)?;
         let constant = |id: ValueId| self.body.constant(id);
-        let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
+        let operand = |slot: usize| node.input(slot);
         let rank = |id: ValueId| self.body.get(id).and_then(|value| value.ty.rank());
         if rank(value) != Some(2) {
             return None;
@@ -99,7 +99,7 @@ impl<'a> Sequences<'a> {
         let own = self.body.get(id)?;
         if let Some(tensor) = self.constant(id) {
             let copy = trace.graph.add_constant(own.name.clone(), tensor.clone());
-            trace.graph.values.get_mut(copy.0 as usize)?.ty.quantization = own.ty.quantization.clone();
+            trace.graph.get_mut(copy)?.ty.quantization = own.ty.quantization.clone();
             return Some(copy);
         }
         let node = self.node(id)?;
@@ -118,7 +118,7 @@ impl<'a> Sequences<'a> {
     /// The number that a tensor is filled with.
     fn filling(&self, id: ValueId) -> Option<ValueId> {
         let node = self.node(id)?;
-        let number = node.inputs.get(1).copied().flatten().filter(|_| matches!(node.op, Op::Fill))?;
+        let number = node.input(1).filter(|_| matches!(node.op, Op::Fill))?;
         self.body.constant(number).map(|_| number)
     }
 
@@ -126,7 +126,7 @@ impl<'a> Sequences<'a> {
     pub fn scaled(&self, mut value: ValueId) -> ValueId {
         for _ in 0..MOST_DEPTH {
             let Some(node) = self.node(value) else { break };
-            let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
+            let operand = |slot: usize| node.input(slot);
             let (Some(a), b) = (operand(0), operand(1)) else { break };
             value = match (&node.op, b) {
                 (Op::Binary(binary), Some(b)) if binary.activation == Activation::Linear => match binary.function {

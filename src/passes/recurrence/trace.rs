@@ -2,7 +2,7 @@
 
 use crate::graph::op::{BinaryFunction, ReduceFunction};
 use crate::graph::recurrent::Layout;
-use crate::graph::{Dim, Graph, Node, NodeId, Op, Recurrent, Symbol, ValueId};
+use crate::graph::{Dim, Graph, Node, NodeId, Op, Recurrent, Symbol, ValueId, ValueMap};
 
 /// Longest way back that is followed.
 const MOST_STEPS: usize = 64;
@@ -18,7 +18,7 @@ pub enum Size {
 /// A graph with the node of each value.
 pub struct Trace {
     pub graph: Graph,
-    producers: Vec<Option<NodeId>>,
+    producers: ValueMap<Option<NodeId>>,
 }
 
 impl Trace {
@@ -29,12 +29,9 @@ impl Trace {
 
     /// Adds a node at the end.
     pub fn push(&mut self, node: Node) {
-        let id = NodeId(self.graph.nodes.len() as u32);
-        self.producers.resize(self.graph.values.len(), None);
-        for output in node.outputs.iter().flatten() {
-            if let Some(slot) = self.producers.get_mut(output.0 as usize) {
-                *slot = Some(id);
-            }
+        let id = NodeId::at(self.graph.nodes.len());
+        for &output in node.outputs.iter().flatten() {
+            self.producers.set(output, Some(id));
         }
         self.graph.nodes.push(node);
     }
@@ -47,7 +44,7 @@ impl Trace {
     }
 
     pub fn producer(&self, value: ValueId) -> Option<&Node> {
-        self.graph.nodes.get(self.producers.get(value.0 as usize)?.as_ref()?.0 as usize)
+        self.graph.node(self.producers[value]?)
     }
 
     /// The constant integers of a value.
@@ -56,7 +53,7 @@ impl Trace {
     }
 
     fn operand(&self, node: &Node, slot: usize) -> Option<ValueId> {
-        node.inputs.get(slot).copied().flatten()
+        node.input(slot)
     }
 
     /// Size of an axis, followed back as far as ops leave it alone.

@@ -29,10 +29,10 @@ impl Loop<'_> {
             {
                 continue;
             }
-            let node = producers.get(value.0 as usize).copied().flatten();
-            let node = node.and_then(|id| condition.nodes.get(id.0 as usize)).filter(|_| budget > 0);
+            let node = producers[value];
+            let node = node.and_then(|id| condition.node(id)).filter(|_| budget > 0);
             let node = node.ok_or_else(refuse)?;
-            let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
+            let operand = |slot: usize| node.input(slot);
             let (Some(a), b) = (operand(0), operand(1)) else { return Err(refuse()) };
             let function = match &node.op {
                 Op::Binary(binary) => binary.function,

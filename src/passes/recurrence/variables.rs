@@ -67,7 +67,7 @@ impl Loop<'_> {
         if !matches!(node.op, Op::Select) {
             return None;
         }
-        let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
+        let operand = |slot: usize| node.input(slot);
         let (condition, yes, no) = (operand(0)?, operand(1)?, operand(2)?);
         let (mask, holds) = self.mask(trace, condition)?;
         let (yes, no) = (self.algebra.through(yes), self.algebra.through(no));
@@ -79,7 +79,7 @@ impl Loop<'_> {
         let mut holds = true;
         for _ in 0..16 {
             let (node, _) = self.algebra.producer(condition)?;
-            let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
+            let operand = |slot: usize| node.input(slot);
             match &node.op {
                 Op::Unary(crate::graph::op::Unary::Not) => {
                     holds = !holds;
@@ -159,7 +159,7 @@ impl Loop<'_> {
     /// The loop variable that a gather reads at the counter.
     pub fn list_read(&self, trace: &Trace, node: &Node) -> Option<usize> {
         let Op::Gather(options) = &node.op else { return None };
-        let (list, index) = (first(node)?, node.inputs.get(1).copied().flatten()?);
+        let (list, index) = (first(node)?, node.input(1)?);
         let k = self.variable(list)?;
         let scalar = self.inner.body.get(index)?.ty.rank() == Some(0);
         let plain = options.axis == 0 && options.batch_dims == 0 && scalar;
@@ -169,7 +169,7 @@ impl Loop<'_> {
     /// The entry that a list gets.
     fn list_write(&self, trace: &Trace, k: usize) -> Option<Variable> {
         let (node, _) = self.algebra.producer(self.nexts[k])?;
-        let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
+        let operand = |slot: usize| node.input(slot);
         let entries = trace.axis(self.operands[k], 0);
         match &node.op {
             Op::SetItem => {
@@ -215,7 +215,7 @@ impl Loop<'_> {
                 let (a, b) = (outer.iter().skip(1), inner.iter());
                 a.zip(b).filter(|(a, b)| a.known().is_none() || b.known().is_none()).count() <= 1
             }
-            Op::ExpandDims => self.integers(node.inputs.get(1).copied().flatten()?)? == [0],
+            Op::ExpandDims => self.integers(node.input(1)?)? == [0],
             _ => false,
         };
         (leading && plain).then(|| self.algebra.through(input))
@@ -225,7 +225,7 @@ impl Loop<'_> {
     fn is_slice(&self, trace: &Trace, k: usize, value: ValueId, after: bool) -> bool {
         let check = || -> Option<bool> {
             let (node, _) = self.algebra.producer(value)?;
-            let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
+            let operand = |slot: usize| node.input(slot);
             if !matches!(node.op, Op::Slice) || self.variable(operand(0)?) != Some(k) {
                 return Some(false);
             }

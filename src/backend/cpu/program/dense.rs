@@ -54,7 +54,7 @@ struct Windows {
 impl Dense {
     /// The kernel of a node, when its weights are known and everything is f32.
     pub fn new(kind: &Kind<'_>, plan: &Plan, node: &Node, resources: &Resources<'_>) -> Result<Option<Dense>> {
-        let input = |slot: usize| node.inputs.get(slot).copied().flatten();
+        let input = |slot: usize| node.input(slot);
         let (Some(x), Some(w), Some(Some(y))) = (input(0), input(1), node.outputs.first().copied()) else {
             return Ok(None);
         };

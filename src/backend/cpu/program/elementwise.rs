@@ -158,8 +158,8 @@ impl Elementwise {
     /// The kernel of a node on f32 operands of known shapes; `None` for what is computed by `eval`.
     pub fn new(kind: &Kind<'_>, plan: &Plan, node: &Node, table: &'static Table) -> Option<Elementwise> {
         let is_float = |id: ValueId| plan.graph.get(id).is_some_and(|value| value.ty.dtype == DType::F32);
-        let input = |slot: usize| node.inputs.get(slot).copied().flatten();
-        let y = node.outputs.first().copied().flatten().filter(|&id| is_float(id))?;
+        let input = |slot: usize| node.input(slot);
+        let y = node.output(0).filter(|&id| is_float(id))?;
         let x = input(0).filter(|&id| is_float(id))?;
         let mut inputs = vec![x];
         let work = match *kind {

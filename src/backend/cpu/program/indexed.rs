@@ -155,7 +155,7 @@ impl Indexed {
         let dtype = |id: ValueId| Some(plan.graph.get(id)?.ty.dtype);
         let operands: Vec<ValueId> = node.inputs.iter().copied().collect::<Option<_>>()?;
         let shape = |slot: usize| plan.shape(*operands.get(slot)?);
-        let y = node.outputs.first().copied().flatten()?;
+        let y = node.output(0)?;
         let types: Vec<DType> = operands.iter().copied().map(dtype).collect::<Option<_>>()?;
         let of = dtype(y)?;
         let is_integer = |dtype: &DType| matches!(dtype, DType::I32 | DType::I64);
@@ -242,7 +242,7 @@ mod tests {
             let value = graph.add_value(format!("x{index}"), ValueType::fixed(tensor.dtype(), tensor.shape()));
             // Paddings have to be known.
             if matches!(op, Op::Pad) && index > 0 {
-                graph.values[value.0 as usize].constant = Some(tensor.clone());
+                graph.values[value.index()].constant = Some(tensor.clone());
             } else {
                 graph.inputs.push(Port { name: format!("x{index}"), value });
             }

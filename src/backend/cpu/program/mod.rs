@@ -39,7 +39,7 @@ impl CpuProgram {
         let mut steps = Vec::new();
         let mut notes = Vec::new();
         for id in &plan.steps {
-            let index = id.0 as usize;
+            let index = id.index();
             let node =
                 plan.graph.nodes.get(index).ok_or_else(|| Error::internal("the plan has a step without a node"))?;
             let place = || format!("node {index} `{}`", node.name);

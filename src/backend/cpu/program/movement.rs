@@ -137,16 +137,16 @@ struct Shapes<'a> {
 
 impl<'a> Shapes<'a> {
     fn input(&self, slot: usize) -> Option<(ValueId, &'a [usize])> {
-        let id = self.node.inputs.get(slot).copied().flatten()?;
+        let id = self.node.input(slot)?;
         Some((id, self.plan.shape(id)?))
     }
 
     fn output(&self, slot: usize) -> Option<&'a [usize]> {
-        self.plan.shape(self.node.outputs.get(slot).copied().flatten()?)
+        self.plan.shape(self.node.output(slot)?)
     }
 
     fn known(&self, slot: usize) -> Option<Vec<i64>> {
-        self.plan.known(self.node.inputs.get(slot).copied().flatten()?)?.to_i64().ok()
+        self.plan.known(self.node.input(slot)?)?.to_i64().ok()
     }
 
     /// The whole result from x seen with other strides.
@@ -253,7 +253,7 @@ impl<'a> Shapes<'a> {
         if self.plan.graph.get(x)?.ty.dtype != DType::F32 {
             return None;
         }
-        match self.node.inputs.get(2).copied().flatten() {
+        match self.node.input(2) {
             None => Some(0.0),
             Some(value) => self.plan.known(value)?.to_f32().first().copied(),
         }

@@ -24,7 +24,7 @@ pub(in crate::backend::cpu) struct RecurrentStep {
 
 impl RecurrentStep {
     pub fn new(op: &Recurrent, plan: &Plan, node: &Node, resources: &Resources<'_>) -> Result<RecurrentStep> {
-        let shape = |slot: usize| node.inputs.get(slot).copied().flatten().and_then(|id| plan.shape(id));
+        let shape = |slot: usize| node.input(slot).and_then(|id| plan.shape(id));
         let x = shape(Recurrent::X).ok_or_else(|| Error::graph("a recurrent layer without input"))?;
         let small = Layer::operations(op, x) < LEAST_SHARED;
         let threads = if small { 1 } else { resources.threads };

@@ -62,14 +62,14 @@ impl Slots {
     }
 
     fn place(&mut self, id: ValueId, place: Place) {
-        if let Some(slot) = self.places.get_mut(id.0 as usize) {
+        if let Some(slot) = self.places.get_mut(id.index()) {
             *slot = Some(place);
         }
     }
 
     /// The planned shape.
     pub fn shape(&self, id: ValueId) -> Option<&[usize]> {
-        self.shapes.get(id.0 as usize)?.as_deref()
+        self.shapes.get(id.index())?.as_deref()
     }
 
     /// Gives a value a buffer of its own: of the planned type and shape, or to be filled when the shape depends on data.
@@ -85,21 +85,21 @@ impl Slots {
 
     /// Lets `id` be the elements of `of` under its own shape.
     pub fn alias(&mut self, id: ValueId, of: ValueId) {
-        let place = self.places.get(of.0 as usize).cloned().flatten();
+        let place = self.places.get(of.index()).cloned().flatten();
         // A buffer that two values see stays with the program.
         for value in [id, of] {
-            if let Some(own) = self.own.get_mut(value.0 as usize) {
+            if let Some(own) = self.own.get_mut(value.index()) {
                 *own = false;
             }
         }
-        if let Some(slot) = self.places.get_mut(id.0 as usize) {
+        if let Some(slot) = self.places.get_mut(id.index()) {
             *slot = place;
         }
     }
 
     /// The tensor behind a value.
     pub fn read<'a>(&'a self, id: ValueId, inputs: &'a [Tensor], states: &'a [Tensor]) -> Result<&'a Tensor> {
-        let found = match self.places.get(id.0 as usize) {
+        let found = match self.places.get(id.index()) {
             Some(Some(Place::Input(index))) => inputs.get(*index),
             Some(Some(Place::State(index))) => states.get(*index),
             Some(Some(Place::Known(tensor))) => Some(tensor),
@@ -111,7 +111,7 @@ impl Slots {
 
     /// Takes the buffer of a value to write to; [`Slots::put`] gives it back.
     pub fn take(&mut self, id: ValueId) -> Result<Tensor> {
-        let buffer = match self.places.get(id.0 as usize) {
+        let buffer = match self.places.get(id.index()) {
             Some(Some(Place::Buffer(index))) => self.buffers.get_mut(*index),
             _ => None,
         };
@@ -129,7 +129,7 @@ impl Slots {
 
     /// Puts a buffer back, or another tensor in its place.
     pub fn put(&mut self, id: ValueId, tensor: Tensor) {
-        if let Some(Some(Place::Buffer(index))) = self.places.get(id.0 as usize)
+        if let Some(Some(Place::Buffer(index))) = self.places.get(id.index())
             && let Some(buffer) = self.buffers.get_mut(*index)
         {
             *buffer = tensor;
@@ -138,8 +138,8 @@ impl Slots {
 
     /// Hands a value to the caller: the buffer itself, in exchange for the caller's tensor where that fits, else a copy.
     pub fn give(&mut self, id: ValueId, inputs: &[Tensor], states: &[Tensor], output: &mut Tensor) -> Result<()> {
-        if self.own.get(id.0 as usize) == Some(&true)
-            && let Some(Some(Place::Buffer(index))) = self.places.get(id.0 as usize)
+        if self.own.get(id.index()) == Some(&true)
+            && let Some(Some(Place::Buffer(index))) = self.places.get(id.index())
             && let Some(buffer) = self.buffers.get_mut(*index)
         {
             if buffer.shape() == output.shape() && buffer.dtype() == output.dtype() && !output.is_shared() {
@@ -163,7 +163,7 @@ impl Slots {
         // A state that becomes what another one was reads it before that one is written.
         let mut moved = Vec::new();
         for (index, state) in plan.graph.states.iter().enumerate() {
-            if let Some(Some(Place::State(from))) = self.places.get(state.next.0 as usize)
+            if let Some(Some(Place::State(from))) = self.places.get(state.next.index())
                 && *from != index
                 && let Some(tensor) = states.get(*from)
             {
@@ -171,7 +171,7 @@ impl Slots {
             }
         }
         for (index, state) in plan.graph.states.iter().enumerate() {
-            if let Some(Some(Place::State(_))) = self.places.get(state.next.0 as usize) {
+            if let Some(Some(Place::State(_))) = self.places.get(state.next.index()) {
                 continue;
             }
             let next = self.read(state.next, inputs, &[])?;

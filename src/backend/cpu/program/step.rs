@@ -36,7 +36,7 @@ impl Step {
     /// The step of a node; `None` when there is nothing to do at run time.
     pub fn new(plan: &Plan, node: &Node, slots: &mut Slots, resources: &Resources<'_>) -> Result<Option<Step>> {
         let wanted = |id: &ValueId| {
-            plan.values.get(id.0 as usize).is_some_and(|v| v.kept || v.last_use.is_some() || v.shape.is_some())
+            plan.values.get(id.index()).is_some_and(|v| v.kept || v.last_use.is_some() || v.shape.is_some())
         };
         let node = &Node { outputs: node.outputs.iter().map(|id| id.filter(wanted)).collect(), ..node.clone() };
         let planned = node.inputs.iter().chain(&node.outputs).flatten().all(|&id| plan.shape(id).is_some());

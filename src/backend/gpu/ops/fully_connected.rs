@@ -11,12 +11,12 @@ use crate::tensor::{Tensor, with_storage};
 /// `y[m, n] = activation(Σ_k x[m, k] w[n, k] + b[n])`; leading axes of x are rows.
 pub(super) fn record(ctx: &mut Recorder<'_>, node: &Node, options: &FullyConnected) -> Result<()> {
     let known = |slot: usize| -> Option<Tensor> {
-        let id = node.inputs.get(slot).copied().flatten()?;
+        let id = node.input(slot)?;
         ctx.plan.known(id).or_else(|| ctx.plan.graph.constant(id)).cloned()
     };
     let weights = known(1).ok_or_else(|| Error::unsupported("the weights are computed"))?;
     let bias = known(2);
-    if node.inputs.get(2).copied().flatten().is_some() != bias.is_some() {
+    if node.input(2).is_some() != bias.is_some() {
         return Err(Error::unsupported("the bias is computed"));
     }
     let &[columns, depth] = weights.shape() else { return Err(Error::graph("weights of rank 2 were expected")) };

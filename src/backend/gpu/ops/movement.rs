@@ -16,7 +16,7 @@ pub(super) fn numbers(ctx: &Recorder<'_>, node: &Node, slot: usize) -> Result<Ve
 
 /// A known operand.
 pub(super) fn known(ctx: &Recorder<'_>, node: &Node, slot: usize) -> Option<Tensor> {
-    let id = node.inputs.get(slot).copied().flatten()?;
+    let id = node.input(slot)?;
     ctx.plan.known(id).or_else(|| ctx.plan.graph.constant(id)).cloned()
 }
 
@@ -174,7 +174,7 @@ pub(super) fn split(ctx: &mut Recorder<'_>, node: &Node) -> Result<()> {
     let from = steps(&x.shape);
     // The sizes of unwanted parts count too, so they are taken from the operand rather than from the results.
     let parts = node.outputs.len().max(1);
-    let sizes = match node.inputs.get(2).copied().flatten() {
+    let sizes = match node.input(2) {
         None => vec![x.shape[along] / parts; parts],
         Some(_) => {
             let given = numbers(ctx, node, 2)?;
@@ -199,7 +199,7 @@ pub(super) fn split(ctx: &mut Recorder<'_>, node: &Node) -> Result<()> {
 /// The value everywhere, then x over it.
 pub(super) fn pad(ctx: &mut Recorder<'_>, node: &Node) -> Result<()> {
     let paddings = numbers(ctx, node, 1)?;
-    let value = if node.inputs.get(2).copied().flatten().is_some() {
+    let value = if node.input(2).is_some() {
         let value = known(ctx, node, 2).ok_or_else(|| Error::unsupported("the padding value is computed from data"))?;
         word(&value)?
     } else {

@@ -136,7 +136,7 @@ impl Outputs {
         let Some(Layer { time, batch, .. }) = layers.first() else {
             return Err(Error::graph("a layer without directions"));
         };
-        let wanted = |slot: usize| node.outputs.get(slot).copied().flatten().is_some();
+        let wanted = |slot: usize| node.output(slot).is_some();
         let keep = wanted(Recurrent::y(0)) || (op.merge == Merge::Separate && wanted(Recurrent::y(1)));
         if !keep {
             // A binding that is written to may not be one that others read, so it has memory of its own.

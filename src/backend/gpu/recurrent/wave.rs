@@ -53,7 +53,7 @@ pub(in crate::backend::gpu) fn stacks(plan: &Plan) -> Vec<Stack> {
         others.flat_map(|n| n.inputs.iter().flatten()).any(|id| results.contains(&id))
     };
     found.retain(|stack| stack.len() > 1 && !interrupted(stack));
-    let index = |position: &usize| plan.steps.get(*position).map(|id| id.0 as usize);
+    let index = |position: &usize| plan.steps.get(*position).map(|id| id.index());
     found.iter().map(|stack| Stack { nodes: stack.iter().filter_map(index).collect() }).collect()
 }
 
@@ -80,8 +80,8 @@ fn only(op: &Recurrent) -> Option<&Direction> {
 
 /// Whether a layer takes in the outputs of another with the same sizes, options and mask.
 fn follows((lower, below): (&Node, &Recurrent), (upper, above): (&Node, &Recurrent)) -> bool {
-    let operand = |node: &Node, slot: usize| node.inputs.get(slot).copied().flatten();
-    let y = lower.outputs.get(Recurrent::y(0)).copied().flatten();
+    let operand = |node: &Node, slot: usize| node.input(slot);
+    let y = lower.output(Recurrent::y(0));
     let blocks = above.cell.gate_blocks();
     let alike = |a: &Direction, b: &Direction| {
         a.reverse == b.reverse
@@ -124,10 +124,10 @@ pub(in crate::backend::gpu) fn record(ctx: &mut Recorder<'_>, nodes: &[&Node]) -
 /// Bit l: the outputs of layer l are wanted by others than layer l + 1.
 fn kept(plan: &Plan, nodes: &[&Node]) -> u32 {
     let wanted = |l: usize, node: &Node| {
-        let Some(y) = node.outputs.get(Recurrent::y(0)).copied().flatten() else { return false };
-        let readers = plan.steps.iter().filter_map(|id| plan.graph.nodes.get(id.0 as usize));
+        let Some(y) = node.output(Recurrent::y(0)) else { return false };
+        let readers = plan.steps.iter().filter_map(|id| plan.graph.node(*id));
         let mut others = readers.filter(|n| nodes.get(l + 1).is_none_or(|above| !std::ptr::eq(*n, *above)));
-        plan.values.get(y.0 as usize).is_some_and(|v| v.kept) || others.any(|n| n.inputs.contains(&Some(y)))
+        plan.values.get(y.index()).is_some_and(|v| v.kept) || others.any(|n| n.inputs.contains(&Some(y)))
     };
     nodes.iter().take(MOST_LAYERS).enumerate().map(|(l, n)| u32::from(wanted(l, n)) << l).sum()
 }

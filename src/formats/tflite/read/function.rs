@@ -187,7 +187,7 @@ impl<'m> Function<'m> {
     }
 
     fn set_quantization(&mut self, value: ValueId, ty: &ValueType) {
-        if let Some(value) = self.graph.values.get_mut(value.0 as usize) {
+        if let Some(value) = self.graph.get_mut(value) {
             value.ty.quantization.clone_from(&ty.quantization);
         }
     }
@@ -356,7 +356,7 @@ impl<'m> Function<'m> {
         used.extend(self.graph.outputs.iter().map(|port| port.value));
         let stored = &self.stored;
         self.graph.nodes.retain(|node| {
-            let result = node.outputs.first().copied().flatten();
+            let result = node.output(0);
             !result.is_some_and(|value| stored.contains_key(&value) && !used.contains(&value))
         });
         Ok(self.graph)

@@ -394,7 +394,7 @@ impl<'m> Function<'m> {
         let axis = if layout == Layout::TimeMajor { 1 } else { 0 };
         let batch = self.ty(x)?.shape.as_ref().and_then(|shape| shape.get(axis)).copied();
         let open = batch.filter(|dim| matches!(dim, Dim::Symbol(_)));
-        let state = self.graph.values.get_mut(value.0 as usize);
+        let state = self.graph.get_mut(value);
         let state = state.ok_or_else(|| Error::internal("a state is missing"))?;
         if let (Some(dim), Some(open)) = (state.ty.shape.as_mut().and_then(|shape| shape.first_mut()), open) {
             *dim = open;

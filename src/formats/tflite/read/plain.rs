@@ -542,7 +542,7 @@ fn single_index(function: &Function<'_>, start: ValueId) -> Option<ValueId> {
         value = inputs.first().copied().flatten()?;
     }
     let node = function.producer(value)?;
-    let inner = node.inputs.first().copied().flatten()?;
+    let inner = node.input(0)?;
     let is_scalar = function.ty(inner).ok()?.rank() == Some(0);
     (matches!(node.op, Op::Reshape | Op::ExpandDims) && is_scalar).then_some(inner)
 }
@@ -567,7 +567,7 @@ fn rank<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
     let rank = function.ty(x)?.rank().and_then(|rank| i32::try_from(rank).ok());
     let rank = rank.ok_or_else(|| Error::unsupported("the rank of a tensor of unknown rank"))?;
     let output = function.output(call, 0)?;
-    if let Some(value) = function.graph.values.get_mut(output.0 as usize) {
+    if let Some(value) = function.graph.get_mut(output) {
         value.ty = ValueType::fixed(DType::I32, &[]);
         value.constant = Some(Tensor::scalar(rank));
     }

@@ -22,7 +22,7 @@ pub(super) fn basic(
     let Arithmetic::IntegerBasic { weight_zero_point } = op.arithmetic else {
         return Err(Error::internal("not the basic kernel"));
     };
-    let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
+    let operand = |slot: usize| node.input(slot);
     let x = operand(Recurrent::X).ok_or_else(|| Error::graph("input 0 is absent"))?;
     let (units, width) = (weights.units(4), weights.input.columns());
     if emit.sizes.shape(x).and_then(|shape| shape.first().copied().flatten()) != Some(1) {
@@ -37,7 +37,7 @@ pub(super) fn basic(
     let h = state(emit, operand(Recurrent::h0(0)))?;
     let c = state(emit, operand(Recurrent::c0(0)))?;
     let output = emit.temporary("activation", DType::U8, &[batch, units], activations.clone());
-    let new_state = match node.outputs.get(Recurrent::c_n(0)).copied().flatten() {
+    let new_state = match node.output(Recurrent::c_n(0)) {
         Some(value) => emit.result(value)?,
         None => emit.temporary("state", DType::I16, &[batch, units], states),
     };
@@ -49,11 +49,11 @@ pub(super) fn basic(
         vec![(0, Field::Byte(4)), (1, Field::Float(0.0)), (2, Field::Float(0.0)), (3, Field::Byte(1))],
     );
     emit.operator(opcode::LSTM, 2, &[step, h, matrix, bias, c], &[output, new_state, concatenation, gates], options);
-    if let Some(value) = node.outputs.get(Recurrent::y(0)).copied().flatten() {
+    if let Some(value) = node.output(Recurrent::y(0)) {
         let y = emit.result(value)?;
         reshape(emit, output, y, &[1, batch, units]);
     }
-    if let Some(value) = node.outputs.get(Recurrent::h_n(0)).copied().flatten() {
+    if let Some(value) = node.output(Recurrent::h_n(0)) {
         emit.place(value, output);
     }
     Ok(())

@@ -294,7 +294,7 @@ impl<'e> Emit<'e> {
                 None => {
                     // The parts of a tensor are of its type, the variables of a loop each of its own.
                     let source = if matches!(node.op, Op::While(_)) { slot } else { 0 };
-                    let source = node.inputs.get(source).copied().flatten();
+                    let source = node.input(source);
                     let ty = source.map(|value| self.ty(value)).transpose()?;
                     let (dtype, quantization) = ty.map_or((DType::F32, None), |ty| (ty.dtype, ty.quantization.clone()));
                     let tensor = self.temporary("unread", dtype, &[], quantization);

@@ -7,7 +7,7 @@ use crate::graph::recurrent::{Arithmetic, Cell, Direction, Layout, Lstm, Recurre
 
 /// Whether one fused operator computes this op; the reason when none does.
 pub(super) fn fits(op: &Recurrent, node: &Node) -> Result<(), String> {
-    if node.inputs.get(Recurrent::MASK).copied().flatten().is_some() {
+    if node.input(Recurrent::MASK).is_some() {
         return Err("lengths or a mask".to_owned());
     }
     match &op.cell {

@@ -56,7 +56,7 @@ impl Lower<'_> {
     /// Makes a constant of a value that is known, since nothing computes it any more.
     fn keep_known(&self, graph: &mut Graph, value: ValueId) {
         let known = self.sizes.known(value).cloned();
-        if let (Some(known), Some(entry)) = (known, graph.values.get_mut(value.0 as usize))
+        if let (Some(known), Some(entry)) = (known, graph.get_mut(value))
             && entry.constant.is_none()
         {
             let quantization = entry.ty.quantization.take();
@@ -297,7 +297,7 @@ impl Lower<'_> {
         let backwards = build.op(Op::Reverse, &[x, axis], dtype);
         copy_type(graph, x, backwards);
         node.inputs[Recurrent::X] = Some(backwards);
-        let y = node.outputs.get(Recurrent::y(0)).copied().flatten();
+        let y = node.output(Recurrent::y(0));
         let name = node.name.clone();
         let reversed = y.map(|y| {
             let ty = graph.get(y).map_or_else(|| ValueType::unranked(dtype), |value| value.ty.clone());
@@ -346,16 +346,16 @@ impl Lower<'_> {
 }
 
 fn operand(node: &Node, slot: usize) -> Result<ValueId> {
-    node.inputs.get(slot).copied().flatten().ok_or_else(|| Error::graph(format!("input {slot} is absent")))
+    node.input(slot).ok_or_else(|| Error::graph(format!("input {slot} is absent")))
 }
 
 fn result(node: &Node, slot: usize) -> Result<ValueId> {
-    node.outputs.get(slot).copied().flatten().ok_or_else(|| Error::graph(format!("output {slot} is absent")))
+    node.output(slot).ok_or_else(|| Error::graph(format!("output {slot} is absent")))
 }
 
 fn copy_type(graph: &mut Graph, from: ValueId, to: ValueId) {
     let ty = graph.get(from).map(|value| value.ty.clone());
-    if let (Some(ty), Some(entry)) = (ty, graph.values.get_mut(to.0 as usize)) {
+    if let (Some(ty), Some(entry)) = (ty, graph.get_mut(to)) {
         entry.ty = ty;
     }
 }
@@ -445,9 +445,5 @@ fn dense(graph: &mut Graph, node: &Node, op: MatMul) -> Result<Option<Node>> {
         keep_leading_axes: true,
         asymmetric_inputs: op.asymmetric_inputs,
     };
-    Ok(Some(Node {
-        op: Op::FullyConnected(op),
-        inputs: vec![node.inputs.first().copied().flatten(), Some(weights), None],
-        ..node.clone()
-    }))
+    Ok(Some(Node { op: Op::FullyConnected(op), inputs: vec![node.input(0), Some(weights), None], ..node.clone() }))
 }

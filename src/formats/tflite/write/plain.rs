@@ -24,7 +24,7 @@ pub(super) fn plain(emit: &mut Emit<'_>, node: &Node) -> Result<()> {
                     (3, Bool(op.asymmetric_inputs)),
                 ],
             );
-            let per_row = node.inputs.get(1).copied().flatten().map(|weights| emit.ty(weights)).transpose()?;
+            let per_row = node.input(1).map(|weights| emit.ty(weights)).transpose()?;
             let per_row = per_row.and_then(|ty| ty.quantization.as_ref()).is_some_and(|q| q.scales.len() > 1);
             let version = match weights_of(emit, node)? {
                 (DType::F32, DType::I8) if per_row => 12,
@@ -32,7 +32,7 @@ pub(super) fn plain(emit: &mut Emit<'_>, node: &Node) -> Result<()> {
                 _ if op.keep_leading_axes => 5,
                 (DType::F32, DType::I8) => 3,
                 (DType::I8, _) => 4,
-                _ if node.inputs.get(2).copied().flatten().is_none() => 6,
+                _ if node.input(2).is_none() => 6,
                 _ => 1,
             };
             let mut inputs = emit.operands(node)?;
@@ -74,7 +74,7 @@ pub(super) fn plain(emit: &mut Emit<'_>, node: &Node) -> Result<()> {
             inputs.truncate(3);
             if inputs.get(2).is_none_or(|bias| *bias == -1) {
                 // The operator must have a bias.
-                let units = node.inputs.get(1).copied().flatten().and_then(|weights| emit.sizes.shape(weights));
+                let units = node.input(1).and_then(|weights| emit.sizes.shape(weights));
                 let units = units.and_then(|shape| shape.first().copied().flatten()).unwrap_or(0);
                 inputs.truncate(2);
                 inputs.push(emit.constant("bias", &Tensor::zeros(DType::F32, &[units])?, None));
@@ -221,7 +221,7 @@ fn with_indices(emit: &mut Emit<'_>, node: &Node, number: i32, version: i32) -> 
 fn indexed(emit: &mut Emit<'_>, node: &Node, slots: &[usize]) -> Result<Vec<i32>> {
     let mut inputs = emit.operands(node)?;
     for &slot in slots {
-        let (Some(value), Some(tensor)) = (node.inputs.get(slot).copied().flatten(), inputs.get_mut(slot)) else {
+        let (Some(value), Some(tensor)) = (node.input(slot), inputs.get_mut(slot)) else {
             continue;
         };
         *tensor = narrow(emit, value, *tensor)?;
@@ -249,7 +249,7 @@ fn narrow(emit: &mut Emit<'_>, value: ValueId, tensor: i32) -> Result<i32> {
 }
 
 fn input_type(emit: &Emit<'_>, node: &Node, slot: usize) -> Result<DType> {
-    match node.inputs.get(slot).copied().flatten() {
+    match node.input(slot) {
         Some(value) => Ok(emit.ty(value)?.dtype),
         None => Err(Error::graph(format!("input {slot} is absent"))),
     }
@@ -387,7 +387,7 @@ fn reduction(function: ReduceFunction) -> i32 {
 /// The new shape stands in the operand, and in the options too when it is the same for every run.
 fn reshape(emit: &mut Emit<'_>, node: &Node) -> Result<()> {
     let mut inputs = emit.operands(node)?;
-    let Some(shape) = node.inputs.get(1).copied().flatten() else { return Err(Error::graph("input 1 is absent")) };
+    let Some(shape) = node.input(1) else { return Err(Error::graph("input 1 is absent")) };
     let known = emit.graph.constant(shape).or_else(|| emit.sizes.known(shape)).cloned();
     let options = match known {
         Some(known) => {

@@ -50,11 +50,11 @@ impl Sizes {
 }
 
 fn input(node: &Node, slot: usize) -> Option<ValueId> {
-    node.inputs.get(slot).copied().flatten()
+    node.input(slot)
 }
 
 fn result(node: &Node, slot: usize) -> Option<ValueId> {
-    node.outputs.get(slot).copied().flatten()
+    node.output(slot)
 }
 
 pub(super) fn is_hybrid(op: &Recurrent) -> bool {

@@ -57,7 +57,7 @@ impl Sizes {
         let mut wanted = vec![false; graph.values.len()];
         let want = |value: ValueId, wanted: &mut Vec<bool>| {
             if self.known(value).is_none()
-                && let Some(slot) = wanted.get_mut(value.0 as usize)
+                && let Some(slot) = wanted.get_mut(value.index())
             {
                 *slot = true;
             }
@@ -70,7 +70,7 @@ impl Sizes {
         }
         let mut needed = vec![false; graph.nodes.len()];
         for (node, needed) in graph.nodes.iter().zip(&mut needed).rev() {
-            *needed = node.outputs.iter().flatten().any(|value| wanted.get(value.0 as usize) == Some(&true));
+            *needed = node.outputs.iter().flatten().any(|value| wanted.get(value.index()) == Some(&true));
             if *needed {
                 node.inputs.iter().flatten().for_each(|value| want(*value, &mut wanted));
             }
@@ -84,7 +84,7 @@ impl Sizes {
 
     /// The shape of a value, when its rank is known.
     pub(super) fn shape(&self, value: ValueId) -> Option<&Shape> {
-        self.shapes.get(value.0 as usize)?.as_ref()
+        self.shapes.get(value.index())?.as_ref()
     }
 
     /// The shape of a value that must be the same for every run.
@@ -100,7 +100,7 @@ impl Sizes {
 
     /// The elements of a value that are the same for every run.
     pub(super) fn known(&self, value: ValueId) -> Option<&Tensor> {
-        self.known.get(value.0 as usize)?.as_ref()
+        self.known.get(value.index())?.as_ref()
     }
 
     /// The shapes that the variables of a loop have in every round: sizes that change from round to round are open.

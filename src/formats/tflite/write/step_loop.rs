@@ -25,7 +25,7 @@ pub(super) fn rewrite(graph: &mut Graph, sizes: &Sizes, node: &Node, op: &Recurr
         }
     };
     let step = Step { cell: &op.cell, weights: &direction.weights, asymmetric };
-    let operand = |slot: usize| node.inputs.get(slot).copied().flatten();
+    let operand = |slot: usize| node.input(slot);
     let x = operand(Recurrent::X).ok_or_else(|| Error::graph("input 0 is absent"))?;
     let batch_major = op.layout == Layout::BatchMajor;
     let time = sizes.shape(x).and_then(|shape| shape.get(usize::from(batch_major)).copied().flatten());
@@ -51,7 +51,7 @@ pub(super) fn rewrite(graph: &mut Graph, sizes: &Sizes, node: &Node, op: &Recurr
         Cell::Lstm(_) => Some(initial(&mut build, operand(Recurrent::c0(0)), batch, step.units())?),
         Cell::Gru(_) | Cell::Rnn(_) => None,
     };
-    let wanted = |slot: usize| node.outputs.get(slot).copied().flatten();
+    let wanted = |slot: usize| node.output(slot);
     let run = Run {
         step,
         reverse: direction.reverse,
