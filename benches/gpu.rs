@@ -1,6 +1,7 @@
 //! LSTM layers on the gpu backend, by every strategy, from host memory to host memory.
 //!
-//! A strategy that does not apply to a shape or is refused on this adapter is left out with a message.
+//! A strategy that does not apply to a shape or is refused on this adapter is left out with a
+//! message.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -23,10 +24,12 @@ fn strategies(criterion: &mut Criterion) {
     for (time, batch, hidden, layers) in SHAPES {
         let model = model(hidden, layers);
         let x = Random::new(1).tensor(&[time, batch, hidden], 1.0).unwrap();
-        let mut group = criterion.benchmark_group(format!("gpu_T{time}_B{batch}_H{hidden}_L{layers}"));
+        let mut group =
+            criterion.benchmark_group(format!("gpu_T{time}_B{batch}_H{hidden}_L{layers}"));
         group.throughput(Throughput::Elements((time * batch) as u64));
         for strategy in STRATEGIES {
-            let session = Session::builder(&model).device(Device::gpu()).strategy(strategy).build().unwrap();
+            let session =
+                Session::builder(&model).device(Device::gpu()).strategy(strategy).build().unwrap();
             let mut stream = session.stream();
             let mut outputs = Outputs::default();
             // The first run compiles.

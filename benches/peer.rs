@@ -4,8 +4,8 @@
 //! cargo bench --bench peer -- CASE_FOLDER Y_FILE THREADS [full|f16|bf16|int8] [SECONDS]
 //! ```
 //!
-//! Reads `case.json`, `x.f32` and the raw weights of the folder, runs until the time is spent, writes the last output and prints one
-//! JSON line with the samples.
+//! Reads `case.json`, `x.f32` and the raw weights of the folder, runs until the time is spent,
+//! writes the last output and prints one JSON line with the samples.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -24,13 +24,15 @@ fn floats(path: &Path) -> Vec<f32> {
 
 fn main() {
     // `cargo bench` adds `--bench`.
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let arguments: Vec<String> =
+        std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     let [folder, y, threads, rest @ ..] = arguments.as_slice() else {
         eprintln!("usage: CASE_FOLDER Y_FILE THREADS [full|f16|bf16|int8] [SECONDS]");
         return;
     };
     let folder = Path::new(folder);
-    let case: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("case.json")).unwrap()).unwrap();
+    let case: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.join("case.json")).unwrap()).unwrap();
     let size = |key: &str| case[key].as_u64().unwrap() as usize;
     let shape = Shape {
         layers: size("layers"),
@@ -46,8 +48,12 @@ fn main() {
     };
     let seconds: f64 = rest.get(1).map_or(0.8, |s| s.parse().unwrap());
     let instruction_set = std::env::var("FUSELSTM_INSTRUCTION_SET").ok();
-    let options =
-        BackendOptions { threads: threads.parse().ok(), precision, instruction_set, ..BackendOptions::default() };
+    let options = BackendOptions {
+        threads: threads.parse().ok(),
+        precision,
+        instruction_set,
+        ..BackendOptions::default()
+    };
     let weights = |layer: usize, direction: usize| {
         let part = |letter: &str| floats(&folder.join(format!("{letter}_{layer}_{direction}.f32")));
         (part("w"), part("r"), part("b"))

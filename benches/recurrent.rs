@@ -39,19 +39,25 @@ fn recurrent(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("lstm_b1_reduced");
     for shape in SHAPES.iter().filter(|shape| shape.batch == 1) {
         for precision in [Precision::F16, Precision::Bf16, Precision::Int8] {
-            let options = BackendOptions { threads: Some(1), precision, ..BackendOptions::default() };
+            let options =
+                BackendOptions { threads: Some(1), precision, ..BackendOptions::default() };
             let mut bench = Bench::random(shape, options);
-            group.bench_function(format!("{}_{precision:?}", shape.name()), |bencher| bencher.iter(|| bench.run()));
+            group.bench_function(format!("{}_{precision:?}", shape.name()), |bencher| {
+                bencher.iter(|| bench.run())
+            });
         }
     }
     group.finish();
     // One step: the program alone, and through a stream, whose call has to cost little beside it.
     let mut group = criterion.benchmark_group("lstm_one_step");
     for hidden in [16, 128] {
-        let mut bench = Bench::random(&Shape::layer(1, 1, hidden, hidden), BackendOptions::default());
+        let mut bench =
+            Bench::random(&Shape::layer(1, 1, hidden, hidden), BackendOptions::default());
         group.bench_function(format!("H{hidden}"), |bencher| bencher.iter(|| bench.run()));
         let mut streamed = Streamed::new(hidden);
-        group.bench_function(format!("H{hidden}_stream"), |bencher| bencher.iter(|| streamed.step()));
+        group.bench_function(format!("H{hidden}_stream"), |bencher| {
+            bencher.iter(|| streamed.step())
+        });
     }
     group.finish();
     // The time of a step does not depend on the length of the sequence.

@@ -1,9 +1,10 @@
-//! Reads handwritten digits, row by row, with a trained two-layer LSTM, on every device of this machine.
+//! Reads handwritten digits, row by row, with a trained two-layer LSTM, on every device of this
+//! machine.
 //!
 //! `cargo run --release --example digits`
 //!
-//! The model is the TFLite file that TensorFlow's converter wrote for its LSTM tutorial; the digits and the answers that
-//! TensorFlow stored for them are in `examples/data` (see the README there).
+//! The model is the TFLite file that TensorFlow's converter wrote for its LSTM tutorial; the digits
+//! and the answers that TensorFlow stored for them are in `examples/data` (see the README there).
 
 use std::time::Instant;
 
@@ -21,18 +22,31 @@ fn main() -> Result<()> {
     let data = npz::from_bytes(DIGITS)?;
     let entry = |name: &str| {
         let found = data.iter().find(|(key, _)| key == name);
-        found.map(|(_, tensor)| tensor).ok_or_else(|| Error::input(format!("digits.npz has no `{name}`")))
+        found
+            .map(|(_, tensor)| tensor)
+            .ok_or_else(|| Error::input(format!("digits.npz has no `{name}`")))
     };
     let (images, labels, stored) = (entry("images")?, entry("labels")?.to_i64()?, entry("logits")?);
     let images: Vec<Tensor> = images
         .as_slice::<u8>()?
         .chunks(28 * 28)
-        .map(|image| Tensor::from_vec(&[1, 28, 28], image.iter().map(|&p| f32::from(p) / 255.0).collect()))
+        .map(|image| {
+            Tensor::from_vec(&[1, 28, 28], image.iter().map(|&p| f32::from(p) / 255.0).collect())
+        })
         .collect::<Result<_>>()?;
     let stored_classes: Vec<usize> = stored.as_slice::<f32>()?.chunks(10).map(class).collect();
 
     let model = Model::from_bytes(MODEL)?;
-    println!("{}", model.inputs().iter().chain(model.outputs()).map(|s| s.to_string()).collect::<Vec<_>>().join("   "));
+    println!(
+        "{}",
+        model
+            .inputs()
+            .iter()
+            .chain(model.outputs())
+            .map(|s| s.to_string())
+            .collect::<Vec<_>>()
+            .join("   ")
+    );
     draw(&images[..6.min(images.len())])?;
 
     let mut rows = Vec::new();
@@ -52,7 +66,8 @@ fn main() -> Result<()> {
         }
         let same = classes.iter().zip(&stored_classes).filter(|(a, b)| a == b).count();
         let right = classes.iter().zip(&labels).filter(|(a, b)| **a as i64 == **b).count();
-        let distance = compare(stored, &Tensor::from_vec(stored.shape(), logits)?, Tolerance::DEVICE, &[])?;
+        let distance =
+            compare(stored, &Tensor::from_vec(stored.shape(), logits)?, Tolerance::DEVICE, &[])?;
         let first: String = classes.iter().take(6).map(|class| format!("{:^19}", class)).collect();
         println!("{first}  {}: {}", session.device(), session.description());
         rows.push(vec![
@@ -66,7 +81,11 @@ fn main() -> Result<()> {
     println!();
     println!(
         "{}",
-        table(&["device", "class as TensorFlow", "class as labelled", "logits off by", "an image"], 1, rows)
+        table(
+            &["device", "class as TensorFlow", "class as labeled", "logits off by", "an image"],
+            1,
+            rows
+        )
     );
     Ok(())
 }

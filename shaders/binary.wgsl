@@ -17,7 +17,8 @@ var<immediate> params: Params;
 @group(0) @binding(2) var<storage, read> axes: array<u32>; // [3, rank]: sizes, steps in a, steps in b; innermost axis first
 @group(0) @binding(3) var<storage, read_write> y: array<u32>; // [count]
 
-// x^n by the rules of the C library where WGSL leaves pow undefined: a negative base needs a whole exponent.
+// x^n by the rules of the C library where WGSL leaves pow undefined: a negative base needs a whole
+// exponent.
 fn power(x: f32, n: f32) -> f32 {
     let whole = n == floor(n);
     let magnitude = select(pow(abs(x), n), 1.0, n == 0.0);

@@ -1,4 +1,5 @@
-// Multiply-adds in registers, eight chains of vectors that do not wait for each other: what the arithmetic can do.
+// Multiply-adds in registers, eight chains of vectors that do not wait for each other: what the
+// arithmetic can do.
 
 struct Params {
     rounds: u32,

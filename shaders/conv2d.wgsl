@@ -40,7 +40,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
     let image = i / (params.filters * params.out_w * params.out_h);
     var sum = bias[filter_index];
     for (var p = 0u; p < params.kernel_h; p++) {
-        // Above the image the difference wraps to a huge number, so one comparison finds both sides.
+        // Above the image the difference wraps to a huge number, so one comparison finds both
+        // sides.
         let from_row = row * params.stride_h + p * params.dilation_h - params.pad_top;
         if from_row >= params.in_h {
             continue;

@@ -1,4 +1,5 @@
-// Every op that moves elements without computing: y[to] = x[source], both indices a sum of steps over the axes.
+// Every op that moves elements without computing: y[to] = x[source], both indices a sum of steps
+// over the axes.
 
 struct Params {
     count: u32, // elements to move

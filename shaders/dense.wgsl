@@ -1,4 +1,5 @@
-// What the forms of y = activation(x w + b) share: sizes, memory, where a row of x lies, how four columns of a row are stored.
+// What the forms of y = activation(x w + b) share: sizes, memory, where a row of x lies, how four
+// columns of a row are stored.
 
 override ACTIVATION: u32 = 0u; // 0..=17: see functions.wgsl
 override ALPHA: f32 = 0.0;

@@ -1,13 +1,17 @@
-// y = activation(x w + b) on the matrix units: a workgroup makes 4 SIDE rows and as many columns, four subgroups of it a quarter each,
-// which is 2 by 2 matrices of SIDE by SIDE. For each 2 SIDE terms the workgroup lays x and w out as Elements in workgroup memory, zeros
-// past the last term; the sums go through workgroup memory to where the bias and the activation meet them. 14.5 KiB in all.
+// y = activation(x w + b) on the matrix units: a workgroup makes 4 SIDE rows and as many columns,
+// four subgroups of it a quarter each, which is 2 by 2 matrices of SIDE by SIDE. For each 2 SIDE
+// terms the workgroup lays x and w out as Elements in workgroup memory, zeros past the last term;
+// the sums go through workgroup memory to where the bias and the activation meet them. 14.5 KiB in
+// all.
 //
-// Such a module follows the Vulkan memory model without naga saying so at every access: between invocations it exchanges data through
-// workgroup memory and barriers only, and nothing in it may be marked coherent.
+// Such a module follows the Vulkan memory model without naga saying so at every access: between
+// invocations it exchanges data through workgroup memory and barriers only, and nothing in it may
+// be marked coherent.
 
 override LANES: u32 = 32u; // 32 64: at least as many as the largest subgroup has
 
-// No powers of two, so that the rows of a matrix lie in different banks; every matrix starts on 16 bytes, as Vulkan asks.
+// No powers of two, so that the rows of a matrix lie in different banks; every matrix starts on 16
+// bytes, as Vulkan asks.
 const X_STRIDE = 2u * SIDE + 8u;
 const W_STRIDE = 4u * SIDE + 8u;
 const MATRIX = SIDE * SIDE;
@@ -37,7 +41,8 @@ fn lay_out(index: u32, first_row: u32, first_quad: u32, k0: u32) {
     }
 }
 
-// Stores what `sums` holds: of each subgroup the matrix whose place within its quarter starts at this row and quad.
+// Stores what `sums` holds: of each subgroup the matrix whose place within its quarter starts at
+// this row and quad.
 fn put_sums(index: u32, first_row: u32, first_quad: u32) {
     for (var i = index; i < MATRIX; i += 4u * LANES) {
         let quarter = i / (MATRIX / 4u);
@@ -63,8 +68,8 @@ fn main(
     if first_row >= params.rows {
         return;
     }
-    // Where subgroups are smaller than LANES there are more than four. The others repeat a quarter, as all have to multiply, and their
-    // sums go where nothing reads.
+    // Where subgroups are smaller than LANES there are more than four. The others repeat a quarter,
+    // as all have to multiply, and their sums go where nothing reads.
     let quarter = subgroup % 4u;
     let down = quarter / 2u * 2u * SIDE;
     let right = quarter % 2u * 2u * SIDE;

@@ -1,7 +1,9 @@
-// y = activation(x w + b) without workgroup memory: each invocation makes a tile of ROWS rows and four columns.
+// y = activation(x w + b) without workgroup memory: each invocation makes a tile of ROWS rows and
+// four columns.
 //
-// On the software driver this is three times faster than a tiled kernel (barriers and workgroup memory cost there and save
-// nothing); on real devices it serves few rows. Eight rows were the best of 4, 8 and 16.
+// On the software driver this is three times faster than a tiled kernel (barriers and workgroup
+// memory cost there and save nothing); on real devices it serves few rows. Eight rows were the best
+// of 4, 8 and 16.
 
 override ROWS: u32 = 8u; // 1 2 4 8: rows of a tile
 
@@ -12,7 +14,7 @@ fn main(
     @builtin(local_invocation_index) index: u32,
 ) {
     let i = id.x + id.y * groups.x * 64u;
-    // Eight neighbours have the same rows.
+    // Eight neighbors have the same rows.
     let wide = (params.quads + 7u) / 8u * 8u;
     let quad = min(i % wide, params.quads - 1u);
     let first = (i / wide) * ROWS;

@@ -1,12 +1,14 @@
-// y = activation(x w + b) by tiles: a workgroup makes TILE rows and TILE columns, of which an invocation keeps 4 by 4 sums (TILE 64)
-// or 8 by 8 (TILE 128) in registers. For each 1024 / TILE terms the workgroup lays x and w out in 8.5 KiB of workgroup memory, where an
-// invocation reads them as vectors: 2 reads for 16 products, 4 for 64. What comes next is loaded meanwhile.
+// y = activation(x w + b) by tiles: a workgroup makes TILE rows and TILE columns, of which an
+// invocation keeps 4 by 4 sums (TILE 64) or 8 by 8 (TILE 128) in registers. For each 1024 / TILE
+// terms the workgroup lays x and w out in 8.5 KiB of workgroup memory, where an invocation reads
+// them as vectors: 2 reads for 16 products, 4 for 64. What comes next is loaded meanwhile.
 //
 // The sums are named one by one, as no driver is sure to keep an indexed array in registers.
 
 override TILE: u32 = 64u; // 64 128
 
-// x transposed, [1024 / TILE, TILE / 4 + 1] vectors of four rows; the odd one keeps writers of a column in different banks.
+// x transposed, [1024 / TILE, TILE / 4 + 1] vectors of four rows; the odd one keeps writers of a
+// column in different banks.
 var<workgroup> x_tile: array<vec4<f32>, 272>;
 // w, [1024 / TILE, TILE / 4] vectors of four columns
 var<workgroup> w_tile: array<vec4<f32>, 256>;

@@ -6,8 +6,8 @@ fn sigmoid(x: f32) -> f32 {
     return select(t, 1.0, x >= 0.0) / (1.0 + t);
 }
 
-// Near 0 the quotient loses its relative accuracy to the subtraction: a Taylor polynomial (error 2e-9 at 0.25) takes over.
-// The built-in tanh overflows on some drivers.
+// Near 0 the quotient loses its relative accuracy to the subtraction: a Taylor polynomial (error
+// 2e-9 at 0.25) takes over. The built-in tanh overflows on some drivers.
 fn tanh_safe(x: f32) -> f32 {
     let t = exp(-2.0 * abs(x));
     let far = (1.0 - t) / (1.0 + t);
@@ -24,7 +24,8 @@ fn erf(x: f32) -> f32 {
     return select(-y, y, x >= 0.0);
 }
 
-// The codes are those of `ops::activation::code`; `kind` is an override, so that one case is left in the pipeline.
+// The codes are those of `ops::activation::code`; `kind` is an override, so that one case is left
+// in the pipeline.
 fn activate(kind: u32, x: f32, alpha: f32, beta: f32) -> f32 {
     switch kind {
         case 1u: { return max(x, 0.0); }

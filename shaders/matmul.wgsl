@@ -1,5 +1,5 @@
-// y = a b with any strides of the last two axes and broadcast batch axes: one invocation a result. For products whose second
-// factor is computed; constant weights take the dense kernels.
+// y = a b with any strides of the last two axes and broadcast batch axes: one invocation a result.
+// For products whose second factor is computed; constant weights take the dense kernels.
 
 struct Params {
     count: u32, // batch · rows · columns

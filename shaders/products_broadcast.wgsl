@@ -2,8 +2,9 @@
 //
 //     s_r += sum over k of weight(at + k stride) * x(o_r + k)
 //
-// The form for the software driver, whose subgroups are eight consecutive invocations: there a load costs as much for each lane, also
-// when all lanes load the same word, so the lanes load eight terms of x between them and hand them round.
+// The form for the software driver, whose subgroups are eight consecutive invocations: there a load
+// costs as much for each lane, also when all lanes load the same word, so the lanes load eight
+// terms of x between them and hand them round.
 //
 // The weights are zero from `depth` to the next multiple of eight.
 

@@ -1,4 +1,5 @@
-// The product of `products_plain.wgsl` for one row, with the weights in the registers of `registers.wgsl`: HELD of them, HELD >= depth.
+// The product of `products_plain.wgsl` for one row, with the weights in the registers of
+// `registers.wgsl`: HELD of them, HELD >= depth.
 //
 // The form for the software driver, see `products_broadcast.wgsl`.
 

@@ -1,6 +1,8 @@
-// The product of `products_plain.wgsl` for one row, with the weights in the registers of `registers.wgsl`: HELD of them, HELD >= depth.
+// The product of `products_plain.wgsl` for one row, with the weights in the registers of
+// `registers.wgsl`: HELD of them, HELD >= depth.
 
-// Four terms of x from word `at` on; none when x ends before (h is whole vectors, so four at a time).
+// Four terms of x from word `at` on; none when x ends before (h is whole vectors, so four at a
+// time).
 fn four(w0: vec4<f32>, w1: vec4<f32>, w2: vec4<f32>, w3: vec4<f32>, at: u32, left: bool) -> vec4<f32> {
     let x = select(vec4<f32>(), x_quad(at, 4u), left);
     return w0 * x.x + w1 * x.y + w2 * x.z + w3 * x.w;

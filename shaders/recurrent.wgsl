@@ -1,7 +1,9 @@
-// What every strategy of the recurrent layer shares: options, sizes, memory, and the equations of one unit.
+// What every strategy of the recurrent layer shares: options, sizes, memory, and the equations of
+// one unit.
 //
-// T steps, B batch rows, H units, P outputs (P = H without a projection), d the direction (0 or 1). A quad holds the four sums of
-// one unit: LSTM (input, forget, candidate, output); GRU (update, reset, candidate from x, candidate from h); RNN (sum, 0, 0, 0).
+// T steps, B batch rows, H units, P outputs (P = H without a projection), d the direction (0 or 1).
+// A quad holds the four sums of one unit: LSTM (input, forget, candidate, output); GRU (update,
+// reset, candidate from x, candidate from h); RNN (sum, 0, 0, 0).
 
 override CELL: u32 = 0u; // 0..=2: LSTM, GRU, RNN
 override GATE: u32 = 5u; // 0..=17: see functions.wgsl
@@ -55,14 +57,16 @@ struct Params {
 }
 
 var<immediate> params: Params;
-// binding 0: recurrent weights [d, H in eights, P in eights, 8] quads, zero past H and P (one row when diagonal), by weight(i)
+// binding 0: recurrent weights [d, H in eights, P in eights, 8] quads, zero past H and P (one row
+// when diagonal), by weight(i)
 @group(0) @binding(2) var<storage, read> extras: array<f32>; // per d: peephole [H, 3], layer norm [H, 4 + 4] or bias [H] quads, projection [H, P] and [P], scales of the weights [H] quads
 @group(0) @binding(3) var<storage, read> mask: array<i32>; // [B], or T and B in either order
 @group(0) @binding(4) var<storage, read_write> h: array<vec4<f32>>; // [slot, d, B, quads], zero past P
 @group(0) @binding(5) var<storage, read_write> c: array<f32>; // [d, B, H]
 @group(0) @binding(6) var<storage, read_write> y: array<f32>; // T, B, d and P in any order, P last
 
-// Weights from one row to the next: eight units lie side by side, and their rows follow one another without gaps.
+// Weights from one row to the next: eight units lie side by side, and their rows follow one another
+// without gaps.
 const WEIGHT_STRIDE: u32 = 8u;
 
 // Rows of the recurrent weights of one direction: P in eights.

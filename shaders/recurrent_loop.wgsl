@@ -1,5 +1,6 @@
-// A chunk of steps in one dispatch: a workgroup owns ROWS batch rows of one direction and keeps their h and c in workgroup memory.
-// Grid: row tiles, 1, directions. Layer norm and the GRU that resets before the product need ROWS = 1.
+// A chunk of steps in one dispatch: a workgroup owns ROWS batch rows of one direction and keeps
+// their h and c in workgroup memory. Grid: row tiles, 1, directions. Layer norm and the GRU that
+// resets before the product need ROWS = 1.
 
 override THREADS: u32 = 64u; // 32 64 128 256
 override ROWS: u32 = 1u; // 1 2 4 8
@@ -177,7 +178,8 @@ fn put_normed(step: u32, unit: u32, on: bool, value: f32) {
 // A step of the LSTM with layer norm; the sums stay in `inputs` meanwhile.
 fn normed_step(step: u32) {
     var sum = vec4<f32>();
-    // Every invocation makes sums, those past the last unit for nothing: eight neighbours share the terms of h.
+    // Every invocation makes sums, those past the last unit for nothing: eight neighbors share the
+    // terms of h.
     for (var base = 0u; base < params.units; base += THREADS) {
         let unit = min(base + lane, params.units - 1u);
         sum_up(step, unit);

@@ -1,8 +1,9 @@
-// A chunk of steps in one dispatch, the terms of every product shared out: a workgroup owns one batch row of one direction, and SLICES
-// invocations a unit, each with TERMS terms of its product. Grid: rows, 1, directions.
+// A chunk of steps in one dispatch, the terms of every product shared out: a workgroup owns one
+// batch row of one direction, and SLICES invocations a unit, each with TERMS terms of its product.
+// Grid: rows, 1, directions.
 //
-// Invocation slice * SPAN + unit: neighbours have the same terms, so that they read the same words of h. Two barriers a step: behind
-// the partial sums, and behind the new h.
+// Invocation slice * SPAN + unit: neighbors have the same terms, so that they read the same words
+// of h. Two barriers a step: behind the partial sums, and behind the new h.
 
 override THREADS: u32 = 256u; // any: SLICES SPAN
 override ROWS: u32 = 1u; // 1

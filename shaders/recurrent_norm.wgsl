@@ -1,5 +1,6 @@
-// The layer norm of one step of one batch row, by one workgroup. The kernel that includes this has the sums in `inputs` and says where
-// a row's cell states and outputs are: cell_of, put_cell, put_normed.
+// The layer norm of one step of one batch row, by one workgroup. The kernel that includes this has
+// the sums in `inputs` and says where a row's cell states and outputs are: cell_of, put_cell,
+// put_normed.
 
 var<workgroup> partial: array<vec4<f32>, THREADS>;
 
@@ -18,7 +19,7 @@ fn total(value: vec4<f32>) -> vec4<f32> {
 }
 
 // b + coef (s - mean) / sqrt(var + 1e-8)
-fn normalised(unit: u32, s: vec4<f32>, mean: vec4<f32>, scale: vec4<f32>) -> vec4<f32> {
+fn normalized(unit: u32, s: vec4<f32>, mean: vec4<f32>, scale: vec4<f32>) -> vec4<f32> {
     let at = d * params.extras_direction + params.norm + 8u * unit;
     let coefficient = vec4<f32>(extras[at], extras[at + 1u], extras[at + 2u], extras[at + 3u]);
     let bias = vec4<f32>(extras[at + 4u], extras[at + 5u], extras[at + 6u], extras[at + 7u]);
@@ -46,7 +47,7 @@ fn normed(step: u32, share: vec4<f32>) {
         for (var unit = lane; unit < params.units; unit += THREADS) {
             let at = input_at(step, first, unit);
             var s = inputs[at];
-            s.w += peephole(d, unit).z * next_cell(normalised(unit, s, mean, scale), cell_of(unit));
+            s.w += peephole(d, unit).z * next_cell(normalized(unit, s, mean, scale), cell_of(unit));
             sum += s;
             inputs[at] = s;
         }
@@ -56,7 +57,7 @@ fn normed(step: u32, share: vec4<f32>) {
         scale.w = new_scale.w;
     }
     for (var unit = lane; unit < params.units; unit += THREADS) {
-        let s = normalised(unit, inputs[input_at(step, first, unit)], mean, scale);
+        let s = normalized(unit, inputs[input_at(step, first, unit)], mean, scale);
         var output_value = 0.0;
         if on {
             let cell = next_cell(s, cell_of(unit));

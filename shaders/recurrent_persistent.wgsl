@@ -1,12 +1,16 @@
-// A chunk of steps in one dispatch by several workgroups, which exchange h word by word: no barrier between them, no counter. Each word
-// of the exchange is written once and is its own flag: it is 0 until its invocation stores the output with all bits inverted, a
-// pattern that no output has but one NaN, which is replaced by another. So relaxed atomics are enough. Grid: groups of units, 1, directions.
+// A chunk of steps in one dispatch by several workgroups, which exchange h word by word: no barrier
+// between them, no counter. Each word of the exchange is written once and is its own flag: it is 0
+// until its invocation stores the output with all bits inverted, a pattern that no output has but
+// one NaN, which is replaced by another. So relaxed atomics are enough. Grid: groups of units, 1,
+// directions.
 //
-// What is assumed beyond WGSL is that every workgroup of the dispatch makes progress. Where that does not hold the polls run out, word
-// 0 of the exchange says so, and the host runs the sequence by steps.
+// What is assumed beyond WGSL is that every workgroup of the dispatch makes progress. Where that
+// does not hold the polls run out, word 0 of the exchange says so, and the host runs the sequence
+// by steps.
 //
-// SLICES invocations share a unit: each holds the recurrent weights of every SLICES-th vector of h in registers over all steps. A barrier
-// after h is there, one after the partial sums of a row; the first slice adds them up and finishes the unit.
+// SLICES invocations share a unit: each holds the recurrent weights of every SLICES-th vector of h
+// in registers over all steps. A barrier after h is there, one after the partial sums of a row; the
+// first slice adds them up and finishes the unit.
 
 override THREADS: u32 = 128u; // 32 64 128 256: invocations of a workgroup
 override SLICES: u32 = 2u; // 1 2 4 8 16 32
@@ -244,7 +248,8 @@ fn keep_h(i: u32, value: f32) {
     }
 }
 
-// The outputs that a step starts from into workgroup memory: those of the step before, as soon as they are there.
+// The outputs that a step starts from into workgroup memory: those of the step before, as soon as
+// they are there.
 fn gather(step: u32) {
     let total = params.batch * params.units;
     if step == params.chunk_first {

@@ -1,6 +1,7 @@
-// One step of a layer in two or three dispatches, for what needs all units in the middle of a step: layer norm (STAGE 0, 1), the GRU
-// whose reset gate acts on the state (0, 2), the projection (0 or 0 and 1, then 3). Grid: units (outputs in stage 3), row tiles,
-// directions; in stage 1: 1, rows, directions.
+// One step of a layer in two or three dispatches, for what needs all units in the middle of a step:
+// layer norm (STAGE 0, 1), the GRU whose reset gate acts on the state (0, 2), the projection (0 or
+// 0 and 1, then 3). Grid: units (outputs in stage 3), row tiles, directions; in stage 1: 1, rows,
+// directions.
 //
 // h has two slots, as in recurrent_step.wgsl: every stage but the last leaves both alone.
 
@@ -194,7 +195,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
     } else {
         first = group.y * ROWS;
-        // Every invocation makes sums, those past the last unit for nothing: eight neighbours share the terms.
+        // Every invocation makes sums, those past the last unit for nothing: eight neighbors share
+        // the terms.
         unit = min(wanted, params.units - 1u);
         sums();
         if unit == wanted {

@@ -1,11 +1,14 @@
-// One step in a dispatch: a workgroup makes UNITS units of ROWS batch rows. Grid: layers d, row tiles, blocks of units. (The software
-// driver gives each core one run of workgroups; in this order the runs of a wave, whose layer 0 has half the work, are alike.)
+// One step in a dispatch: a workgroup makes UNITS units of ROWS batch rows. Grid: layers d, row
+// tiles, blocks of units. (The software driver gives each core one run of workgroups; in this order
+// the runs of a wave, whose layer 0 has half the work, are alike.)
 //
-// Plain, the layers are the directions of one layer. In a wave they are the layers of a stack, and layer d runs the step that lies d
-// before the dispatch's: its x is the h that layer d - 1 wrote in the dispatch before.
+// Plain, the layers are the directions of one layer. In a wave they are the layers of a stack, and
+// layer d runs the step that lies d before the dispatch's: its x is the h that layer d - 1 wrote in
+// the dispatch before.
 //
-// h has two slots: a step reads one and writes the other, so that the last step writes slot 0. In a wave layer d reads slot
-// (T - 1 - step) & 1 of layer d - 1, which meanwhile runs step + 1 and writes the other.
+// h has two slots: a step reads one and writes the other, so that the last step writes slot 0. In a
+// wave layer d reads slot (T - 1 - step) & 1 of layer d - 1, which meanwhile runs step + 1 and
+// writes the other.
 
 override UNITS: u32 = 64u; // 4 8 16 32 64: units of a workgroup
 override SLICES: u32 = 1u; // 1 8 16 32: invocations that share the terms of a unit's sums; more than one needs UNITS <= 8
@@ -165,7 +168,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         s6 = w * x_word(row_at(from_slot, first + 6u) + unit);
         s7 = w * x_word(row_at(from_slot, first + 7u) + unit);
     } else if WAVE {
-        // Per layer: rows of the recurrent weights; above layer 0 as many of the input weights before them.
+        // Per layer: rows of the recurrent weights; above layer 0 as many of the input weights
+        // before them.
         let rows = weight_rows();
         if d == 0u {
             add_products(weight_column(unit, rows), from_slot, first);

@@ -27,7 +27,8 @@ fn locate(index: u32, base: u32, rank: u32) -> u32 {
     return at;
 }
 
-// The sum carries what rounding lost (Kahan), so that long sums stay within one rounding of the exact one.
+// The sum carries what rounding lost (Kahan), so that long sums stay within one rounding of the
+// exact one.
 fn floats(first: u32) -> f32 {
     var best = select(select(0.0, 1.0, FUNCTION == 2u), bitcast<f32>(x[first]), FUNCTION >= 3u);
     var lost = 0.0;

@@ -1,5 +1,6 @@
-// The weights of an invocation's four columns, held in registers over all steps: HELD of them, named one by one, as no driver is sure
-// to keep an indexed array in registers. `prepare` loads those from row `term` on.
+// The weights of an invocation's four columns, held in registers over all steps: HELD of them,
+// named one by one, as no driver is sure to keep an indexed array in registers. `prepare` loads
+// those from row `term` on.
 
 var<private> r0: vec4<f32>;
 var<private> r1: vec4<f32>;

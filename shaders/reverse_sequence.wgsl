@@ -1,4 +1,5 @@
-// The first `length` entries of the time axis reversed, for each batch index. The host has checked the lengths.
+// The first `length` entries of the time axis reversed, for each batch index. The host has checked
+// the lengths.
 
 struct Params {
     count: u32,

@@ -1,4 +1,5 @@
-// The sums of one invocation: four columns of up to eight rows, named one by one, as no driver is sure to keep an indexed array in registers.
+// The sums of one invocation: four columns of up to eight rows, named one by one, as no driver is
+// sure to keep an indexed array in registers.
 
 var<private> s0: vec4<f32>;
 var<private> s1: vec4<f32>;

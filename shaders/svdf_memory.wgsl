@@ -1,4 +1,5 @@
-// The memory of a rank-factorised layer, one step on: every row shifted by one slot, feature · x in the last.
+// The memory of a rank-factorized layer, one step on: every row shifted by one slot, feature · x in
+// the last.
 
 struct Params {
     count: u32, // B · F

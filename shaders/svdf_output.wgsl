@@ -1,4 +1,5 @@
-// The output of a rank-factorised layer: y = activation(bias + Σ over rank and slots of time · memory).
+// The output of a rank-factorized layer: y = activation(bias + Σ over rank and slots of time ·
+// memory).
 
 override ACTIVATION: u32 = 0u; // 0..=17: see functions.wgsl
 override ALPHA: f32 = 0.0;

@@ -1,4 +1,5 @@
-// y = f(x), element by element: functions of one argument that are no activation, and conversions of type.
+// y = f(x), element by element: functions of one argument that are no activation, and conversions
+// of type.
 
 override FUNCTION: u32 = 0u; // 0..=18: see ops::unary
 override TYPE: u32 = 0u; // 0..=1: f32, i32

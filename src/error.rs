@@ -12,7 +12,8 @@ pub enum ErrorKind {
     UnknownFormat,
     /// The file breaks the rules of its own format.
     Malformed,
-    /// A stated limit was passed: file size, nesting, number of nodes, memory, a GPU's binding size.
+    /// A stated limit was passed: file size, nesting, number of nodes, memory, a GPU's binding
+    /// size.
     Limit,
     /// The model is well formed, and asks for something that is not implemented.
     Unsupported,
@@ -28,7 +29,8 @@ pub enum ErrorKind {
 
 /// An error: its kind, the place it was found at (file part, node or tensor), and a sentence.
 ///
-/// The place reads outermost first, for example `subgraph 0 / operator 3 (FULLY_CONNECTED) / input 1`.
+/// The place reads outermost first, for example
+/// `subgraph 0 / operator 3 (FULLY_CONNECTED) / input 1`.
 pub struct Error {
     inner: Box<Inner>,
 }
@@ -46,7 +48,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// A new error without a place.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Error { inner: Box::new(Inner { kind, path: Vec::new(), message: message.into(), source: None }) }
+        Error {
+            inner: Box::new(Inner {
+                kind,
+                path: Vec::new(),
+                message: message.into(),
+                source: None,
+            }),
+        }
     }
 
     /// Shorthand for [`ErrorKind::Malformed`].
@@ -93,7 +102,10 @@ impl Error {
 
     /// The same error with the error that caused it.
     #[must_use]
-    pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    pub fn with_source(
+        mut self,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
         self.inner.source = Some(source.into());
         self
     }

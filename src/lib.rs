@@ -1,5 +1,6 @@
-//! fuselstm reads recurrent models as people have them, fuses their loops and cells into single recurrent ops, and runs them on any GPU
-//! through wgpu, on the processor, and on a plain reference path that judges both.
+//! fuselstm reads recurrent models as people have them, fuses their loops and cells into single
+//! recurrent ops, and runs them on any GPU through wgpu, on the processor, and on a plain reference
+//! path that judges both.
 //!
 //! This page walks through a whole use: load, inspect, run, stream, compare.
 //!
@@ -18,15 +19,17 @@
 //!
 //! # Load
 //!
-//! [`Model::open`] takes a file, or the folder of a SavedModel; [`Model::from_bytes`] takes what is in memory already. The format is known
-//! by its first bytes: TensorFlow Lite, TensorFlow GraphDef and SavedModel, Keras archives and HDF5 files. Whatever a file
-//! is, loading ends in a model or in an [`Error`] that says which part of the file is wrong, too large or not supported; it never
+//! [`Model::open`] takes a file, or the folder of a SavedModel; [`Model::from_bytes`] takes what is
+//! in memory already. The format is known by its first bytes: TensorFlow Lite, TensorFlow GraphDef
+//! and SavedModel, Keras archives and HDF5 files. Whatever a file is, loading ends in a model or in
+//! an [`Error`] that says which part of the file is wrong, too large or not supported; it never
 //! panics, and never opens anything else that the file names.
 //!
 //! # Inspect
 //!
-//! [`Model::inputs`] and [`Model::outputs`] tell names, types and shapes, open sizes by their name. [`Model::graph`] is the fused graph
-//! and prints as text; [`Model::reports`] says what each rewrite made, and what it declined and why.
+//! [`Model::inputs`] and [`Model::outputs`] tell names, types and shapes, open sizes by their name.
+//! [`Model::graph`] is the fused graph and prints as text; [`Model::reports`] says what each
+//! rewrite made, and what it declined and why.
 //!
 //! ```
 //! # let model = fuselstm::Model::open("examples/data/digits.tflite")?;
@@ -39,15 +42,17 @@
 //!
 //! # Run
 //!
-//! A [`Session`] is a model on a [`Device`]. It may be cloned and shared between threads: each run takes a compiled program
-//! from a pool, so that a second run with inputs of the same shapes plans, compiles and (on a GPU) allocates nothing. Batch size and
-//! number of steps may differ from run to run, also where the file was written for one batch size, as long as every op can follow.
+//! A [`Session`] is a model on a [`Device`]. It may be cloned and shared between threads: each run
+//! takes a compiled program from a pool, so that a second run with inputs of the same shapes plans,
+//! compiles and (on a GPU) allocates nothing. Batch size and number of steps may differ from run to
+//! run, also where the file was written for one batch size, as long as every op can follow.
 //! [`Session::run_async`] is the same without blocking, in any async runtime or none.
 //!
 //! # Stream
 //!
-//! [`Session::run`] starts from the reset state every time. A [`Stream`] keeps the state (the variable tensors of a TFLite file)
-//! from one run to the next, so that a sequence may come in pieces:
+//! [`Session::run`] starts from the reset state every time. A [`Stream`] keeps the state (the
+//! variable tensors of a TFLite file) from one run to the next, so that a sequence may come in
+//! pieces:
 //!
 //! ```
 //! # use fuselstm::{Device, DType, Model, Outputs, Session, Tensor};
@@ -64,8 +69,9 @@
 //!
 //! # Compare
 //!
-//! `reference` computes every float op in f64 and rounds once a step; hybrid and integer models it computes as TFLite does, bit for bit.
-//! [`measure::crosscheck`] holds other devices against it, or all of them against stored results, and says where they differ most:
+//! `reference` computes every float op in f64 and rounds once a step; hybrid and integer models it
+//! computes as TFLite does, bit for bit. [`measure::crosscheck`] holds other devices against it, or
+//! all of them against stored results, and says where they differ most:
 //!
 //! ```
 //! use fuselstm::measure::{Tolerance, compare::compare};
@@ -83,8 +89,8 @@
 //!
 //! # Supported ops
 //!
-//! Every op runs on every device: what has no kernel on the GPU is computed on the host between the GPU's parts, and
-//! [`Session::notes`] names it. The exceptions stand in the table.
+//! Every op runs on every device: what has no kernel on the GPU is computed on the host between the
+//! GPU's parts, and [`Session::notes`] names it. The exceptions stand in the table.
 //!
 //! | op | kinds |
 //! |---|---|
@@ -114,7 +120,10 @@ mod session;
 pub mod tensor;
 
 pub use error::{Error, ErrorKind, Result};
-pub use session::{Axis, Device, DeviceReport, Model, Outputs, Session, SessionBuilder, Stream, TensorSpec, devices};
+pub use session::{
+    Axis, Device, DeviceReport, Model, Outputs, Session, SessionBuilder, Stream, TensorSpec,
+    devices,
+};
 pub use tensor::{DType, Element, Tensor};
 
 /// The example of the README compiles and runs.
@@ -128,7 +137,13 @@ mod tests {
     /// The table in the crate's documentation names every op there is, and nothing else.
     #[test]
     fn the_table_of_ops_is_complete() {
-        let declared = include_str!("graph/op.rs").split_once("pub enum Op {").unwrap().1.split_once("\n}").unwrap().0;
+        let declared = include_str!("graph/op.rs")
+            .split_once("pub enum Op {")
+            .unwrap()
+            .1
+            .split_once("\n}")
+            .unwrap()
+            .0;
         let mut ops: Vec<&str> = declared
             .lines()
             .map(str::trim)
@@ -137,7 +152,9 @@ mod tests {
             .collect();
         let documentation = include_str!("lib.rs").split_once("# Supported ops").unwrap().1;
         let rows = documentation.lines().skip(1).take_while(|line| line.starts_with("//!"));
-        let cells = rows.filter_map(|line| line.strip_prefix("//! | `")).map(|row| row.split('|').next().unwrap());
+        let cells = rows
+            .filter_map(|line| line.strip_prefix("//! | `"))
+            .map(|row| row.split('|').next().unwrap());
         let mut named: Vec<&str> =
             cells.flat_map(|cell| cell.split(',')).map(|op| op.trim().trim_matches('`')).collect();
         ops.sort_unstable();

@@ -13,7 +13,11 @@ use fuselstm::{DType, Tensor};
 use serde_json::Value;
 
 fn fuselstm(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_fuselstm")).args(arguments).env("NO_COLOR", "1").output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_fuselstm"))
+        .args(arguments)
+        .env("NO_COLOR", "1")
+        .output()
+        .unwrap()
 }
 
 /// Status and JSON document of a command; nothing but the document may be on stdout.
@@ -84,11 +88,16 @@ fn wrong_usage_and_unreadable_inputs_have_status_2() {
 
 #[test]
 fn help_and_version_have_status_0() {
-    for arguments in [vec!["--help"], vec!["--version"], vec!["run", "--help"], vec!["crosscheck", "--help"]] {
+    for arguments in
+        [vec!["--help"], vec!["--version"], vec!["run", "--help"], vec!["crosscheck", "--help"]]
+    {
         let output = fuselstm(&arguments);
         assert_eq!(output.status.code(), Some(0), "{arguments:?}");
         assert!(!output.stdout.is_empty());
-        assert!(!String::from_utf8_lossy(&output.stdout).contains('\u{1b}'), "no colour when not on a terminal");
+        assert!(
+            !String::from_utf8_lossy(&output.stdout).contains('\u{1b}'),
+            "no color when not on a terminal"
+        );
     }
 }
 
@@ -102,18 +111,27 @@ fn a_failure_is_json_too() {
 #[test]
 fn devices_lists_reference_and_cpu_at_least() {
     let (status, document) = json(&["devices"]);
-    let names: Vec<&str> =
-        document["devices"].as_array().unwrap().iter().map(|d| d["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> = document["devices"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|d| d["name"].as_str().unwrap())
+        .collect();
     assert_eq!((status, &names[..2]), (0, &["reference", "cpu"][..]));
 }
 
 #[test]
 fn inspect_counts_what_is_there() {
     let picture = scratch("digits.svg");
-    let (status, document) = json(&["inspect", &digits(), "--passes", "--svg", picture.to_str().unwrap()]);
+    let (status, document) =
+        json(&["inspect", &digits(), "--passes", "--svg", picture.to_str().unwrap()]);
     assert_eq!(status, 0);
     assert_eq!(
-        (document["format"].as_str(), document["recurrent_ops"].as_u64(), document["loops"].as_u64()),
+        (
+            document["format"].as_str(),
+            document["recurrent_ops"].as_u64(),
+            document["loops"].as_u64()
+        ),
         (Some("tflite"), Some(2), Some(0))
     );
     assert!(document["nodes"].as_u64().unwrap() >= 4 && document["declined"].is_array());
@@ -122,12 +140,15 @@ fn inspect_counts_what_is_there() {
     assert_eq!(input["shape"].as_array().unwrap().len(), 3);
     assert_eq!(document["outputs"].as_array().unwrap().len(), 2);
     let svg = std::fs::read_to_string(picture).unwrap();
-    assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n") && svg.matches("LSTM").count() >= 2);
+    assert!(
+        svg.starts_with("<svg") && svg.ends_with("</svg>\n") && svg.matches("LSTM").count() >= 2
+    );
 }
 
 #[test]
 fn inspect_says_how_a_device_runs_it() {
-    let (status, document) = json(&["inspect", &digits(), "--device", "reference", "--threads", "1"]);
+    let (status, document) =
+        json(&["inspect", &digits(), "--device", "reference", "--threads", "1"]);
     assert_eq!(status, 2, "the reference has no threads: {document}");
     let (status, document) = json(&["inspect", &digits(), "--device", "cpu", "--threads", "1"]);
     assert_eq!(status, 0);
@@ -139,13 +160,23 @@ fn inspect_says_how_a_device_runs_it() {
 fn crosscheck_of_weights_of_less_precision() {
     // The reference has neither option: they are for the cpu.
     let checked = |precision: &str, more: &[&str]| {
-        let arguments =
-            ["crosscheck", &digits(), "--device", "reference,cpu", "--threads", "1", "--precision", precision];
+        let arguments = [
+            "crosscheck",
+            &digits(),
+            "--device",
+            "reference,cpu",
+            "--threads",
+            "1",
+            "--precision",
+            precision,
+        ];
         let (status, document) = json(&[&arguments, more].concat());
-        let errors = document["checks"].as_array().unwrap().iter().filter(|check| check["device"] == "cpu");
+        let errors =
+            document["checks"].as_array().unwrap().iter().filter(|check| check["device"] == "cpu");
         (status, errors.map(|check| check["max_abs"].as_f64().unwrap()).fold(0.0, f64::max))
     };
-    let [(full, none), (half, some), (int8, most)] = ["full", "f16", "int8"].map(|precision| checked(precision, &[]));
+    let [(full, none), (half, some), (int8, most)] =
+        ["full", "f16", "int8"].map(|precision| checked(precision, &[]));
     assert_eq!((full, half, int8), (0, 0, 0));
     assert!(none < 1e-5 && some > none && most > some, "{none} {some} {most}");
     assert_eq!(checked("int8", &["--atol", "1e-5"]).0, 1);
@@ -157,7 +188,8 @@ fn run_takes_and_writes_arrays_by_name() {
     let image = Tensor::zeros(DType::F32, &[1, 28, 28]).unwrap();
     npz::save(&input, [("INPUT", &image)]).unwrap();
     let (input, output) = (input.to_str().unwrap(), output.to_str().unwrap());
-    let (status, document) = json(&["run", &digits(), "-i", input, "-o", output, "--device", "reference"]);
+    let (status, document) =
+        json(&["run", &digits(), "-i", input, "-o", output, "--device", "reference"]);
     assert_eq!((status, document["device"].as_str()), (0, Some("reference")));
     assert_eq!(document["outputs"][0]["shape"], serde_json::json!([1, 10]));
     let written = npz::load(output).unwrap();
@@ -168,7 +200,8 @@ fn run_takes_and_writes_arrays_by_name() {
     std::fs::write(&array, npz::write_npy(&image)).unwrap();
     let named = format!("INPUT={}", array.display());
     let second = scratch("second.npz");
-    let (status, _) = json(&["run", &digits(), "-i", &named, "-o", second.to_str().unwrap(), "--device", "cpu"]);
+    let (status, _) =
+        json(&["run", &digits(), "-i", &named, "-o", second.to_str().unwrap(), "--device", "cpu"]);
     assert_eq!(status, 0);
     let gap = |a: &Tensor, b: &Tensor| {
         a.to_f32().iter().zip(b.to_f32().iter()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
@@ -186,9 +219,13 @@ fn inputs_that_do_not_fit_are_named() {
         ("IMAGE", Tensor::zeros(DType::F32, &[1, 28, 28]).unwrap(), "IMAGE"),
     ] {
         npz::save(&input, [(name, &tensor)]).unwrap();
-        let (status, document) = json(&["run", &digits(), "-i", input.to_str().unwrap(), "--device", "cpu"]);
+        let (status, document) =
+            json(&["run", &digits(), "-i", input.to_str().unwrap(), "--device", "cpu"]);
         let error = document["error"].as_str().unwrap();
-        assert!(status == 2 && error.contains(part) && error.contains("INPUT"), "{status}: {error}");
+        assert!(
+            status == 2 && error.contains(part) && error.contains("INPUT"),
+            "{status}: {error}"
+        );
     }
 }
 
@@ -199,7 +236,8 @@ fn a_second_run_creates_nothing() {
         arguments.push(("gpu", 1));
     }
     for (device, least_submissions) in arguments {
-        let (status, document) = json(&["run", &digits(), "--device", device, "--steps", "2", "--stream"]);
+        let (status, document) =
+            json(&["run", &digits(), "--device", device, "--steps", "2", "--stream"]);
         assert_eq!((status, document["device"].as_str()), (0, Some(device)));
         assert_eq!(
             (document["pipelines_created"].as_u64(), document["buffers_created"].as_u64()),
@@ -215,7 +253,8 @@ fn a_second_run_creates_nothing() {
 fn a_device_that_is_not_there_fails_and_says_what_was_looked_for() {
     let (status, document) = json(&["run", &digits(), "--device", "gpu:no-such-adapter"]);
     assert_eq!((status, document["kind"].as_str()), (1, Some("Device")));
-    let (status, document) = json(&["crosscheck", &digits(), "--device", "cpu,gpu:no-such-adapter"]);
+    let (status, document) =
+        json(&["crosscheck", &digits(), "--device", "cpu,gpu:no-such-adapter"]);
     assert_eq!((status, document["holds"].as_bool()), (1, Some(false)));
     let checks = document["checks"].as_array().unwrap();
     assert!(checks.iter().any(|check| check["device"] == "cpu" && check["holds"] == true));
@@ -248,10 +287,13 @@ fn crosscheck_takes_other_sizes_where_the_model_can_follow() {
 #[test]
 fn crosscheck_finds_a_difference_and_where_it_is() {
     let Some(models) = models() else { return };
-    let (model, golden) =
-        (models.join("bsl_separate/model.tflite"), models.join("bsl_separate/golden/model_tflite.npz"));
+    let (model, golden) = (
+        models.join("bsl_separate/model.tflite"),
+        models.join("bsl_separate/golden/model_tflite.npz"),
+    );
     let (model, golden) = (model.to_str().unwrap(), golden.to_str().unwrap());
-    let (status, document) = json(&["crosscheck", model, "--golden", golden, "--device", "reference,cpu"]);
+    let (status, document) =
+        json(&["crosscheck", model, "--golden", golden, "--device", "reference,cpu"]);
     assert_eq!((status, document["holds"].as_bool()), (0, Some(true)), "{document:#}");
 
     // One stored number changed: time-major output, step 4, row 2, unit 6.
@@ -261,21 +303,33 @@ fn crosscheck_finds_a_difference_and_where_it_is() {
     tensor.as_mut_slice::<f32>().unwrap()[4 * 21 + 2 * 7 + 6] += 0.5;
     let changed = scratch("changed.npz");
     npz::save(&changed, entries.iter().map(|(key, tensor)| (key.as_str(), tensor))).unwrap();
-    let (status, document) = json(&["crosscheck", model, "--golden", changed.to_str().unwrap(), "--device", "cpu"]);
+    let (status, document) =
+        json(&["crosscheck", model, "--golden", changed.to_str().unwrap(), "--device", "cpu"]);
     assert_eq!((status, document["holds"].as_bool()), (1, Some(false)));
-    let failed: Vec<&Value> =
-        document["checks"].as_array().unwrap().iter().filter(|check| check["holds"] == false).collect();
+    let failed: Vec<&Value> = document["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|check| check["holds"] == false)
+        .collect();
     assert_eq!(failed.len(), 1);
-    assert_eq!((failed[0]["run"].as_str(), failed[0]["output"].as_str()), (Some("inv0"), Some("bw_output")));
+    assert_eq!(
+        (failed[0]["run"].as_str(), failed[0]["output"].as_str()),
+        (Some("inv0"), Some("bw_output"))
+    );
     let worst = &failed[0]["worst"];
-    assert_eq!((worst["step"].as_u64(), worst["row"].as_u64(), worst["unit"].as_u64()), (Some(4), Some(2), Some(6)));
+    assert_eq!(
+        (worst["step"].as_u64(), worst["row"].as_u64(), worst["unit"].as_u64()),
+        (Some(4), Some(2), Some(6))
+    );
     assert_eq!(failed[0]["first_bad_step"].as_u64(), Some(4));
 }
 
 #[test]
 fn hybrid_models_are_exact_on_reference_and_stated_elsewhere() {
     let Some(models) = models() else { return };
-    let (model, golden) = (models.join("usl_hybrid/model.tflite"), models.join("usl_hybrid/golden/model_tflite.npz"));
+    let (model, golden) =
+        (models.join("usl_hybrid/model.tflite"), models.join("usl_hybrid/golden/model_tflite.npz"));
     let arguments = [
         "crosscheck",
         model.to_str().unwrap(),
@@ -290,7 +344,10 @@ fn hybrid_models_are_exact_on_reference_and_stated_elsewhere() {
     assert_eq!(status, 0, "{document:#}");
     for check in document["checks"].as_array().unwrap() {
         assert_eq!(check["judged"].as_bool(), Some(check["device"] == "reference"));
-        assert!(check["device"] == "reference" || check["max_abs"].as_f64().unwrap() > 2e-5, "the distance is stated");
+        assert!(
+            check["device"] == "reference" || check["max_abs"].as_f64().unwrap() > 2e-5,
+            "the distance is stated"
+        );
     }
     let (status, _) = json(&[&arguments[..], &["--device-atol", "1e-9"]].concat());
     assert_eq!(status, 1);
@@ -310,7 +367,16 @@ fn convert_writes_a_file_that_computes_the_same() {
     assert!(document["warnings"].is_array());
     let [first, second] = ["first.npz", "again.npz"].map(scratch);
     for (model, output) in [(digits().as_str(), &first), (file, &second)] {
-        let (status, _) = json(&["run", model, "--device", "reference", "--seed", "9", "-o", output.to_str().unwrap()]);
+        let (status, _) = json(&[
+            "run",
+            model,
+            "--device",
+            "reference",
+            "--seed",
+            "9",
+            "-o",
+            output.to_str().unwrap(),
+        ]);
         assert_eq!(status, 0);
     }
     let [first, second] = [first, second].map(|path| npz::load(path).unwrap());
@@ -330,22 +396,41 @@ fn convert_writes_a_file_that_computes_the_same() {
 }
 
 /// Arguments of a sweep that takes no time.
-const QUICK: &[&str] = &["--time", "4", "--hidden", "8", "--warmup", "1", "--runs", "2", "--seconds", "0"];
+const QUICK: &[&str] =
+    &["--time", "4", "--hidden", "8", "--warmup", "1", "--runs", "2", "--seconds", "0"];
 
 #[test]
 fn bench_sweeps_lists_and_names_the_machine_in_every_row() {
-    let sweep = ["--time", "4-16*4", "--batch", "1,2", "--hidden", "8", "--layers", "--bidirectional", "--cell"];
-    let effort = ["--warmup", "1", "--runs", "2", "--seconds", "0", "--precision", "--device", "cpu"];
+    let sweep = [
+        "--time",
+        "4-16*4",
+        "--batch",
+        "1,2",
+        "--hidden",
+        "8",
+        "--layers",
+        "--bidirectional",
+        "--cell",
+    ];
+    let effort =
+        ["--warmup", "1", "--runs", "2", "--seconds", "0", "--precision", "--device", "cpu"];
     let (status, document) = json(&[&["bench"][..], &sweep, &effort].concat());
     assert_eq!(status, 0);
     let rows = document["rows"].as_array().unwrap();
     // Two lengths, two batches, three numbers of layers, three cells, four precisions.
     assert_eq!(rows.len(), 2 * 2 * 3 * 3 * 4);
     for row in rows {
-        assert_eq!((row["device"].as_str(), row["bidirectional"].as_bool()), (Some("cpu"), Some(true)));
-        assert!(row["host"].as_str().is_some_and(|host| !host.is_empty()) && row["adapter"].is_string());
+        assert_eq!(
+            (row["device"].as_str(), row["bidirectional"].as_bool()),
+            (Some("cpu"), Some(true))
+        );
+        assert!(
+            row["host"].as_str().is_some_and(|host| !host.is_empty()) && row["adapter"].is_string()
+        );
         assert_eq!(row["version"].as_str(), Some(env!("CARGO_PKG_VERSION")));
-        for number in ["median_ms", "min_ms", "p95_ms", "p99_ms", "steps_per_second", "sequences_per_second"] {
+        for number in
+            ["median_ms", "min_ms", "p95_ms", "p99_ms", "steps_per_second", "sequences_per_second"]
+        {
             assert!(row[number].as_f64().is_some_and(|n| n > 0.0), "{number}: {row}");
         }
         let (time, median) = (row["time"].as_f64().unwrap(), row["median_ms"].as_f64().unwrap());
@@ -357,7 +442,8 @@ fn bench_sweeps_lists_and_names_the_machine_in_every_row() {
 #[test]
 fn bench_prints_the_same_rows_in_every_form() {
     let with = |format: &str| {
-        let output = fuselstm(&[&["bench", "--format", format, "--step-ms", "2.5"], QUICK].concat());
+        let output =
+            fuselstm(&[&["bench", "--format", format, "--step-ms", "2.5"], QUICK].concat());
         assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
@@ -369,7 +455,10 @@ fn bench_prints_the_same_rows_in_every_form() {
     let csv = with("csv");
     let mut lines = csv.lines();
     let columns: Vec<&str> = lines.next().unwrap().split(',').collect();
-    assert!(columns.contains(&"median_ms") && columns.contains(&"host") && columns.contains(&"p99_ms"), "{columns:?}");
+    assert!(
+        columns.contains(&"median_ms") && columns.contains(&"host") && columns.contains(&"p99_ms"),
+        "{columns:?}"
+    );
     assert_eq!(lines.count(), 1);
     let md = with("md");
     let lines: Vec<&str> = md.lines().collect();
@@ -406,7 +495,8 @@ fn bench_splits_the_time_of_a_gpu_run_into_phases() {
     let Some(device) = gpu_or_skip() else { return };
     let device = device.to_string();
     let sizes = ["--time", "4", "--hidden", "16", "--warmup", "1", "--runs", "2", "--seconds", "0"];
-    let (status, document) = json(&[&["bench", "--phases", "--device", &format!("{device},cpu")][..], &sizes].concat());
+    let (status, document) =
+        json(&[&["bench", "--phases", "--device", &format!("{device},cpu")][..], &sizes].concat());
     assert_eq!(status, 0, "{document}");
     let rows = document["rows"].as_array().unwrap();
     assert_eq!(rows.len(), 2);
@@ -423,7 +513,10 @@ fn bench_measures_ceilings_and_states_shares_of_them() {
     let (status, document) = json(&[&["bench", "--ceilings", "--threads", "1"], QUICK].concat());
     assert_eq!(status, 0, "{document}");
     let ceilings = document["ceilings"].as_array().unwrap();
-    assert!(ceilings.iter().any(|c| c["threads"] == 1) && ceilings.iter().all(|c| c["device"] == "cpu"), "{document}");
+    assert!(
+        ceilings.iter().any(|c| c["threads"] == 1) && ceilings.iter().all(|c| c["device"] == "cpu"),
+        "{document}"
+    );
     let row = &document["rows"][0];
     let one = ceilings.iter().find(|c| c["threads"] == 1).unwrap();
     let share = row["gflops"].as_f64().unwrap() / one["fma_gflops"].as_f64().unwrap();
@@ -433,7 +526,8 @@ fn bench_measures_ceilings_and_states_shares_of_them() {
 
 #[test]
 fn bench_holds_rows_against_the_reference() {
-    let (status, document) = json(&[&["bench", "--check", "--precision", "full,int8"], QUICK].concat());
+    let (status, document) =
+        json(&[&["bench", "--check", "--precision", "full,int8"], QUICK].concat());
     assert_eq!((status, document["holds"].as_bool()), (0, Some(true)), "{document}");
     let far = |row: usize| document["rows"][row]["max_abs"].as_f64().unwrap();
     assert!(far(0) <= 1e-5 && far(1) > far(0) && far(1) <= 5e-2, "{document}");
@@ -442,10 +536,14 @@ fn bench_holds_rows_against_the_reference() {
 #[test]
 fn bench_draws_a_line_for_each_strategy() {
     let picture = scratch("steps.svg");
-    let sweep = ["--hidden", "8,16", "--time", "4", "--batch", "1,2", "--runs", "2", "--seconds", "0"];
+    let sweep =
+        ["--hidden", "8,16", "--time", "4", "--batch", "1,2", "--runs", "2", "--seconds", "0"];
     let (status, _) = json(&[&["bench", "--svg", picture.to_str().unwrap()][..], &sweep].concat());
     let svg = std::fs::read_to_string(picture).unwrap();
-    assert_eq!((status, svg.matches("class=\"line\"").count(), svg.matches("<circle").count()), (0, 2, 4));
+    assert_eq!(
+        (status, svg.matches("class=\"line\"").count(), svg.matches("<circle").count()),
+        (0, 2, 4)
+    );
 }
 
 #[test]
@@ -457,7 +555,8 @@ fn bench_tunes_when_asked_and_later_sessions_use_it() {
     let run = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fuselstm"));
         command.args([&["bench", "--device", &device, "--json"], arguments, QUICK].concat());
-        let output = command.env("XDG_CACHE_HOME", &cache).env("LOCALAPPDATA", &cache).output().unwrap();
+        let output =
+            command.env("XDG_CACHE_HOME", &cache).env("LOCALAPPDATA", &cache).output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice::<Value>(&output.stdout).unwrap()
     };
@@ -477,7 +576,11 @@ fn bench_tunes_when_asked_and_later_sessions_use_it() {
         }
         std::fs::write(&file, stored.to_string()).unwrap();
         let row = &run(&[])["rows"][0];
-        assert_eq!((row["strategy"].as_str(), row["tuned"].as_bool()), (Some(strategy), Some(true)), "{row}");
+        assert_eq!(
+            (row["strategy"].as_str(), row["tuned"].as_bool()),
+            (Some(strategy), Some(true)),
+            "{row}"
+        );
     }
     assert_eq!(run(&["--untuned"])["rows"][0]["tuned"], false);
     std::fs::write(&file, "{").unwrap();
@@ -485,15 +588,19 @@ fn bench_tunes_when_asked_and_later_sessions_use_it() {
     std::fs::remove_dir_all(cache).unwrap();
 }
 
-/// The parts of `benches/real-gpu.sh` that need no GPU: its syntax, its refusals, and that what does not run is said.
+/// The parts of `benches/real-gpu.sh` that need no GPU: its syntax, its refusals, and that what
+/// does not run is said.
 #[test]
 #[cfg(unix)]
 fn the_script_for_real_gpus_refuses_and_says_what_it_skips() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/real-gpu.sh");
-    let run = |arguments: &[&str]| Command::new("bash").arg(script).args(arguments).output().unwrap();
+    let run =
+        |arguments: &[&str]| Command::new("bash").arg(script).args(arguments).output().unwrap();
     assert_eq!(run(&[]).status.code(), Some(2));
     let binary = env!("CARGO_BIN_EXE_fuselstm");
-    for wrong in [&["--frobnicate"][..], &["--seconds"], &["--seconds", "x"], &["--peers", "/nowhere"]] {
+    for wrong in
+        [&["--frobnicate"][..], &["--seconds"], &["--seconds", "x"], &["--peers", "/nowhere"]]
+    {
         assert_eq!(run(&[&[binary], wrong].concat()).status.code(), Some(2), "{wrong:?}");
     }
     let out = scratch("real-gpu");
@@ -501,7 +608,9 @@ fn the_script_for_real_gpus_refuses_and_says_what_it_skips() {
     let output = run(&[binary, "--quick", "--seconds", "0", "--out", out.to_str().unwrap()]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{text}");
-    for part in ["devices.txt", "check-long.jsonl", "ceilings.json", "strategies.jsonl", "tuned.jsonl"] {
+    for part in
+        ["devices.txt", "check-long.jsonl", "ceilings.json", "strategies.jsonl", "tuned.jsonl"]
+    {
         assert!(text.contains(&format!("SKIPPED: {part}")), "{part}: {text}");
     }
     std::fs::remove_dir_all(out).unwrap();

@@ -1,7 +1,9 @@
-//! Every TFLite pair of the corpus whose recurrence is not a WHILE loop, on every device, through the public library.
+//! Every TFLite pair of the corpus whose recurrence is not a WHILE loop, on every device, through
+//! the public library.
 //!
-//! `reference` holds the pair's own tolerance; `cpu` and `gpu` hold 1e-5 more for float models, and for hybrid and integer ones,
-//! which they run on dequantised weights, a bound of their own, stated beside it.
+//! `reference` holds the pair's own tolerance; `cpu` and `gpu` hold 1e-5 more for float models, and
+//! for hybrid and integer ones, which they run on dequantized weights, a bound of their own, stated
+//! beside it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -12,8 +14,8 @@ use fuselstm::measure::crosscheck::{Check, Rule, check, rule};
 use fuselstm::measure::{Tolerance, golden};
 use fuselstm::{Device, Model, Session};
 
-/// `cpu` and `gpu` against the bit-exact result of hybrid models, which round the activations to 8 bits at every step: the worst
-/// measured is 2.7e-2, in a logit of the digit model.
+/// `cpu` and `gpu` against the bit-exact result of hybrid models, which round the activations to 8
+/// bits at every step: the worst measured is 2.7e-2, in a logit of the digit model.
 const HYBRID: f64 = 0.04;
 /// The same for integer models, in steps of the output; the worst measured is 1.
 const INTEGER_STEPS: f64 = 2.0;
@@ -73,7 +75,13 @@ fn all_hold(device: &Device, pairs: &[Pair]) {
     for (arithmetic, (distance, what)) in worst {
         eprintln!("{device}, {arithmetic}: worst {distance:.2e} in {what}");
     }
-    assert!(failures.is_empty(), "{} of {} pairs' checks fail:\n{}", failures.len(), pairs.len(), failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} of {} pairs' checks fail:\n{}",
+        failures.len(),
+        pairs.len(),
+        failures.join("\n")
+    );
     eprintln!("{device}: {} pairs hold", pairs.len());
 }
 

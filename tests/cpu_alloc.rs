@@ -1,4 +1,5 @@
-//! A run of the cpu backend allocates nothing once it has run before: shown by a counting allocator.
+//! A run of the cpu backend allocates nothing once it has run before: shown by a counting
+//! allocator.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -40,7 +41,8 @@ fn runs_after_the_first_two_allocate_nothing() {
     let of_every_kind = kinds.into_iter().flat_map(|kind| {
         let small = Shape { kind, ..Shape::layer(20, 12, 24, 24) };
         let large = Shape { kind, ..Shape::layer(40, 32, 64, 64) };
-        let lengths = [small, large].map(|shape| Shape { lengths: true, bidirectional: true, ..shape });
+        let lengths =
+            [small, large].map(|shape| Shape { lengths: true, bidirectional: true, ..shape });
         [small, large].into_iter().chain(lengths)
     });
     let shapes = [
@@ -53,13 +55,19 @@ fn runs_after_the_first_two_allocate_nothing() {
     for shape in shapes.into_iter().chain(of_every_kind) {
         for precision in [Precision::Full, Precision::F16, Precision::Bf16, Precision::Int8] {
             for threads in [1, 2] {
-                let options = BackendOptions { threads: Some(threads), precision, ..BackendOptions::default() };
+                let options = BackendOptions {
+                    threads: Some(threads),
+                    precision,
+                    ..BackendOptions::default()
+                };
                 let mut bench = Bench::random(&shape, options);
-                // The caller's first output tensor is not of the right size, so two runs fill both buffers.
+                // The caller's first output tensor is not of the right size, so two runs fill both
+                // buffers.
                 bench.run();
                 bench.run();
-                // A helper that gets its core late begins while runs are counted, and beginning allocates: once, so that one
-                // of three rounds is without. What a run allocates is in all of them.
+                // A helper that gets its core late begins while runs are counted, and beginning
+                // allocates: once, so that one of three rounds is without. What a run allocates is
+                // in all of them.
                 let counts = [(); 3].map(|()| {
                     let before = ALLOCATIONS.load(Ordering::Relaxed);
                     for _ in 0..5 {
@@ -67,7 +75,10 @@ fn runs_after_the_first_two_allocate_nothing() {
                     }
                     ALLOCATIONS.load(Ordering::Relaxed) - before
                 });
-                assert!(counts.contains(&0), "{shape:?} {precision:?} {threads} threads: {counts:?}");
+                assert!(
+                    counts.contains(&0),
+                    "{shape:?} {precision:?} {threads} threads: {counts:?}"
+                );
             }
         }
     }

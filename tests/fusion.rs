@@ -28,28 +28,38 @@ fn count(graph: &Graph) -> (usize, usize) {
 
 /// The outputs of every run of a golden file, compared with it.
 fn run(model: &Model, golden_file: &str, atol: f64) -> Result<(), String> {
-    let session = Session::new(model, Device::reference()).map_err(|error| format!("session: {error}"))?;
+    let session =
+        Session::new(model, Device::reference()).map_err(|error| format!("session: {error}"))?;
     let mut stream = session.stream();
-    for run in golden::load(models().join(golden_file)).map_err(|error| format!("golden file: {error}"))? {
+    for run in
+        golden::load(models().join(golden_file)).map_err(|error| format!("golden file: {error}"))?
+    {
         if !run.continues() {
             stream.reset();
         }
-        let outputs = stream.run(&run.named_inputs()).map_err(|error| format!("run {}: {error}", run.tag))?;
+        let outputs =
+            stream.run(&run.named_inputs()).map_err(|error| format!("run {}: {error}", run.tag))?;
         for (name, expected) in &run.outputs {
             let actual = outputs.get(name).map_err(|error| format!("run {}: {error}", run.tag))?;
-            let result = compare(expected, actual, Tolerance { atol, rtol: 0.0 }, &[]).map_err(|e| e.to_string())?;
+            let result = compare(expected, actual, Tolerance { atol, rtol: 0.0 }, &[])
+                .map_err(|e| e.to_string())?;
             if !result.holds() {
-                return Err(format!("run {} output {name}: max |difference| {:.3e}", run.tag, result.max_abs));
+                return Err(format!(
+                    "run {} output {name}: max |difference| {:.3e}",
+                    run.tag, result.max_abs
+                ));
             }
         }
     }
     Ok(())
 }
 
-/// Opens one pair, checks both forms of the graph against the golden file and that nothing is left to fuse.
+/// Opens one pair, checks both forms of the graph against the golden file and that nothing is left
+/// to fuse.
 fn check(row: &serde_json::Value) -> Result<usize, String> {
     let field = |name: &str| row[name].as_str().unwrap();
-    let model = Model::open(models().join(field("model"))).map_err(|error| format!("open: {error}"))?;
+    let model =
+        Model::open(models().join(field("model"))).map_err(|error| format!("open: {error}"))?;
     let (recurrent, loops) = count(model.graph());
     let declined: Vec<String> = model
         .reports()
@@ -63,8 +73,8 @@ fn check(row: &serde_json::Value) -> Result<usize, String> {
     let atol = row["atol"].as_f64().unwrap();
     run(&model, field("golden"), atol).map_err(|error| format!("fused: {error} [{declined:?}]"))?;
     if std::env::var("UNFUSED").is_ok() {
-        let unfused =
-            Model::from_graph((**model.source_graph()).clone()).map_err(|error| format!("unfused: {error}"))?;
+        let unfused = Model::from_graph((**model.source_graph()).clone())
+            .map_err(|error| format!("unfused: {error}"))?;
         run(&unfused, field("golden"), atol).map_err(|error| format!("unfused: {error}"))?;
     }
     if loops > 0 || recurrent == 0 {
@@ -73,7 +83,8 @@ fn check(row: &serde_json::Value) -> Result<usize, String> {
     Ok(recurrent)
 }
 
-/// The pairs that a test takes; `CORPUS=part` in the environment narrows them to cases whose name contains it.
+/// The pairs that a test takes; `CORPUS=part` in the environment narrows them to cases whose name
+/// contains it.
 fn corpus(what: &str, takes: impl Fn(&serde_json::Value) -> bool) {
     let index = models().join("index.json");
     let Ok(text) = std::fs::read_to_string(&index) else {
@@ -112,8 +123,8 @@ fn saved_models() {
     corpus("saved_model", |row| row["kind"] == "saved_model");
 }
 
-/// What today's converter makes of plain TensorFlow graphs: loops, and chains whose first step is simplified. There are no golden
-/// files for these; the judge is the graph as it was.
+/// What today's converter makes of plain TensorFlow graphs: loops, and chains whose first step is
+/// simplified. There are no golden files for these; the judge is the graph as it was.
 #[test]
 fn converted_files() {
     let cases = [
@@ -134,7 +145,10 @@ fn converted_files() {
         let model = Model::open(models().join(case).join("converted_b3.tflite")).unwrap();
         let reasons: Vec<_> = model.reports().iter().flat_map(|report| &report.declined).collect();
         if count(model.graph()).1 != 0 || count(model.graph()).0 == 0 {
-            failed.push(format!("{case}: {:?}, expected {layers} layers: {reasons:?}", count(model.graph())));
+            failed.push(format!(
+                "{case}: {:?}, expected {layers} layers: {reasons:?}",
+                count(model.graph())
+            ));
         }
         if let Err(error) = same_function(&model) {
             failed.push(format!("{case}: {error}"));
@@ -145,7 +159,8 @@ fn converted_files() {
 
 /// The graph before and after the passes on the same seeded inputs, twice.
 fn same_function(model: &Model) -> Result<(), String> {
-    let unfused = Model::from_graph((**model.source_graph()).clone()).map_err(|error| error.to_string())?;
+    let unfused =
+        Model::from_graph((**model.source_graph()).clone()).map_err(|error| error.to_string())?;
     let sessions = [model, &unfused].map(|model| Session::new(model, Device::reference()).unwrap());
     let mut streams = sessions.each_ref().map(Session::stream);
     for seed in 0..2 {
@@ -154,9 +169,13 @@ fn same_function(model: &Model) -> Result<(), String> {
         let [fused, plain] = streams.each_mut().map(|stream| stream.run(&inputs).unwrap());
         for output in model.outputs() {
             let (a, b) = (plain.get(&output.name).unwrap(), fused.get(&output.name).unwrap());
-            let result = compare(a, b, Tolerance { atol: 2e-6, rtol: 0.0 }, &[]).map_err(|error| error.to_string())?;
+            let result = compare(a, b, Tolerance { atol: 2e-6, rtol: 0.0 }, &[])
+                .map_err(|error| error.to_string())?;
             if !result.holds() {
-                return Err(format!("output {}: max |difference| {:.3e}", output.name, result.max_abs));
+                return Err(format!(
+                    "output {}: max |difference| {:.3e}",
+                    output.name, result.max_abs
+                ));
             }
         }
     }

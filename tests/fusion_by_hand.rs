@@ -1,11 +1,13 @@
-//! Loops and chains written by hand, in forms that no file of the corpus has: each must compute what it computed before, and become
-//! recurrent ops or stay with a reason.
+//! Loops and chains written by hand, in forms that no file of the corpus has: each must compute
+//! what it computed before, and become recurrent ops or stay with a reason.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::time::Instant;
 
-use fuselstm::graph::op::{Activation, Binary, BinaryFunction, FullyConnected, Gather, MatMul, Pack, Unpack, While};
+use fuselstm::graph::op::{
+    Activation, Binary, BinaryFunction, FullyConnected, Gather, MatMul, Pack, Unpack, While,
+};
 use fuselstm::graph::{Graph, Op, Port, ValueId, ValueType};
 use fuselstm::measure::compare::{Tolerance, compare};
 use fuselstm::passes::run_all;
@@ -58,7 +60,12 @@ impl Net {
 
     fn op(&mut self, op: Op, inputs: &[ValueId], dtype: DType, shape: &[usize]) -> ValueId {
         let result = self.graph.add_value("v", ValueType::fixed(dtype, shape));
-        self.graph.add_node("n", op, inputs.iter().copied().map(Some).collect(), vec![Some(result)]);
+        self.graph.add_node(
+            "n",
+            op,
+            inputs.iter().copied().map(Some).collect(),
+            vec![Some(result)],
+        );
         result
     }
 
@@ -69,7 +76,12 @@ impl Net {
     fn binary(&mut self, function: BinaryFunction, a: ValueId, b: ValueId) -> ValueId {
         let (x, y) = (self.shape(a), self.shape(b));
         let shape = if x.len() >= y.len() { x } else { y };
-        self.op(Op::Binary(Binary { function, activation: Activation::Linear }), &[a, b], DType::F32, &shape)
+        self.op(
+            Op::Binary(Binary { function, activation: Activation::Linear }),
+            &[a, b],
+            DType::F32,
+            &shape,
+        )
     }
 
     fn add(&mut self, a: ValueId, b: ValueId) -> ValueId {
@@ -93,13 +105,15 @@ impl Net {
     fn dense(&mut self, x: ValueId, width: usize) -> ValueId {
         let shape = self.shape(x);
         let w = self.weights(&[shape[1], width]);
-        let op = Op::MatMul(MatMul { transpose_a: false, transpose_b: false, asymmetric_inputs: false });
+        let op =
+            Op::MatMul(MatMul { transpose_a: false, transpose_b: false, asymmetric_inputs: false });
         self.op(op, &[x, w], DType::F32, &[shape[0], width])
     }
 
     /// R h + b + W x, in an order that no framework writes.
     fn gate(&mut self, x: ValueId, h: ValueId, width: usize) -> ValueId {
-        let (recurrent, input, bias) = (self.dense(h, width), self.dense(x, width), self.weights(&[width]));
+        let (recurrent, input, bias) =
+            (self.dense(h, width), self.dense(x, width), self.weights(&[width]));
         let sum = self.add(recurrent, bias);
         self.add(sum, input)
     }
@@ -111,7 +125,8 @@ impl Net {
     }
 }
 
-/// What a step gets and gives: input, old states, the counter, the lengths; new states and the entry of the output list.
+/// What a step gets and gives: input, old states, the counter, the lengths; new states and the
+/// entry of the output list.
 type StepFn = fn(&mut Net, ValueId, &[ValueId], ValueId, ValueId) -> (Vec<ValueId>, ValueId);
 
 /// A loop over `turns` steps of `step` with states of these widths.
@@ -119,14 +134,24 @@ fn looped(step: StepFn, widths: &[usize], turns: usize) -> Graph {
     let mut outer = Net::new(7);
     let x = outer.input("x", DType::F32, &[TIME, BATCH, INPUT]);
     let lengths = outer.input("lengths", DType::I32, &[BATCH]);
-    let states: Vec<ValueId> =
-        widths.iter().enumerate().map(|(k, &n)| outer.input(&format!("s{k}"), DType::F32, &[BATCH, n])).collect();
+    let states: Vec<ValueId> = widths
+        .iter()
+        .enumerate()
+        .map(|(k, &n)| outer.input(&format!("s{k}"), DType::F32, &[BATCH, n]))
+        .collect();
 
     let mut body = Net::new(11);
-    let (t, xs) = (body.input("t", DType::I32, &[]), body.input("x", DType::F32, &[TIME, BATCH, INPUT]));
+    let (t, xs) =
+        (body.input("t", DType::I32, &[]), body.input("x", DType::F32, &[TIME, BATCH, INPUT]));
     let rows = body.input("lengths", DType::I32, &[BATCH]);
-    let old: Vec<ValueId> = widths.iter().map(|&n| body.input("s", DType::F32, &[BATCH, n])).collect();
-    let x_t = body.op(Op::Gather(Gather { axis: 0, batch_dims: 0 }), &[xs, t], DType::F32, &[BATCH, INPUT]);
+    let old: Vec<ValueId> =
+        widths.iter().map(|&n| body.input("s", DType::F32, &[BATCH, n])).collect();
+    let x_t = body.op(
+        Op::Gather(Gather { axis: 0, batch_dims: 0 }),
+        &[xs, t],
+        DType::F32,
+        &[BATCH, INPUT],
+    );
     let (new, item) = step(&mut body, x_t, &old, t, rows);
     let item_shape = body.shape(item);
     let list_shape = [&[TIME][..], &item_shape].concat();
@@ -146,7 +171,8 @@ fn looped(step: StepFn, widths: &[usize], turns: usize) -> Graph {
     }
     let bound = condition.graph.add_constant("bound", Tensor::scalar(turns as i32));
     let holds = condition.graph.add_value("holds", ValueType::fixed(DType::Bool, &[]));
-    let less = Op::Binary(Binary { function: BinaryFunction::Less, activation: Activation::Linear });
+    let less =
+        Op::Binary(Binary { function: BinaryFunction::Less, activation: Activation::Linear });
     let counter = condition.graph.inputs[0].value;
     condition.graph.add_node("less", less, vec![Some(counter), Some(bound)], vec![Some(holds)]);
     condition.output("holds", holds);
@@ -170,7 +196,8 @@ fn count(graph: &Graph) -> (usize, usize) {
     (is(|op| matches!(op, Op::Recurrent(_))), is(|op| matches!(op, Op::While(_))))
 }
 
-/// Runs the passes, and checks that the graph computes what it did; returns it with the reasons of what was declined.
+/// Runs the passes, and checks that the graph computes what it did; returns it with the reasons of
+/// what was declined.
 fn fused(graph: Graph) -> (Graph, String) {
     let (after, reports) = run_all(graph.clone()).unwrap();
     let models = [graph, after.clone()].map(|graph| Model::from_graph(graph).unwrap());
@@ -183,13 +210,17 @@ fn fused(graph: Graph) -> (Graph, String) {
             let ty = &models[0].graph().get(port.value).unwrap().ty;
             let shape = ty.known_shape().unwrap();
             let tensor = match ty.dtype {
-                DType::I32 => Tensor::from_vec(&shape, (0..shape[0]).map(|k| (2 * k) as i32).collect()).unwrap(),
+                DType::I32 => {
+                    Tensor::from_vec(&shape, (0..shape[0]).map(|k| (2 * k) as i32).collect())
+                        .unwrap()
+                }
                 _ => net.random(&shape),
             };
             (port.name.clone(), tensor)
         })
         .collect();
-    let inputs: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let inputs: Vec<(&str, &Tensor)> =
+        inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     let sessions = models.each_ref().map(|model| Session::new(model, Device::reference()).unwrap());
     let [before, now] = sessions.each_ref().map(|session| session.stream().run(&inputs).unwrap());
     for port in &models[0].graph().outputs {
@@ -197,7 +228,8 @@ fn fused(graph: Graph) -> (Graph, String) {
         let result = compare(a, b, Tolerance { atol: 2e-6, rtol: 0.0 }, &[]).unwrap();
         assert!(result.holds(), "output {}: max |difference| {:.3e}", port.name, result.max_abs);
     }
-    let reasons: Vec<_> = reports.iter().flat_map(|report| &report.declined).map(|d| d.reason.clone()).collect();
+    let reasons: Vec<_> =
+        reports.iter().flat_map(|report| &report.declined).map(|d| d.reason.clone()).collect();
     (after, reasons.join("; "))
 }
 
@@ -263,7 +295,12 @@ fn full_lstm(net: &mut Net, x: ValueId, s: &[ValueId]) -> (ValueId, ValueId) {
         let term = net.mul(w, c);
         net.add(term, sum)
     };
-    let (i, f, g, o) = (net.gate(x, h, UNITS), net.gate(x, h, UNITS), net.gate(x, h, UNITS), net.gate(x, h, UNITS));
+    let (i, f, g, o) = (
+        net.gate(x, h, UNITS),
+        net.gate(x, h, UNITS),
+        net.gate(x, h, UNITS),
+        net.gate(x, h, UNITS),
+    );
     let (i, f) = (peep(net, i, c), peep(net, f, c));
     let (i, f, g) = (hard(net, i), hard(net, f), net.act(Activation::Softsign, g));
     let (kept, new) = (net.mul(c, f), net.mul(g, i));
@@ -298,11 +335,13 @@ fn lengths_stop_the_rows_one_by_one() {
     let graph = fuses(
         |net, x, s, t, lengths| {
             let (h, c) = full_lstm(net, x, s);
-            let past = Binary { function: BinaryFunction::GreaterEqual, activation: Activation::Linear };
+            let past =
+                Binary { function: BinaryFunction::GreaterEqual, activation: Activation::Linear };
             let past = net.op(Op::Binary(past), &[t, lengths], DType::Bool, &[BATCH]);
             let axis = net.graph.add_constant("axis", Tensor::scalar(-1i32));
             let past = net.op(Op::ExpandDims, &[past, axis], DType::Bool, &[BATCH, 1]);
-            let zero = net.graph.add_constant("zero", Tensor::zeros(DType::F32, &[BATCH, INPUT]).unwrap());
+            let zero =
+                net.graph.add_constant("zero", Tensor::zeros(DType::F32, &[BATCH, INPUT]).unwrap());
             let item = net.op(Op::Select, &[past, zero, h], DType::F32, &[BATCH, INPUT]);
             let h = net.op(Op::Select, &[past, s[0], h], DType::F32, &[BATCH, INPUT]);
             let c = net.op(Op::Select, &[past, s[1], c], DType::F32, &[BATCH, UNITS]);
@@ -378,7 +417,8 @@ fn a_loop_that_ends_early_stays_a_loop() {
     assert!(reasons.contains("number of turns"), "{reasons}");
 }
 
-/// `steps` steps of a plain cell with shared weights; with `feedback`, the input of a step is the output of the one before.
+/// `steps` steps of a plain cell with shared weights; with `feedback`, the input of a step is the
+/// output of the one before.
 fn unrolled(steps: usize, reverse: bool, feedback: bool) -> Graph {
     let mut net = Net::new(3);
     let x = net.input("x", DType::F32, &[BATCH, steps, INPUT]);
@@ -386,13 +426,18 @@ fn unrolled(steps: usize, reverse: bool, feedback: bool) -> Graph {
     let (w, r) = (net.weights(&[UNITS, INPUT]), net.weights(&[UNITS, UNITS]));
     let bias = net.weights(&[UNITS]);
     let out = net.weights(&[INPUT, UNITS]);
-    let pieces: Vec<ValueId> =
-        (0..steps).map(|_| net.graph.add_value("x_t", ValueType::fixed(DType::F32, &[BATCH, INPUT]))).collect();
+    let pieces: Vec<ValueId> = (0..steps)
+        .map(|_| net.graph.add_value("x_t", ValueType::fixed(DType::F32, &[BATCH, INPUT])))
+        .collect();
     let results = pieces.iter().copied().map(Some).collect();
     net.graph.add_node("unpack", Op::Unpack(Unpack { axis: 1 }), vec![Some(x)], results);
     let fc = || {
         let activation = Activation::Linear;
-        Op::FullyConnected(FullyConnected { activation, keep_leading_axes: false, asymmetric_inputs: false })
+        Op::FullyConnected(FullyConnected {
+            activation,
+            keep_leading_axes: false,
+            asymmetric_inputs: false,
+        })
     };
     let mut outputs = Vec::new();
     for t in 0..steps {
@@ -439,6 +484,6 @@ fn a_hundred_thousand_nodes_take_seconds() {
     let seconds = start.elapsed().as_secs_f64();
     eprintln!("100,000 nodes: {seconds:.1} s");
     assert_eq!(count(&graph), (1, 0));
-    // Twice the nodes of this graph took twice the time; without optimisation it is a few seconds.
+    // Twice the nodes of this graph took twice the time; without optimization it is a few seconds.
     assert!(seconds < 60.0, "{seconds:.1} s");
 }

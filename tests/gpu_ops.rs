@@ -34,7 +34,11 @@ fn positive(seed: u64, shape: &[usize]) -> Tensor {
 
 fn integers(seed: u64, shape: &[usize], below: i32) -> Tensor {
     let data = floats(seed, shape).into_vec::<f32>().unwrap();
-    Tensor::from_vec(shape, data.iter().map(|x| (x.abs() * 1000.0) as i32 % below).collect::<Vec<i32>>()).unwrap()
+    Tensor::from_vec(
+        shape,
+        data.iter().map(|x| (x.abs() * 1000.0) as i32 % below).collect::<Vec<i32>>(),
+    )
+    .unwrap()
 }
 
 fn bools(seed: u64, shape: &[usize]) -> Tensor {
@@ -72,7 +76,8 @@ fn graph(case: Case) -> (Graph, Vec<(String, Tensor)>) {
             Arg::Absent => None,
             Arg::Constant(tensor) => Some(graph.add_constant(format!("c{k}"), tensor)),
             Arg::Given(tensor) => {
-                let value = graph.add_value(format!("x{k}"), ValueType::fixed(tensor.dtype(), tensor.shape()));
+                let value = graph
+                    .add_value(format!("x{k}"), ValueType::fixed(tensor.dtype(), tensor.shape()));
                 graph.inputs.push(Port { name: format!("x{k}"), value });
                 inputs.push((format!("x{k}"), tensor));
                 Some(value)
@@ -81,10 +86,15 @@ fn graph(case: Case) -> (Graph, Vec<(String, Tensor)>) {
     }
     let operands: Vec<_> = slots
         .iter()
-        .map(|slot| slot.map(|id| graph.get(id).unwrap()).map(|v| Operand { ty: &v.ty, known: v.constant.as_ref() }))
+        .map(|slot| {
+            slot.map(|id| graph.get(id).unwrap())
+                .map(|v| Operand { ty: &v.ty, known: v.constant.as_ref() })
+        })
         .collect();
-    let types = infer(&case.op, &operands, case.results).unwrap_or_else(|e| panic!("{}: {e}", case.name));
-    let outputs: Vec<_> = types.into_iter().enumerate().map(|(k, ty)| graph.add_value(format!("y{k}"), ty)).collect();
+    let types =
+        infer(&case.op, &operands, case.results).unwrap_or_else(|e| panic!("{}: {e}", case.name));
+    let outputs: Vec<_> =
+        types.into_iter().enumerate().map(|(k, ty)| graph.add_value(format!("y{k}"), ty)).collect();
     for (k, &value) in outputs.iter().enumerate() {
         graph.outputs.push(Port { name: format!("y{k}"), value });
     }
@@ -93,12 +103,16 @@ fn graph(case: Case) -> (Graph, Vec<(String, Tensor)>) {
 }
 
 fn require_gpu() -> bool {
-    let probe = graph(case("relu", Op::Activation(Activation::Relu), vec![given(floats(1, &[1]))])).0;
+    let probe =
+        graph(case("relu", Op::Activation(Activation::Relu), vec![given(floats(1, &[1]))])).0;
     match Session::new(&Model::from_graph(probe).unwrap(), Device::gpu()) {
         Ok(_) => true,
         Err(error) => {
             eprintln!("SKIPPED, there is no GPU to test on: {error}");
-            assert!(std::env::var_os("FUSELSTM_REQUIRE_GPU").is_none_or(|v| v != "1"), "a GPU is required: {error}");
+            assert!(
+                std::env::var_os("FUSELSTM_REQUIRE_GPU").is_none_or(|v| v != "1"),
+                "a GPU is required: {error}"
+            );
             false
         }
     }
@@ -110,8 +124,10 @@ fn difference(case: Case) -> Option<String> {
     let (graph, inputs) = graph(case);
     let inputs: Vec<(&str, &Tensor)> = inputs.iter().map(|(n, t)| (n.as_str(), t)).collect();
     let model = Model::from_graph(graph).unwrap_or_else(|e| panic!("{name}: {e}"));
-    let reference =
-        Session::new(&model, Device::reference()).unwrap().run(&inputs).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let reference = Session::new(&model, Device::reference())
+        .unwrap()
+        .run(&inputs)
+        .unwrap_or_else(|e| panic!("{name}: {e}"));
     let session = Session::new(&model, Device::gpu()).unwrap();
     let gpu = match session.run(&inputs) {
         Ok(outputs) => outputs,
@@ -132,7 +148,8 @@ fn difference(case: Case) -> Option<String> {
         }
         let (a, b) = (want.to_f32(), got.to_f32());
         for (i, (a, b)) in a.iter().zip(b.iter()).enumerate() {
-            let close = a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 2e-6 * (1.0 + a.abs());
+            let close =
+                a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 2e-6 * (1.0 + a.abs());
             if !close {
                 return Some(format!("{name} {output}[{i}]: {b}, not {a}"));
             }
@@ -153,28 +170,54 @@ fn check(cases: Vec<Case>) {
 fn movement() {
     let x = || given(floats(7, &[2, 3, 4]));
     let strided = |masks: StridedSlice, begin: &[i32], end: &[i32], strides: &[i32]| {
-        case("strided slice", Op::StridedSlice(masks), vec![x(), list(begin), list(end), list(strides)])
+        case(
+            "strided slice",
+            Op::StridedSlice(masks),
+            vec![x(), list(begin), list(end), list(strides)],
+        )
     };
     let none = StridedSlice::default();
     check(vec![
         case("transpose", Op::Transpose, vec![x(), list(&[2, 0, 1])]),
         case("transpose of nothing", Op::Transpose, vec![x(), list(&[0, 1, 2])]),
-        case("transpose over size 1", Op::Transpose, vec![given(floats(1, &[1, 5, 3])), list(&[1, 0, 2])]),
+        case(
+            "transpose over size 1",
+            Op::Transpose,
+            vec![given(floats(1, &[1, 5, 3])), list(&[1, 0, 2])],
+        ),
         case("reshape", Op::Reshape, vec![x(), list(&[4, -1])]),
         case("tile", Op::Tile, vec![x(), list(&[2, 1, 3])]),
         case("broadcast", Op::BroadcastTo, vec![given(floats(2, &[3, 1])), list(&[2, 3, 4])]),
         case(
             "pad",
             Op::Pad,
-            vec![x(), Arg::Constant(Tensor::from_slice(&[3, 2], &[1, 0, 0, 2, 3, 1]).unwrap()), Arg::Absent],
+            vec![
+                x(),
+                Arg::Constant(Tensor::from_slice(&[3, 2], &[1, 0, 0, 2, 3, 1]).unwrap()),
+                Arg::Absent,
+            ],
         ),
         case("slice", Op::Slice, vec![x(), list(&[0, 1, 2]), list(&[2, 2, -1])]),
         case("reverse", Op::Reverse, vec![x(), list(&[0, 2])]),
         case("reverse of nothing", Op::Reverse, vec![given(floats(1, &[0, 3])), list(&[0])]),
         strided(none, &[0, 2, 3], &[2, 0, -5], &[1, -1, -2]),
-        strided(StridedSlice { shrink_axis_mask: 2, end_mask: 1, ..none }, &[0, -1, 1], &[0, 0, 3], &[1, 1, 1]),
-        strided(StridedSlice { new_axis_mask: 1, ellipsis_mask: 2, ..none }, &[0, 0, 1], &[0, 0, 3], &[1, 1, 1]),
-        case("gather", Op::Gather(Gather { axis: 1, batch_dims: 0 }), vec![x(), given(integers(3, &[2, 2], 3))]),
+        strided(
+            StridedSlice { shrink_axis_mask: 2, end_mask: 1, ..none },
+            &[0, -1, 1],
+            &[0, 0, 3],
+            &[1, 1, 1],
+        ),
+        strided(
+            StridedSlice { new_axis_mask: 1, ellipsis_mask: 2, ..none },
+            &[0, 0, 1],
+            &[0, 0, 3],
+            &[1, 1, 1],
+        ),
+        case(
+            "gather",
+            Op::Gather(Gather { axis: 1, batch_dims: 0 }),
+            vec![x(), given(integers(3, &[2, 2], 3))],
+        ),
         case(
             "gather of batches",
             Op::Gather(Gather { axis: 2, batch_dims: 1 }),
@@ -190,10 +233,17 @@ fn movement() {
             Op::ReverseSequence(ReverseSequence { time_axis: 1, batch_axis: 0 }),
             vec![x(), given(Tensor::from_slice(&[2], &[3i32, 0]).unwrap())],
         ),
-        case("pack", Op::Pack(Pack { axis: 1 }), vec![given(floats(1, &[2, 3])), given(floats(2, &[2, 3]))]),
+        case(
+            "pack",
+            Op::Pack(Pack { axis: 1 }),
+            vec![given(floats(1, &[2, 3])), given(floats(2, &[2, 3]))],
+        ),
         Case { results: 3, ..case("unpack", Op::Unpack(Unpack { axis: 1 }), vec![x()]) },
         Case { results: 2, ..case("split", Op::Split, vec![x(), scalar(2), Arg::Absent]) },
-        Case { results: 3, ..case("split by sizes", Op::Split, vec![x(), scalar(-1), list(&[1, -1, 2])]) },
+        Case {
+            results: 3,
+            ..case("split by sizes", Op::Split, vec![x(), scalar(-1), list(&[1, -1, 2])])
+        },
         case(
             "concat",
             Op::Concat(Concat { axis: -1, activation: Activation::Linear }),
@@ -224,9 +274,15 @@ fn element_wise() {
         BinaryFunction::Greater,
         BinaryFunction::GreaterEqual,
     ] {
-        cases.push(case("float", binary(function), vec![given(floats(1, &[2, 3, 4])), given(floats(2, &[3, 1]))]));
+        cases.push(case(
+            "float",
+            binary(function),
+            vec![given(floats(1, &[2, 3, 4])), given(floats(2, &[3, 1]))],
+        ));
     }
-    for function in [BinaryFunction::Add, BinaryFunction::Mul, BinaryFunction::Minimum, BinaryFunction::Less] {
+    for function in
+        [BinaryFunction::Add, BinaryFunction::Mul, BinaryFunction::Minimum, BinaryFunction::Less]
+    {
         cases.push(case(
             "integer",
             binary(function),
@@ -234,7 +290,11 @@ fn element_wise() {
         ));
     }
     for function in [BinaryFunction::And, BinaryFunction::Or, BinaryFunction::Equal] {
-        cases.push(case("logic", binary(function), vec![given(bools(1, &[2, 5])), given(bools(2, &[2, 5]))]));
+        cases.push(case(
+            "logic",
+            binary(function),
+            vec![given(bools(1, &[2, 5])), given(bools(2, &[2, 5]))],
+        ));
     }
     let pow = |exponent: f32| vec![given(floats(1, &[9])), Arg::Constant(Tensor::scalar(exponent))];
     cases.push(case("square", binary(BinaryFunction::Pow), pow(2.0)));
@@ -243,9 +303,16 @@ fn element_wise() {
     cases.push(case("root of negatives", binary(BinaryFunction::Pow), pow(0.5)));
     let relu = Op::Binary(Binary { function: BinaryFunction::Add, activation: Activation::Relu });
     cases.push(case("add and relu", relu, vec![given(floats(1, &[4])), given(floats(2, &[4]))]));
-    for function in
-        [Unary::Neg, Unary::Abs, Unary::Exp, Unary::Square, Unary::Floor, Unary::Ceil, Unary::Round, Unary::Sign]
-    {
+    for function in [
+        Unary::Neg,
+        Unary::Abs,
+        Unary::Exp,
+        Unary::Square,
+        Unary::Floor,
+        Unary::Ceil,
+        Unary::Round,
+        Unary::Sign,
+    ] {
         cases.push(case("unary", Op::Unary(function), vec![given(floats(1, &[7]))]));
     }
     for function in [Unary::Log, Unary::Sqrt, Unary::Rsqrt] {
@@ -290,7 +357,11 @@ fn reductions() {
         ));
     }
     for log in [false, true] {
-        cases.push(case("softmax", Op::Softmax(Softmax { beta: 1.5, log }), vec![given(floats(1, &[3, 10]))]));
+        cases.push(case(
+            "softmax",
+            Op::Softmax(Softmax { beta: 1.5, log }),
+            vec![given(floats(1, &[3, 10]))],
+        ));
     }
     cases.push(case(
         "softmax of nothing",
@@ -302,12 +373,18 @@ fn reductions() {
 
 #[test]
 fn products() {
-    let matmul = |transpose_a, transpose_b| Op::MatMul(MatMul { transpose_a, transpose_b, asymmetric_inputs: false });
+    let matmul = |transpose_a, transpose_b| {
+        Op::MatMul(MatMul { transpose_a, transpose_b, asymmetric_inputs: false })
+    };
     let conv = |same_padding, strides, dilations| {
         Op::Conv2d(Conv2d { same_padding, strides, dilations, activation: Activation::Relu })
     };
     let filters = || {
-        vec![given(floats(1, &[2, 5, 6, 3])), Arg::Constant(floats(2, &[4, 3, 2, 3])), Arg::Constant(floats(3, &[4]))]
+        vec![
+            given(floats(1, &[2, 5, 6, 3])),
+            Arg::Constant(floats(2, &[4, 3, 2, 3])),
+            Arg::Constant(floats(3, &[4])),
+        ]
     };
     let svdf = Svdf {
         rank: 2,
@@ -318,8 +395,16 @@ fn products() {
         arithmetic: SvdfArithmetic::Float,
     };
     check(vec![
-        case("product", matmul(false, false), vec![given(floats(1, &[2, 3])), given(floats(2, &[3, 4]))]),
-        case("product, swapped", matmul(true, true), vec![given(floats(1, &[3, 2])), given(floats(2, &[4, 3]))]),
+        case(
+            "product",
+            matmul(false, false),
+            vec![given(floats(1, &[2, 3])), given(floats(2, &[3, 4]))],
+        ),
+        case(
+            "product, swapped",
+            matmul(true, true),
+            vec![given(floats(1, &[3, 2])), given(floats(2, &[4, 3]))],
+        ),
         case(
             "product of batches",
             matmul(false, true),
@@ -330,11 +415,19 @@ fn products() {
         case("convolution, dilated", conv(true, [1, 1], [2, 1]), filters()),
         Case {
             results: 2,
-            ..case("memory layer", Op::Svdf(svdf.clone()), vec![given(floats(1, &[2, 5])), given(floats(2, &[2, 24]))])
+            ..case(
+                "memory layer",
+                Op::Svdf(svdf.clone()),
+                vec![given(floats(1, &[2, 5])), given(floats(2, &[2, 24]))],
+            )
         },
         Case {
             results: 2,
-            ..case("memory layer from nothing", Op::Svdf(svdf), vec![given(floats(1, &[2, 5])), Arg::Absent])
+            ..case(
+                "memory layer from nothing",
+                Op::Svdf(svdf),
+                vec![given(floats(1, &[2, 5])), Arg::Absent],
+            )
         },
     ]);
 }
@@ -351,6 +444,7 @@ fn positions_out_of_range_are_refused() {
         vec![Arg::Constant(floats(1, &[9, 2])), given(indices)],
     ));
     let model = Model::from_graph(graph).unwrap();
-    let error = Session::new(&model, Device::gpu()).unwrap().run(&[("x1", &inputs[0].1)]).unwrap_err();
+    let error =
+        Session::new(&model, Device::gpu()).unwrap().run(&[("x1", &inputs[0].1)]).unwrap_err();
     assert!(error.to_string().contains("9 is not in 0..9"), "{error}");
 }

@@ -49,14 +49,23 @@ fn errors_name_the_input_what_was_expected_and_what_was_given() {
             assert!(error.to_string().contains(part), "`{part}` in: {error}");
         }
     }
-    assert!(session.run(&[("INPUT", &x)]).unwrap().get("SCORES").unwrap_err().to_string().contains("OUTPUT_CLASS"));
+    assert!(
+        session
+            .run(&[("INPUT", &x)])
+            .unwrap()
+            .get("SCORES")
+            .unwrap_err()
+            .to_string()
+            .contains("OUTPUT_CLASS")
+    );
 }
 
 #[test]
 fn threads_share_a_session() {
     for device in devices() {
         let session = Session::new(&digits(), device).unwrap();
-        let expected: Vec<Outputs> = (0..4).map(|n| session.run(&[("0", &image(n as f32 / 4.0))]).unwrap()).collect();
+        let expected: Vec<Outputs> =
+            (0..4).map(|n| session.run(&[("0", &image(n as f32 / 4.0))]).unwrap()).collect();
         std::thread::scope(|scope| {
             for (n, expected) in expected.iter().enumerate() {
                 let session = session.clone();
@@ -116,7 +125,9 @@ fn run_into_goes_on_in_the_memory_there_is() {
         for run in 0..8 {
             stream.run_into(&[("INPUT", &image(0.5))], &mut outputs).unwrap();
             if run >= 2 {
-                places.insert(outputs.get("LOGITS").unwrap().as_slice::<f32>().unwrap().as_ptr() as usize);
+                places.insert(
+                    outputs.get("LOGITS").unwrap().as_slice::<f32>().unwrap().as_ptr() as usize
+                );
             }
         }
         // A device may swap its own buffer for the caller's, and the other way round the next time.
@@ -162,7 +173,9 @@ fn options_that_a_device_would_ignore_are_refused() {
     for builder in [
         Session::builder(&model).device(Device::reference()).threads(2),
         Session::builder(&model).device(Device::cpu()).strategy("loop"),
-        Session::builder(&model).device(Device::reference()).precision(fuselstm::backend::Precision::F16),
+        Session::builder(&model)
+            .device(Device::reference())
+            .precision(fuselstm::backend::Precision::F16),
     ] {
         assert_eq!(builder.build().unwrap_err().kind(), ErrorKind::InvalidInput);
     }
@@ -171,7 +184,11 @@ fn options_that_a_device_would_ignore_are_refused() {
 #[test]
 fn auto_says_why() {
     let session = Session::new(&digits(), Device::auto()).unwrap();
-    assert!(session.notes().iter().any(|note| note.starts_with("auto chose")), "{:?}", session.notes());
+    assert!(
+        session.notes().iter().any(|note| note.starts_with("auto chose")),
+        "{:?}",
+        session.notes()
+    );
 }
 
 #[test]
@@ -195,7 +212,10 @@ fn a_graph_made_by_hand_runs() {
         for data in [vec![], vec![-1.0f32, 2.0], vec![3.0f32; 300]] {
             let x = Tensor::from_vec(&[data.len()], data.clone()).unwrap();
             let expected: Vec<f32> = data.iter().map(|x| x.max(0.0)).collect();
-            assert_eq!(session.run(&[("x", &x)]).unwrap().get("y").unwrap().as_slice::<f32>().unwrap(), expected);
+            assert_eq!(
+                session.run(&[("x", &x)]).unwrap().get("y").unwrap().as_slice::<f32>().unwrap(),
+                expected
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Keras files that are wrong: each defect gives an error that names it, never a panic and never another file's bytes.
+//! Keras files that are wrong: each defect gives an error that names it, never a panic and never
+//! another file's bytes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::io::{Cursor, Write};
@@ -134,26 +135,30 @@ fn missing_weights_are_named() {
 
 #[test]
 fn an_activation_that_is_unknown_is_named() {
-    let bytes = changed(|model| model["config"]["layers"][1]["config"]["activation"] = json!("frob"));
+    let bytes =
+        changed(|model| model["config"]["layers"][1]["config"]["activation"] = json!("frob"));
     refused(&bytes, ErrorKind::Unsupported, "\"frob\"");
 }
 
 #[test]
 fn half_precision_policies_are_refused() {
-    let bytes = changed(|model| model["config"]["layers"][1]["config"]["dtype"] = json!("mixed_float16"));
+    let bytes =
+        changed(|model| model["config"]["layers"][1]["config"]["dtype"] = json!("mixed_float16"));
     refused(&bytes, ErrorKind::Unsupported, "mixed_float16");
 }
 
 #[test]
 fn a_zip_bomb_is_refused_before_it_is_unpacked() {
     let zeros = vec![0u8; 32 << 20];
-    let bytes = archive(&[("config.json", &zeros), ("metadata.json", b"{}"), ("model.weights.h5", b"")]);
+    let bytes =
+        archive(&[("config.json", &zeros), ("metadata.json", b"{}"), ("model.weights.h5", b"")]);
     refused(&bytes, ErrorKind::Limit, "config.json");
 }
 
 #[test]
 fn duplicate_entries_are_refused() {
-    let mut bytes = archive(&[("config.json", b"{}"), ("confiX.json", b"{}"), ("metadata.json", b"{}")]);
+    let mut bytes =
+        archive(&[("config.json", b"{}"), ("confiX.json", b"{}"), ("metadata.json", b"{}")]);
     for at in 0..bytes.len() - 6 {
         if &bytes[at..at + 6] == b"confiX" {
             bytes[at + 5] = b'g';

@@ -73,7 +73,10 @@ fn nodes_may_stand_in_any_order() {
 
 #[test]
 fn two_nodes_of_one_name() {
-    malformed(&(X.to_owned() + &node("a", "Neg", &["x"], "") + &node("a", "Abs", &["x"], "")), &["two nodes", "'a'"]);
+    malformed(
+        &(X.to_owned() + &node("a", "Neg", &["x"], "") + &node("a", "Abs", &["x"], "")),
+        &["two nodes", "'a'"],
+    );
 }
 
 #[test]
@@ -100,7 +103,10 @@ fn cycle_without_next_iteration() {
 
 #[test]
 fn cycle_alone_has_no_result() {
-    malformed(&(X.to_owned() + &node("a", "Neg", &["b"], "") + &node("b", "Neg", &["a"], "")), &["result"]);
+    malformed(
+        &(X.to_owned() + &node("a", "Neg", &["b"], "") + &node("b", "Neg", &["a"], "")),
+        &["result"],
+    );
 }
 
 #[test]
@@ -120,7 +126,9 @@ fn node_with_nothing_but_a_control_input() {
 
 #[test]
 fn control_inputs_are_dropped() {
-    let text = X.to_owned() + &node("check", "Assert", &["x"], "") + &node("out", "Neg", &["x", "^check"], "");
+    let text = X.to_owned()
+        + &node("check", "Assert", &["x"], "")
+        + &node("out", "Neg", &["x", "^check"], "");
     assert_eq!(run(&text, &[("x", &x())]), [-1.0, 2.0]);
 }
 
@@ -131,7 +139,10 @@ fn output_99_of_a_node_with_one() {
         &["output 99", "'a'"],
     );
     malformed(&(X.to_owned() + &node("out", "Neg", &["x:-1"], "")), &["x:-1"]);
-    malformed(&(X.to_owned() + &node("out", "Neg", &["x:18446744073709551616"], "")), &["tensor name"]);
+    malformed(
+        &(X.to_owned() + &node("out", "Neg", &["x:18446744073709551616"], "")),
+        &["tensor name"],
+    );
 }
 
 #[test]
@@ -141,19 +152,29 @@ fn graph_without_nodes() {
 
 #[test]
 fn unknown_op_is_named() {
-    refused(&(X.to_owned() + &node("out", "Bucketize", &["x"], "")), ErrorKind::Unsupported, &["'out'", "Bucketize"]);
+    refused(
+        &(X.to_owned() + &node("out", "Bucketize", &["x"], "")),
+        ErrorKind::Unsupported,
+        &["'out'", "Bucketize"],
+    );
 }
 
 // Attributes and constants.
 
 #[test]
 fn attribute_missing() {
-    malformed(&(node("x", "Placeholder", &[], "") + &node("out", "Neg", &["x"], "")), &["'x'", "'dtype'", "missing"]);
+    malformed(
+        &(node("x", "Placeholder", &[], "") + &node("out", "Neg", &["x"], "")),
+        &["'x'", "'dtype'", "missing"],
+    );
     malformed(
         &(X.to_owned() + &node("c", "Const", &[], "") + &node("out", "Add", &["x", "c"], "")),
         &["'c'", "'value'"],
     );
-    malformed(&(X.to_owned() + &node("u", "Unpack", &["x"], "") + &node("out", "Neg", &["u"], "")), &["'u'", "'num'"]);
+    malformed(
+        &(X.to_owned() + &node("u", "Unpack", &["x"], "") + &node("out", "Neg", &["u"], "")),
+        &["'u'", "'num'"],
+    );
 }
 
 #[test]
@@ -164,29 +185,41 @@ fn attribute_of_the_wrong_kind() {
         &["'u'", "'axis'"],
     );
     let dtype = attr("dtype", "i: 1");
-    malformed(&(node("x", "Placeholder", &[], &dtype) + &node("out", "Neg", &["x"], "")), &["'x'", "'dtype'"]);
+    malformed(
+        &(node("x", "Placeholder", &[], &dtype) + &node("out", "Neg", &["x"], "")),
+        &["'x'", "'dtype'"],
+    );
 }
 
 fn constant(tensor: &str) -> String {
-    let attrs = attr("dtype", "type: DT_FLOAT") + &attr("value", &format!("tensor {{ dtype: DT_FLOAT {tensor} }}"));
+    let attrs = attr("dtype", "type: DT_FLOAT")
+        + &attr("value", &format!("tensor {{ dtype: DT_FLOAT {tensor} }}"));
     X.to_owned() + &node("c", "Const", &[], &attrs) + &node("out", "Add", &["x", "c"], "")
 }
 
 #[test]
 fn constant_with_too_few_bytes() {
-    malformed(&constant(r#"tensor_shape { dim { size: 2 } } tensor_content: "\000\000\200?""#), &["'c'", "4 bytes"]);
+    malformed(
+        &constant(r#"tensor_shape { dim { size: 2 } } tensor_content: "\000\000\200?""#),
+        &["'c'", "4 bytes"],
+    );
 }
 
 #[test]
 fn constant_with_too_many_values() {
-    malformed(&constant("tensor_shape { dim { size: 2 } } float_val: [1, 2, 3]"), &["'c'", "3 values"]);
+    malformed(
+        &constant("tensor_shape { dim { size: 2 } } float_val: [1, 2, 3]"),
+        &["'c'", "3 values"],
+    );
 }
 
 #[test]
 fn constant_splatted_beyond_all_memory() {
-    let text = constant("tensor_shape { dim { size: 1048576 } dim { size: 1048576 } } float_val: 1");
+    let text =
+        constant("tensor_shape { dim { size: 1048576 } dim { size: 1048576 } } float_val: 1");
     refused(&text, ErrorKind::Limit, &["'c'"]);
-    let text = constant("tensor_shape { dim { size: 4294967296 } dim { size: 4294967296 } } float_val: 1");
+    let text =
+        constant("tensor_shape { dim { size: 4294967296 } dim { size: 4294967296 } } float_val: 1");
     refused(&text, ErrorKind::Limit, &["'c'"]);
 }
 
@@ -194,7 +227,8 @@ fn constant_splatted_beyond_all_memory() {
 fn constants_splatted_beyond_the_limit_together() {
     let mut text = X.to_owned();
     for index in 0..40 {
-        let tensor = "tensor { dtype: DT_FLOAT tensor_shape { dim { size: 4194304 } } float_val: 1 }";
+        let tensor =
+            "tensor { dtype: DT_FLOAT tensor_shape { dim { size: 4194304 } } float_val: 1 }";
         let attrs = attr("dtype", "type: DT_FLOAT") + &attr("value", tensor);
         text += &node(&format!("c{index}"), "Const", &[], &attrs);
     }
@@ -211,17 +245,25 @@ fn constant_of_negative_size() {
 
 #[test]
 fn constant_repeats_its_last_value() {
-    assert_eq!(run(&constant("tensor_shape { dim { size: 2 } } float_val: 0.5"), &[("x", &x())]), [1.5, -1.5]);
+    assert_eq!(
+        run(&constant("tensor_shape { dim { size: 2 } } float_val: 0.5"), &[("x", &x())]),
+        [1.5, -1.5]
+    );
 }
 
 #[test]
 fn huge_results_of_constants_are_not_computed_while_reading() {
     let dims = "tensor { dtype: DT_INT32 tensor_shape { dim { size: 2 } } int_val: 1000000 }";
-    let fill = node("dims", "Const", &[], &(attr("dtype", "type: DT_INT32") + &attr("value", dims)));
+    let fill =
+        node("dims", "Const", &[], &(attr("dtype", "type: DT_INT32") + &attr("value", dims)));
     let zero = "tensor { dtype: DT_FLOAT tensor_shape { } float_val: 0 }";
-    let zero = node("zero", "Const", &[], &(attr("dtype", "type: DT_FLOAT") + &attr("value", zero)));
-    let text =
-        X.to_owned() + &fill + &zero + &node("big", "Fill", &["dims", "zero"], "") + &node("out", "Neg", &["big"], "");
+    let zero =
+        node("zero", "Const", &[], &(attr("dtype", "type: DT_FLOAT") + &attr("value", zero)));
+    let text = X.to_owned()
+        + &fill
+        + &zero
+        + &node("big", "Fill", &["dims", "zero"], "")
+        + &node("out", "Neg", &["big"], "");
     let before = Instant::now();
     let _ = read(&text);
     assert!(before.elapsed() < Duration::from_secs(5));
@@ -232,7 +274,12 @@ fn huge_results_of_constants_are_not_computed_while_reading() {
 /// `while i < 3: x = 2 x` in a frame; `change` may spoil a line.
 fn frame(change: impl Fn(&str) -> String) -> String {
     let enter = |name: &str, input: &str, frame: &str| {
-        node(name, "Enter", &[input], &(attr("T", "type: DT_FLOAT") + &attr("frame_name", &format!("s: \"{frame}\""))))
+        node(
+            name,
+            "Enter",
+            &[input],
+            &(attr("T", "type: DT_FLOAT") + &attr("frame_name", &format!("s: \"{frame}\""))),
+        )
     };
     let lines = [
         X.to_owned(),
@@ -290,7 +337,9 @@ fn exit_without_a_loop() {
 #[test]
 fn loop_that_uses_a_value_which_does_not_enter_it() {
     malformed(
-        &frame(|line| line.replace(r#"input: "sx:1" input: "sx:1""#, r#"input: "sx:1" input: "x""#)),
+        &frame(|line| {
+            line.replace(r#"input: "sx:1" input: "sx:1""#, r#"input: "sx:1" input: "x""#)
+        }),
         &["'x'", "loop"],
     );
 }
@@ -298,11 +347,16 @@ fn loop_that_uses_a_value_which_does_not_enter_it() {
 #[test]
 fn loop_that_uses_its_own_result() {
     malformed(
-        &frame(|line| line.replace(r#"input: "sx:1" input: "sx:1""#, r#"input: "sx:1" input: "leave""#)),
+        &frame(|line| {
+            line.replace(r#"input: "sx:1" input: "sx:1""#, r#"input: "sx:1" input: "leave""#)
+        }),
         &["'leave'"],
     );
     assert!(
-        read(&frame(|line| line.replace(r#"input: "sx:1" input: "sx:1""#, r#"input: "sx:1" input: "sx""#))).is_err()
+        read(&frame(
+            |line| line.replace(r#"input: "sx:1" input: "sx:1""#, r#"input: "sx:1" input: "sx""#)
+        ))
+        .is_err()
     );
 }
 
@@ -318,13 +372,17 @@ fn loops_that_mix() {
 
 #[test]
 fn enter_without_a_frame() {
-    malformed(&frame(|line| line.replace("frame_name", "name_of_frame")), &["'ei'", "'frame_name'"]);
+    malformed(
+        &frame(|line| line.replace("frame_name", "name_of_frame")),
+        &["'ei'", "'frame_name'"],
+    );
 }
 
 #[test]
 fn loop_body_with_a_side_effect() {
     let functions = |effect: &str| {
-        let arg = |name: &str, dtype: &str| format!("input_arg {{ name: \"{name}\" type: {dtype} }}");
+        let arg =
+            |name: &str, dtype: &str| format!("input_arg {{ name: \"{name}\" type: {dtype} }}");
         let args = arg("v", "DT_RESOURCE") + &arg("a", "DT_FLOAT");
         let outputs = r#"output_arg { name: "v_out" type: DT_RESOURCE } output_arg { name: "a_out" type: DT_FLOAT }"#;
         let body = format!(
@@ -339,10 +397,13 @@ fn loop_body_with_a_side_effect() {
              attr {{ key: \"value\" value {{ tensor {{ dtype: DT_INT32 tensor_shape {{ dim {{ size: 1 }} }} int_val: 0 }} }} }} }}
              node_def {{ name: \"r\" op: \"Any\" input: \"l:z:0\" input: \"axis:output:0\" }} }}"
         );
-        let call = attr("cond", "func { name: \"cond\" }") + &attr("body", "func { name: \"body\" }");
+        let call =
+            attr("cond", "func { name: \"cond\" }") + &attr("body", "func { name: \"body\" }");
         let variable = node("var", "VarHandleOp", &[], &attr("dtype", "type: DT_FLOAT"));
-        let text =
-            X.to_owned() + &variable + &node("w", "While", &["var", "x"], &call) + &node("out", "Neg", &["w:1"], "");
+        let text = X.to_owned()
+            + &variable
+            + &node("w", "While", &["var", "x"], &call)
+            + &node("out", "Neg", &["w:1"], "");
         format!("{text} library {{ {body} {cond} }}")
     };
     assert_eq!(run(&functions(""), &[("x", &x())]), [-1.0, 2.0]);
@@ -402,7 +463,11 @@ fn function_that_does_not_exist() {
 
 #[test]
 fn function_that_calls_itself() {
-    refused(&format!("{} library {{ {} }}", call("f"), function("f", "f")), ErrorKind::Unsupported, &["'f'", "itself"]);
+    refused(
+        &format!("{} library {{ {} }}", call("f"), function("f", "f")),
+        ErrorKind::Unsupported,
+        &["'f'", "itself"],
+    );
 }
 
 #[test]
@@ -419,7 +484,11 @@ fn functions_that_double_at_every_level() {
     }
     let last = r#"function { signature { name: "f30" input_arg { name: "a" type: DT_FLOAT } output_arg { name: "b" type: DT_FLOAT } }
                   node_def { name: "n" op: "Neg" input: "a" } ret { key: "b" value: "n:y:0" } }"#;
-    refused(&format!("{} library {{ {library} {last} }}", call("f0")), ErrorKind::Limit, &["limit"]);
+    refused(
+        &format!("{} library {{ {library} {last} }}", call("f0")),
+        ErrorKind::Limit,
+        &["limit"],
+    );
 }
 
 #[test]
@@ -434,9 +503,14 @@ fn two_functions_of_one_name() {
 
 #[test]
 fn bytes_that_are_no_graph() {
-    for bytes in
-        [&b""[..], b"\n", b"node", b"node {", b"\x0a\x02\x0a\x00", b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\x0a"]
-    {
+    for bytes in [
+        &b""[..],
+        b"\n",
+        b"node",
+        b"node {",
+        b"\x0a\x02\x0a\x00",
+        b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\x0a",
+    ] {
         assert!(formats::read(bytes).is_err(), "{bytes:?}");
     }
 }
@@ -484,7 +558,8 @@ fn chain(length: usize) -> String {
     let mut text = X.to_owned();
     text += &node("n0", "Tanh", &["x"], "");
     for index in 1..length {
-        let _ = writeln!(text, "node {{ name: \"n{index}\" op: \"Tanh\" input: \"n{}\" }}", index - 1);
+        let _ =
+            writeln!(text, "node {{ name: \"n{index}\" op: \"Tanh\" input: \"n{}\" }}", index - 1);
     }
     text
 }

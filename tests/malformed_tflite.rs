@@ -1,5 +1,6 @@
-//! Broken .tflite files: each defect a named test, then every prefix and every single-byte change of small files, and noise.
-//! Whatever the bytes are: a value or an error, no panic, and no large allocation.
+//! Broken .tflite files: each defect a named test, then every prefix and every single-byte change
+//! of small files, and noise. Whatever the bytes are: a value or an error, no panic, and no large
+//! allocation.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "malformed_tflite/edit.rs"]
@@ -33,7 +34,8 @@ fn survives(bytes: &[u8], run: bool) -> fuselstm::Result<()> {
                 Ok((port.name.clone(), small_zeros(ty.dtype, &shape)?))
             })
             .collect::<fuselstm::Result<_>>()?;
-        let named: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        let named: Vec<(&str, &Tensor)> =
+            inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
         for device in [Device::reference(), Device::cpu()] {
             Session::new(&model, device)?.run(&named)?;
         }
@@ -43,7 +45,8 @@ fn survives(bytes: &[u8], run: bool) -> fuselstm::Result<()> {
 
 /// Zeros, unless they are many: a changed size is not worth hours.
 fn small_zeros(dtype: fuselstm::DType, shape: &[usize]) -> fuselstm::Result<Tensor> {
-    let count = shape.iter().try_fold(1usize, |count, size| count.checked_mul(*size)).unwrap_or(usize::MAX);
+    let count =
+        shape.iter().try_fold(1usize, |count, size| count.checked_mul(*size)).unwrap_or(usize::MAX);
     if count > 10_000 {
         return Err(fuselstm::Error::limit("too much work for this test"));
     }
@@ -61,9 +64,11 @@ fn expect_error(bytes: &[u8], kinds: &[ErrorKind], words: &[&str]) {
 }
 
 const MALFORMED: &[ErrorKind] = &[ErrorKind::Malformed];
-const INVALID: &[ErrorKind] = &[ErrorKind::Malformed, ErrorKind::InvalidGraph, ErrorKind::InvalidInput];
+const INVALID: &[ErrorKind] =
+    &[ErrorKind::Malformed, ErrorKind::InvalidGraph, ErrorKind::InvalidInput];
 
-/// A test of one defect: the file, what is changed in it, the kinds that the error may have, and words of its text.
+/// A test of one defect: the file, what is changed in it, the kinds that the error may have, and
+/// words of its text.
 macro_rules! defects {
     ($($name:ident: $file:literal, $kinds:expr, $words:expr, $change:expr;)*) => {$(
         #[test]
@@ -122,11 +127,11 @@ defects! {
     weights_larger_than_their_buffer: "usl_basic", MALFORMED, ["input 2", "bytes, the buffer has"], |e| e.set_size(2, 0, 1 << 20);
     weights_smaller_than_their_buffer: "usl_basic", MALFORMED, ["bytes, the buffer has"], |e| e.set_size(2, 0, 1);
     tensor_type_unknown: "usl_int8", MALFORMED, ["unknown tensor type 99"], |e| e.set_tensor(2, 1, 99i8);
-    scale_zero: "usl_int8", MALFORMED, ["quantisation scale 0"], |e| e.set_scale(0.0);
-    scale_nan: "usl_int8", MALFORMED, ["quantisation scale NaN"], |e| e.set_scale(f32::NAN);
-    scale_negative: "usl_int8", MALFORMED, ["quantisation scale -1"], |e| e.set_scale(-1.0);
+    scale_zero: "usl_int8", MALFORMED, ["quantization scale 0"], |e| e.set_scale(0.0);
+    scale_nan: "usl_int8", MALFORMED, ["quantization scale NaN"], |e| e.set_scale(f32::NAN);
+    scale_negative: "usl_int8", MALFORMED, ["quantization scale -1"], |e| e.set_scale(-1.0);
     zero_point_out_of_range: "usl_int8", MALFORMED, ["zero point 1000"], |e| e.set_zero_point(1000);
-    quantised_without_scale: "usl_int8", INVALID, ["scale"], |e| {
+    quantized_without_scale: "usl_int8", INVALID, ["scale"], |e| {
         for slot in [2, 3] { let at = e.vector(&[(2, 0), (0, 2), (4, usize::MAX)], slot); e.put(at, 0u32); }
     };
     constant_whose_data_is_gone: "usl_basic", MALFORMED, ["input 2", "no data"], |e| e.set_tensor(2, 2, 0u32);
@@ -180,9 +185,10 @@ fn activations_none_and_sign_are_read() {
     }
 }
 
-/// Both layers of the digit model on the state tensors of the first. The second layer then starts from where the first one ended, and
-/// the first one, at the next call, from where the second did. Expected: what TensorFlow Lite 2.21's reference kernels answer for the
-/// file with this change, to the first two digits in turn.
+/// Both layers of the digit model on the state tensors of the first. The second layer then starts
+/// from where the first one ended, and the first one, at the next call, from where the second did.
+/// Expected: what TensorFlow Lite 2.21's reference kernels answer for the file with this change, to
+/// the first two digits in turn.
 #[test]
 fn a_state_that_two_operators_share_goes_through_both() {
     const EXPECTED: [[f32; 10]; 2] = [
@@ -284,14 +290,28 @@ fn files_over_two_gibibytes_are_a_limit() {
 
 #[test]
 fn a_few_bytes_are_no_model() {
-    for bytes in [&b""[..], b"\x1c", b"\x1c\0\0\0TFL3", b"TFL3", b"\0\0\0\0TFL3", b"PK\x03\x04", b"\x89HDF\r\n\x1a\n"] {
+    for bytes in [
+        &b""[..],
+        b"\x1c",
+        b"\x1c\0\0\0TFL3",
+        b"TFL3",
+        b"\0\0\0\0TFL3",
+        b"PK\x03\x04",
+        b"\x89HDF\r\n\x1a\n",
+    ] {
         survives(bytes, false).unwrap_err();
     }
 }
 
 /// Small files of every family.
-const SMALL: [&str; 6] =
-    ["svdf_rank1", "rnn_hybrid", "lstm_basic_uint8", "bsr_merged", "usl_int8_projection", "bsl_aux_cross"];
+const SMALL: [&str; 6] = [
+    "svdf_rank1",
+    "rnn_hybrid",
+    "lstm_basic_uint8",
+    "bsr_merged",
+    "usl_int8_projection",
+    "bsl_aux_cross",
+];
 
 #[test]
 fn every_prefix() {
@@ -325,7 +345,8 @@ fn single_byte_changes_of_every_small_file_are_run_too() {
         let mut bytes = edit.bytes.clone();
         for at in 0..bytes.len() {
             let own = bytes[at];
-            // A value that depends on the position, so that many kinds of change are made without making all.
+            // A value that depends on the position, so that many kinds of change are made without
+            // making all.
             for value in [own ^ 0x80, own.wrapping_add(1), (at as u8).wrapping_mul(37)] {
                 bytes[at] = value;
                 let _ = survives(&bytes, at % 5 == 0);
@@ -347,7 +368,8 @@ fn noise_behind_the_identifier() {
     for _ in 0..20_000 {
         let length = (next() % 400) as usize + 8;
         // Small numbers, as offsets and lengths are, among the noise.
-        let mut bytes: Vec<u8> = (0..length).map(|_| if next() % 3 == 0 { 0 } else { (next() % 64) as u8 }).collect();
+        let mut bytes: Vec<u8> =
+            (0..length).map(|_| if next() % 3 == 0 { 0 } else { (next() % 64) as u8 }).collect();
         bytes[4..8].copy_from_slice(b"TFL3");
         let _ = survives(&bytes, false);
     }

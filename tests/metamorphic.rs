@@ -43,8 +43,10 @@ fn stateful(shape: Shape) -> Graph {
             for (input, output, name) in slots {
                 let ty = ValueType::symbolic(fuselstm::DType::F32, vec![batch, width]);
                 let name = format!("{name}{index}.{direction}");
-                let (value, next) =
-                    (graph.add_value(name.clone(), ty.clone()), graph.add_value(format!("{name} next"), ty));
+                let (value, next) = (
+                    graph.add_value(name.clone(), ty.clone()),
+                    graph.add_value(format!("{name} next"), ty),
+                );
                 graph.nodes[index].inputs[input] = Some(value);
                 graph.nodes[index].outputs[output] = Some(next);
                 graph.states.push(State { name, value, next, reset: 0 });
@@ -78,13 +80,17 @@ fn assert_close(a: &Tensor, b: &Tensor, what: &str) {
 /// Steps `from..to` of a time-major tensor.
 fn steps(x: &Tensor, from: usize, to: usize) -> Tensor {
     let row = x.shape()[1] * x.shape()[2];
-    Tensor::from_slice(&[to - from, x.shape()[1], x.shape()[2]], &x.as_slice::<f32>().unwrap()[from * row..to * row])
-        .unwrap()
+    Tensor::from_slice(
+        &[to - from, x.shape()[1], x.shape()[2]],
+        &x.as_slice::<f32>().unwrap()[from * row..to * row],
+    )
+    .unwrap()
 }
 
 /// Tensors joined in time.
 fn join(parts: &[Tensor]) -> Tensor {
-    let data: Vec<f32> = parts.iter().flat_map(|part| part.as_slice::<f32>().unwrap().to_vec()).collect();
+    let data: Vec<f32> =
+        parts.iter().flat_map(|part| part.as_slice::<f32>().unwrap().to_vec()).collect();
     let time = parts.iter().map(|part| part.shape()[0]).sum();
     Tensor::from_vec(&[time, parts[0].shape()[1], parts[0].shape()[2]], data).unwrap()
 }
@@ -98,7 +104,15 @@ fn reversed(x: &Tensor) -> Tensor {
 /// One batch row of a time-major tensor.
 fn row(x: &Tensor, b: usize) -> Tensor {
     let (batch, width) = (x.shape()[1], x.shape()[2]);
-    let data = x.as_slice::<f32>().unwrap().chunks(width).skip(b).step_by(batch).flatten().copied().collect();
+    let data = x
+        .as_slice::<f32>()
+        .unwrap()
+        .chunks(width)
+        .skip(b)
+        .step_by(batch)
+        .flatten()
+        .copied()
+        .collect();
     Tensor::from_vec(&[x.shape()[0], 1, width], data).unwrap()
 }
 
@@ -112,9 +126,20 @@ fn a_sequence_cut_in_pieces_is_the_whole_sequence() {
             let mut stream = session.stream();
             let pieces: Vec<Tensor> = cuts
                 .windows(2)
-                .map(|cut| stream.run(&[("x", &steps(&x, cut[0], cut[1]))]).unwrap().get("y").unwrap().clone())
+                .map(|cut| {
+                    stream
+                        .run(&[("x", &steps(&x, cut[0], cut[1]))])
+                        .unwrap()
+                        .get("y")
+                        .unwrap()
+                        .clone()
+                })
                 .collect();
-            assert_close(&join(&pieces), &whole, &format!("{device} {} cut at {cuts:?}", cell.name()));
+            assert_close(
+                &join(&pieces),
+                &whole,
+                &format!("{device} {} cut at {cuts:?}", cell.name()),
+            );
         }
     }
 }
@@ -189,16 +214,27 @@ fn batch_rows_do_not_know_of_each_other() {
         let x = input(6, 17);
         let all = run(&session, &x);
         for b in [0, 1, 8, 16] {
-            assert_close(&row(&all, b), &run(&session, &row(&x, b)), &format!("{device} {} row {b}", cell.name()));
+            assert_close(
+                &row(&all, b),
+                &run(&session, &row(&x, b)),
+                &format!("{device} {} row {b}", cell.name()),
+            );
         }
         // A NaN in row 5 stays there.
         let mut poisoned = x.clone();
         poisoned.as_mut_slice::<f32>().unwrap()[5 * 5] = f32::NAN;
         let y = run(&session, &poisoned);
         for b in (0..17).filter(|&b| b != 5) {
-            assert_close(&row(&y, b), &row(&all, b), &format!("{device} {} row {b} beside a NaN", cell.name()));
+            assert_close(
+                &row(&y, b),
+                &row(&all, b),
+                &format!("{device} {} row {b} beside a NaN", cell.name()),
+            );
         }
-        assert!(row(&y, 5).as_slice::<f32>().unwrap().iter().any(|x| x.is_nan()), "{device}: NaN in, NaN out");
+        assert!(
+            row(&y, 5).as_slice::<f32>().unwrap().iter().any(|x| x.is_nan()),
+            "{device}: NaN in, NaN out"
+        );
     }
 }
 
@@ -222,8 +258,13 @@ fn permuted_units_give_permuted_outputs() {
             layer.directions[0].weights = Arc::new(new);
         }
         let y = run(&session(graph, device), &x);
-        let expected = permute_columns(&y.reshaped(&[12, 7]).unwrap(), &ORDER).reshaped(&[6, 2, 7]).unwrap();
-        assert_close(&run(&session(permuted, device), &x), &expected, &format!("{device} {}", cell.name()));
+        let expected =
+            permute_columns(&y.reshaped(&[12, 7]).unwrap(), &ORDER).reshaped(&[6, 2, 7]).unwrap();
+        assert_close(
+            &run(&session(permuted, device), &x),
+            &expected,
+            &format!("{device} {}", cell.name()),
+        );
     }
 }
 
@@ -232,14 +273,19 @@ fn permute_rows(m: &Tensor, order: &[usize]) -> Tensor {
     let width = m.shape().get(1).copied().unwrap_or(1);
     let block = width * order.len();
     let data = m.as_slice::<f32>().unwrap().chunks(block);
-    let data = data.flat_map(|gate| order.iter().flat_map(|&unit| gate[unit * width..][..width].to_vec())).collect();
+    let data = data
+        .flat_map(|gate| order.iter().flat_map(|&unit| gate[unit * width..][..width].to_vec()))
+        .collect();
     Tensor::from_vec(m.shape(), data).unwrap()
 }
 
 fn permute_columns(m: &Tensor, order: &[usize]) -> Tensor {
     let data = m.as_slice::<f32>().unwrap().chunks(order.len());
-    Tensor::from_vec(m.shape(), data.flat_map(|row| order.iter().map(|&unit| row[unit]).collect::<Vec<_>>()).collect())
-        .unwrap()
+    Tensor::from_vec(
+        m.shape(),
+        data.flat_map(|row| order.iter().map(|&unit| row[unit]).collect::<Vec<_>>()).collect(),
+    )
+    .unwrap()
 }
 
 #[test]
@@ -251,7 +297,8 @@ fn no_steps_and_no_rows_give_empty_outputs_and_the_state_as_it_was() {
         assert_eq!(y.get("y").unwrap().shape(), [0, 2, 14], "{device}");
         stream.run(&[("x", &input(3, 2))]).unwrap();
         let names: Vec<String> = stream.state_names().map(str::to_owned).collect();
-        let before: Vec<Tensor> = names.iter().map(|name| stream.state(name).unwrap().unwrap().clone()).collect();
+        let before: Vec<Tensor> =
+            names.iter().map(|name| stream.state(name).unwrap().unwrap().clone()).collect();
         stream.run(&[("x", &input(0, 2))]).unwrap();
         for (name, before) in names.iter().zip(&before) {
             assert_eq!(stream.state(name).unwrap().unwrap(), before, "{device} {name}");
@@ -276,9 +323,11 @@ fn a_thousand_rows_are_a_thousand_rows() {
 #[test]
 fn a_long_wide_sequence_is_the_same_on_cpu_and_gpu() {
     let Some(gpu) = common::gpu_or_skip() else { return };
-    let shape = Shape { cell: CellKind::Lstm, input: 16, hidden: 256, layers: 1, bidirectional: false };
+    let shape =
+        Shape { cell: CellKind::Lstm, input: 16, hidden: 256, layers: 1, bidirectional: false };
     let x = Random::new(11).tensor(&[2048, 4, 16], 1.0).unwrap();
-    let [cpu, gpu] = [Device::cpu(), gpu].map(|device| run(&session(shape.graph(3).unwrap(), &device), &x));
+    let [cpu, gpu] =
+        [Device::cpu(), gpu].map(|device| run(&session(shape.graph(3).unwrap(), &device), &x));
     let pairs = cpu.as_slice::<f32>().unwrap().iter().zip(gpu.as_slice::<f32>().unwrap());
     let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(worst <= 1e-5, "off by {worst} after 2048 steps");

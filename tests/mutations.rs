@@ -1,4 +1,5 @@
-//! Files with flipped bytes, read, planned and run once on the `reference` device: a value or an error, never a panic.
+//! Files with flipped bytes, read, planned and run once on the `reference` device: a value or an
+//! error, never a panic.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -15,7 +16,8 @@ const FLIPS: usize = 3;
 /// Damaged copies of each file: about a second for all of them.
 const COPIES: usize = 2_000;
 
-/// Reads the bytes and runs the model on zeros when it is small and has no loop, whose end a flipped byte may put off for hours.
+/// Reads the bytes and runs the model on zeros when it is small and has no loop, whose end a
+/// flipped byte may put off for hours.
 fn read_and_run(bytes: &[u8]) -> Result<(), fuselstm::Error> {
     let model = Model::from_bytes(bytes)?;
     let graph: &Graph = model.graph();
@@ -43,7 +45,8 @@ fn read_and_run(bytes: &[u8]) -> Result<(), fuselstm::Error> {
             Ok((index.to_string(), Tensor::zeros(dtype, shape)?))
         })
         .collect::<Result<_, fuselstm::Error>>()?;
-    let named: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let named: Vec<(&str, &Tensor)> =
+        inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     session.run(&named)?;
     Ok(())
 }
@@ -51,15 +54,24 @@ fn read_and_run(bytes: &[u8]) -> Result<(), fuselstm::Error> {
 #[test]
 fn damaged_files_give_a_value_or_an_error() {
     let Some(models) = common::models() else { return };
-    let cases =
-        ["lstm_full_all", "lstm_full_int8", "bsl_cifg", "bsl_hybrid", "bsr_merged", "svdf_int8", "lstm_basic_uint8"];
+    let cases = [
+        "lstm_full_all",
+        "lstm_full_int8",
+        "bsl_cifg",
+        "bsl_hybrid",
+        "bsr_merged",
+        "svdf_int8",
+        "lstm_basic_uint8",
+    ];
     let (mut ran, mut refused) = (0, 0);
     let mut panicked = Vec::new();
     for case in cases {
         let bytes = std::fs::read(models.join(case).join("model.tflite")).unwrap();
         let mut noise = Random::new(7);
         // In [0, below).
-        let mut pick = |below: usize| ((f64::from(noise.next_f32()) + 1.0) / 2.0 * below as f64) as usize % below;
+        let mut pick = |below: usize| {
+            ((f64::from(noise.next_f32()) + 1.0) / 2.0 * below as f64) as usize % below
+        };
         for copy in 0..COPIES {
             let mut damaged = bytes.clone();
             for _ in 0..FLIPS {
@@ -75,5 +87,8 @@ fn damaged_files_give_a_value_or_an_error() {
     }
     eprintln!("{ran} ran, {refused} refused");
     assert!(panicked.is_empty(), "{}", panicked.join("\n"));
-    assert!(ran > 0 && refused > 0, "the damage must reach further than the reader, and not spare every file");
+    assert!(
+        ran > 0 && refused > 0,
+        "the damage must reach further than the reader, and not spare every file"
+    );
 }

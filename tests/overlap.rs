@@ -23,7 +23,8 @@ impl Wake for Unpark {
 
 type Run = Pin<Box<dyn Future<Output = Result<Outputs>> + Send>>;
 
-/// Polls all futures until each is ready; a minute at most. Also: how many were under way at the same time.
+/// Polls all futures until each is ready; a minute at most. Also: how many were under way at the
+/// same time.
 fn together(mut runs: Vec<Run>) -> (Vec<Outputs>, usize) {
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut context = Context::from_waker(&waker);
@@ -79,6 +80,7 @@ fn two_sessions() {
         let error = pairs.map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
         assert!(got.shape() == want.shape() && error <= 1e-5, "{error}");
     }
-    // A device that is fast enough completes a run before it is polled again, so that this is no matter of right and wrong.
+    // A device that is fast enough completes a run before it is polled again, so that this is no
+    // matter of right and wrong.
     eprintln!("{most} runs were under way at the same time");
 }

@@ -1,5 +1,5 @@
-//! Recurrent layers against the reference: random cells, options, sizes and operands, on every instruction set of this machine and on
-//! the gpu.
+//! Recurrent layers against the reference: random cells, options, sizes and operands, on every
+//! instruction set of this machine and on the gpu.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -13,8 +13,8 @@ use fuselstm::backend::reference::Reference;
 use fuselstm::backend::{Backend, BackendOptions, Io, Precision};
 use fuselstm::graph::op::Activation;
 use fuselstm::graph::recurrent::{
-    Arithmetic, Cell, CellWeights, Direction, Gru, Layout, Lstm, Masking, Matrix, Merge, Projection, Recurrent, Rnn,
-    Source,
+    Arithmetic, Cell, CellWeights, Direction, Gru, Layout, Lstm, Masking, Matrix, Merge,
+    Projection, Recurrent, Rnn, Source,
 };
 use fuselstm::graph::{Graph, Op, Port, ValueId, ValueType};
 use fuselstm::plan::Plan;
@@ -123,12 +123,19 @@ impl Case {
         let has_auxiliary = self.auxiliary > 0;
         let mut directions = Vec::new();
         for d in 0..1 + usize::from(self.bidirectional) {
-            // Without cross weights the second direction reads the auxiliary input, as in TFLite's parallel linking.
-            let source = if has_auxiliary && !self.cross() && d == 1 { Source::Auxiliary } else { Source::X };
+            // Without cross weights the second direction reads the auxiliary input, as in TFLite's
+            // parallel linking.
+            let source = if has_auxiliary && !self.cross() && d == 1 {
+                Source::Auxiliary
+            } else {
+                Source::X
+            };
             let weights = self.weights(&mut noise, source);
             directions.push(Direction { reverse: (d == 1) != self.reverse, source, weights });
         }
-        let uses_auxiliary = directions.iter().any(|d| d.source == Source::Auxiliary || d.weights.auxiliary.is_some());
+        let uses_auxiliary = directions
+            .iter()
+            .any(|d| d.source == Source::Auxiliary || d.weights.auxiliary.is_some());
         let concat = self.concat && self.bidirectional;
         let op = Recurrent {
             cell: self.cell.clone(),
@@ -141,18 +148,21 @@ impl Case {
         let mut tensors = vec![None; op.input_slots()];
         tensors[Recurrent::X] = Some(noise.tensor(&two(steps, batch, &[self.inputs]), 1.0));
         if uses_auxiliary {
-            tensors[Recurrent::AUXILIARY] = Some(noise.tensor(&two(steps, batch, &[self.auxiliary]), 1.0));
+            tensors[Recurrent::AUXILIARY] =
+                Some(noise.tensor(&two(steps, batch, &[self.auxiliary]), 1.0));
         }
         match self.mask {
             MaskKind::None => {}
             MaskKind::Lengths => {
-                let lengths: Vec<i32> =
-                    (0..batch).map(|_| ((noise.next() + 1.0) * 0.5 * (steps as f32 + 1.0)) as i32).collect();
+                let lengths: Vec<i32> = (0..batch)
+                    .map(|_| ((noise.next() + 1.0) * 0.5 * (steps as f32 + 1.0)) as i32)
+                    .collect();
                 tensors[Recurrent::MASK] = Some(Tensor::from_vec(&[batch], lengths).unwrap());
             }
             MaskKind::Flags => {
                 let flags: Vec<bool> = (0..steps * batch).map(|_| noise.next() > -0.4).collect();
-                tensors[Recurrent::MASK] = Some(Tensor::from_vec(&two(steps, batch, &[]), flags).unwrap());
+                tensors[Recurrent::MASK] =
+                    Some(Tensor::from_vec(&two(steps, batch, &[]), flags).unwrap());
             }
         }
         if self.initial {
@@ -209,7 +219,11 @@ fn run(backend: &dyn Backend, graph: &Arc<Graph>, inputs: &[Tensor]) -> Vec<Tens
 fn instruction_sets() -> Vec<&'static str> {
     let all = ["avx512", "avx2", "neon", "portable"];
     let has = |name: &&str| {
-        CpuBackend::new(BackendOptions { instruction_set: Some((*name).to_owned()), ..Default::default() }).is_ok()
+        CpuBackend::new(BackendOptions {
+            instruction_set: Some((*name).to_owned()),
+            ..Default::default()
+        })
+        .is_ok()
     };
     all.into_iter().filter(has).collect()
 }
@@ -231,7 +245,8 @@ fn check(case: &Case, tolerance: f32) {
     let graph = Arc::new(graph);
     let expected = run(&Reference, &graph, &inputs);
     for name in instruction_sets() {
-        let options = BackendOptions { instruction_set: Some(name.to_owned()), ..Default::default() };
+        let options =
+            BackendOptions { instruction_set: Some(name.to_owned()), ..Default::default() };
         let found = run(&CpuBackend::new(options).unwrap(), &graph, &inputs);
         let difference = largest_difference(&found, &expected);
         assert!(difference <= tolerance, "{name}: {difference} over {tolerance} in {case:?}");
@@ -253,12 +268,18 @@ fn activation() -> impl Strategy<Value = Activation> {
 
 fn cell() -> impl Strategy<Value = Cell> {
     let clip = prop::option::weighted(0.3, 0.2f32..1.5);
-    let gate =
-        || prop_oneof![3 => Just(Activation::Sigmoid), 1 => Just(Activation::HardSigmoid { alpha: 0.2, beta: 0.5 })];
+    let gate = || prop_oneof![3 => Just(Activation::Sigmoid), 1 => Just(Activation::HardSigmoid { alpha: 0.2, beta: 0.5 })];
     let bounded = || prop_oneof![3 => Just(Activation::Tanh), 1 => activation()];
     let lstm = (gate(), bounded(), bounded(), any::<bool>(), clip.clone(), clip).prop_map(
         |(gate, candidate, output, coupled_input_forget, cell_clip, projection_clip)| {
-            Cell::Lstm(Lstm { gate, candidate, output, coupled_input_forget, cell_clip, projection_clip })
+            Cell::Lstm(Lstm {
+                gate,
+                candidate,
+                output,
+                coupled_input_forget,
+                cell_clip,
+                projection_clip,
+            })
         },
     );
     let plain = Just(plain_lstm());
@@ -280,9 +301,23 @@ fn plain_lstm() -> Cell {
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    let sizes = (0usize..9, 0usize..9, 1usize..20, prop_oneof![1usize..20, Just(32), Just(48), 30usize..70]);
+    let sizes = (
+        0usize..9,
+        0usize..9,
+        1usize..20,
+        prop_oneof![1usize..20, Just(32), Just(48), 30usize..70],
+    );
     let rare = || prop::bool::weighted(0.25);
-    let parts = (rare(), rare(), rare(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let parts = (
+        rare(),
+        rare(),
+        rare(),
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+    );
     let auxiliary = prop_oneof![3 => Just(0usize), 1 => 1usize..9];
     let projection = prop::option::weighted(0.3, 1usize..24);
     let order = (
@@ -290,41 +325,54 @@ fn case() -> impl Strategy<Value = Case> {
         prop_oneof![Just(Masking::Zero), Just(Masking::Hold)],
         prop_oneof![2 => Just(MaskKind::None), 1 => Just(MaskKind::Lengths), 1 => Just(MaskKind::Flags)],
     );
-    (cell(), sizes, parts, auxiliary, any::<bool>(), projection, order, any::<bool>(), any::<u64>()).prop_map(
-        |(cell, sizes, parts, auxiliary, cross, projection, (layout, masking, mask), bias, seed)| {
-            let (steps, batch, inputs, units) = sizes;
-            let (peephole, layer_norm, diagonal, bidirectional, reverse, concat, initial, _) = parts;
-            Case {
+    (cell(), sizes, parts, auxiliary, any::<bool>(), projection, order, any::<bool>(), any::<u64>())
+        .prop_map(
+            |(
                 cell,
-                steps,
-                batch,
-                inputs,
-                units,
+                sizes,
+                parts,
                 auxiliary,
                 cross,
                 projection,
-                peephole,
-                layer_norm,
-                diagonal,
-                bidirectional,
-                reverse,
-                concat,
-                layout,
-                masking,
-                mask,
-                initial,
+                (layout, masking, mask),
                 bias,
                 seed,
-            }
-        },
-    )
+            )| {
+                let (steps, batch, inputs, units) = sizes;
+                let (peephole, layer_norm, diagonal, bidirectional, reverse, concat, initial, _) =
+                    parts;
+                Case {
+                    cell,
+                    steps,
+                    batch,
+                    inputs,
+                    units,
+                    auxiliary,
+                    cross,
+                    projection,
+                    peephole,
+                    layer_norm,
+                    diagonal,
+                    bidirectional,
+                    reverse,
+                    concat,
+                    layout,
+                    masking,
+                    mask,
+                    initial,
+                    bias,
+                    seed,
+                }
+            },
+        )
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Few steps: the difference is that of f32 rounding. Layer norm of one or two units amplifies it without bound (the
-    /// variance of one unit is 0), so those widths are left to the reference's own tests.
+    /// Few steps: the difference is that of f32 rounding. Layer norm of one or two units amplifies
+    /// it without bound (the variance of one unit is 0), so those widths are left to the
+    /// reference's own tests.
     #[test]
     fn random_layers(case in case()) {
         let narrow = case.layer_norm && case.cell.has_cell_state() && case.units < 4;
@@ -333,7 +381,8 @@ proptest! {
     }
 }
 
-/// The same on the gpu, fewer of them: on the software driver a case costs a compilation of its kernels.
+/// The same on the gpu, fewer of them: on the software driver a case costs a compilation of its
+/// kernels.
 #[cfg(feature = "gpu")]
 #[test]
 fn random_layers_on_the_gpu() {
@@ -343,15 +392,24 @@ fn random_layers_on_the_gpu() {
         return;
     }
     let gpu = fuselstm::backend::gpu::Gpu::open("gpu", &BackendOptions::default()).unwrap();
-    let config =
-        ProptestConfig { cases: 48, failure_persistence: None, max_shrink_iters: 40, ..ProptestConfig::default() };
+    let config = ProptestConfig {
+        cases: 48,
+        failure_persistence: None,
+        max_shrink_iters: 40,
+        ..ProptestConfig::default()
+    };
     let result = TestRunner::new(config).run(&case(), |case| {
         let narrow = case.layer_norm && case.cell.has_cell_state() && case.units < 4;
         prop_assume!(!narrow);
         let (graph, inputs) = case.graph();
         let graph = Arc::new(graph);
-        let difference = largest_difference(&run(&gpu, &graph, &inputs), &run(&Reference, &graph, &inputs));
-        if difference > 1e-5 { Err(TestCaseError::fail(format!("off by {difference}"))) } else { Ok(()) }
+        let difference =
+            largest_difference(&run(&gpu, &graph, &inputs), &run(&Reference, &graph, &inputs));
+        if difference > 1e-5 {
+            Err(TestCaseError::fail(format!("off by {difference}")))
+        } else {
+            Ok(())
+        }
     });
     result.unwrap();
 }
@@ -383,7 +441,11 @@ fn plain(cell: Cell, steps: usize, batch: usize, units: usize) -> Case {
 
 #[test]
 fn a_thousand_steps() {
-    let gru = Cell::Gru(Gru { gate: Activation::Sigmoid, candidate: Activation::Tanh, reset_after: true });
+    let gru = Cell::Gru(Gru {
+        gate: Activation::Sigmoid,
+        candidate: Activation::Tanh,
+        reset_after: true,
+    });
     let rnn = Cell::Rnn(Rnn { activation: Activation::Tanh });
     for cell in [plain_lstm(), gru, rnn] {
         for batch in [1, 3] {
@@ -403,20 +465,32 @@ fn wide_layers_and_many_rows() {
 fn no_steps_and_no_rows() {
     for (steps, batch) in [(0, 3), (4, 0), (0, 0)] {
         for bidirectional in [false, true] {
-            check(&Case { bidirectional, concat: true, ..plain(plain_lstm(), steps, batch, 20) }, 0.0);
+            check(
+                &Case { bidirectional, concat: true, ..plain(plain_lstm(), steps, batch, 20) },
+                0.0,
+            );
         }
     }
 }
 
-/// Sizes that are shared out: by rows, by direction, by units; every run of several must be right, whether helpers come or not.
+/// Sizes that are shared out: by rows, by direction, by units; every run of several must be right,
+/// whether helpers come or not.
 #[test]
 fn several_threads() {
-    let gru = Cell::Gru(Gru { gate: Activation::Sigmoid, candidate: Activation::Tanh, reset_after: true });
+    let gru = Cell::Gru(Gru {
+        gate: Activation::Sigmoid,
+        candidate: Activation::Tanh,
+        reset_after: true,
+    });
     let cases = [
         plain(plain_lstm(), 30, 24, 64),
         plain(gru, 40, 24, 64),
         Case { bidirectional: true, concat: true, ..plain(plain_lstm(), 20, 9, 80) },
-        Case { mask: MaskKind::Flags, layout: Layout::BatchMajor, ..plain(plain_lstm(), 30, 33, 64) },
+        Case {
+            mask: MaskKind::Flags,
+            layout: Layout::BatchMajor,
+            ..plain(plain_lstm(), 30, 33, 64)
+        },
         plain(plain_lstm(), 150, 1, 256),
         Case { reverse: true, ..plain(plain_lstm(), 140, 1, 272) },
     ];
@@ -425,14 +499,18 @@ fn several_threads() {
         let graph = Arc::new(graph);
         let expected = run(&Reference, &graph, &inputs);
         for threads in [2, 3] {
-            let backend = CpuBackend::new(BackendOptions { threads: Some(threads), ..Default::default() }).unwrap();
+            let backend =
+                CpuBackend::new(BackendOptions { threads: Some(threads), ..Default::default() })
+                    .unwrap();
             let shapes: Vec<Vec<usize>> = inputs.iter().map(|t| t.shape().to_vec()).collect();
             let plan = Arc::new(Plan::new(&graph, &shapes).unwrap());
             let mut program = backend.compile(&plan).unwrap();
             assert!(!program.notes()[0].ends_with("one thread"), "{:?}", program.notes());
             for _ in 0..8 {
                 let mut outputs = vec![Tensor::scalar(0.0f32); graph.outputs.len()];
-                program.run(Io { inputs: &inputs, states: &mut [], outputs: &mut outputs }).unwrap();
+                program
+                    .run(Io { inputs: &inputs, states: &mut [], outputs: &mut outputs })
+                    .unwrap();
                 let difference = largest_difference(&outputs, &expected);
                 assert!(difference <= 1e-5, "{threads} threads: {difference} in {case:?}");
             }
@@ -445,10 +523,15 @@ fn no_threads_are_refused() {
     assert!(CpuBackend::new(BackendOptions { threads: Some(0), ..Default::default() }).is_err());
 }
 
-/// Reduced weights: the result stays within the error that the storage allows, and is not that of full precision.
+/// Reduced weights: the result stays within the error that the storage allows, and is not that of
+/// full precision.
 #[test]
 fn reduced_precision() {
-    let gru = Cell::Gru(Gru { gate: Activation::Sigmoid, candidate: Activation::Tanh, reset_after: true });
+    let gru = Cell::Gru(Gru {
+        gate: Activation::Sigmoid,
+        candidate: Activation::Tanh,
+        reset_after: true,
+    });
     let cases = [
         plain(plain_lstm(), 50, 1, 64),
         plain(plain_lstm(), 20, 1, 200),
@@ -461,14 +544,22 @@ fn reduced_precision() {
         let graph = Arc::new(graph);
         let expected = run(&Reference, &graph, &inputs);
         for name in instruction_sets() {
-            for (precision, least, most) in
-                [(Precision::F16, 1e-6, 1e-3), (Precision::Bf16, 1e-5, 8e-3), (Precision::Int8, 1e-4, 3e-2)]
-            {
-                let options =
-                    BackendOptions { instruction_set: Some(name.to_owned()), precision, ..Default::default() };
+            for (precision, least, most) in [
+                (Precision::F16, 1e-6, 1e-3),
+                (Precision::Bf16, 1e-5, 8e-3),
+                (Precision::Int8, 1e-4, 3e-2),
+            ] {
+                let options = BackendOptions {
+                    instruction_set: Some(name.to_owned()),
+                    precision,
+                    ..Default::default()
+                };
                 let found = run(&CpuBackend::new(options).unwrap(), &graph, &inputs);
                 let difference = largest_difference(&found, &expected);
-                assert!((least..most).contains(&difference), "{name} {precision:?}: {difference} in {case:?}");
+                assert!(
+                    (least..most).contains(&difference),
+                    "{name} {precision:?}: {difference} in {case:?}"
+                );
             }
         }
     }

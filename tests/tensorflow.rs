@@ -1,4 +1,5 @@
-//! TensorFlow graphs and SavedModels of the corpus, run on the reference backend as they were read, without any pass.
+//! TensorFlow graphs and SavedModels of the corpus, run on the reference backend as they were read,
+//! without any pass.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -24,7 +25,8 @@ fn pairs(kind: &str) -> Vec<Pair> {
         return Vec::new();
     };
     let index: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let text = |pair: &serde_json::Value, key: &str| format!("{CORPUS}/{}", pair[key].as_str().unwrap());
+    let text =
+        |pair: &serde_json::Value, key: &str| format!("{CORPUS}/{}", pair[key].as_str().unwrap());
     let of_kind = index.as_array().unwrap().iter().filter(|pair| pair["kind"] == kind);
     let pairs = of_kind.map(|pair| Pair {
         model: text(pair, "model"),
@@ -81,7 +83,9 @@ fn check(kind: &str, count: usize) {
     for pair in pairs.iter().filter(|pair| pair.model.contains(&only)) {
         match worst(pair) {
             Ok(worst) if worst <= pair.atol => println!("{}: {worst:.1e}", pair.model),
-            Ok(worst) => failed.push(format!("{}: {worst:.1e} is more than {:.1e}", pair.model, pair.atol)),
+            Ok(worst) => {
+                failed.push(format!("{}: {worst:.1e} is more than {:.1e}", pair.model, pair.atol))
+            }
             Err(error) => failed.push(format!("{}: {error}", pair.model)),
         }
     }
@@ -103,7 +107,8 @@ const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/tensorflow")
 /// A graph of `tests/data/tensorflow`, made with TensorFlow by the script there.
 fn check_own(file: &str) {
     let stem = file.split('.').next().unwrap();
-    let pair = Pair { model: format!("{DATA}/{file}"), golden: format!("{DATA}/{stem}.npz"), atol: 1e-6 };
+    let pair =
+        Pair { model: format!("{DATA}/{file}"), golden: format!("{DATA}/{stem}.npz"), atol: 1e-6 };
     let worst = worst(&pair).unwrap();
     assert!(worst <= pair.atol, "{file}: {worst:.1e}");
 }
@@ -169,18 +174,21 @@ fn inputs_and_outputs_can_be_named() {
         outputs: vec!["state_out:0".into()],
         ..formats::Options::default()
     };
-    let loaded = formats::open_with(Path::new(&format!("{DATA}/gru_stack_v1.pb")), &options).unwrap();
+    let loaded =
+        formats::open_with(Path::new(&format!("{DATA}/gru_stack_v1.pb")), &options).unwrap();
     let names: Vec<&str> = loaded.graph.inputs.iter().map(|port| port.name.as_str()).collect();
     assert_eq!(names, ["x", "lengths", "state"]);
     let names: Vec<&str> = loaded.graph.outputs.iter().map(|port| port.name.as_str()).collect();
     assert_eq!(names, ["state_out"]);
     let options = formats::Options { outputs: vec!["nothing".into()], ..options };
-    let error = formats::open_with(Path::new(&format!("{DATA}/gru_stack_v1.pb")), &options).unwrap_err();
+    let error =
+        formats::open_with(Path::new(&format!("{DATA}/gru_stack_v1.pb")), &options).unwrap_err();
     assert!(error.to_string().contains("nothing"), "{error}");
 }
 
-/// The graphs that TensorFlow's own stub pass made. In some of them the pass has lost clips, activations or the layout
-/// (ophint-graphs, section 5); those that it left right must give the stored outputs.
+/// The graphs that TensorFlow's own stub pass made. In some of them the pass has lost clips,
+/// activations or the layout (ophint-graphs, section 5); those that it left right must give the
+/// stored outputs.
 #[test]
 fn stubbed_graphs_are_read_as_they_stand() {
     let lossy = ["clip", "relu", "static"];
@@ -199,12 +207,17 @@ fn stubbed_graphs_are_read_as_they_stand() {
             continue;
         }
         let loaded = loaded.unwrap_or_else(|error| panic!("{error:?}"));
-        let is_layer = |node: &&fuselstm::graph::Node| matches!(node.op, fuselstm::graph::Op::Recurrent(_));
-        assert!(loaded.graph.nodes.iter().any(|node| is_layer(&node)), "{stub} has no recurrent layer");
+        let is_layer =
+            |node: &&fuselstm::graph::Node| matches!(node.op, fuselstm::graph::Op::Recurrent(_));
+        assert!(
+            loaded.graph.nodes.iter().any(|node| is_layer(&node)),
+            "{stub} has no recurrent layer"
+        );
         if lossy.iter().any(|name| stub.contains(name)) {
             continue;
         }
-        let worst = worst(&Pair { model: stub.clone(), golden: pair.golden.clone(), atol: pair.atol });
+        let worst =
+            worst(&Pair { model: stub.clone(), golden: pair.golden.clone(), atol: pair.atol });
         assert!(worst.as_ref().is_ok_and(|worst| *worst <= pair.atol), "{stub}: {worst:?}");
         checked += 1;
     }
@@ -221,7 +234,9 @@ fn hinted_calls_of_other_names_become_custom_ops_on_request() {
     let options = formats::Options { custom_ops: true, ..formats::Options::default() };
     let graph = formats::open_with(Path::new(&path), &options).unwrap().graph;
     let customs = graph.nodes.iter().filter_map(|node| match &node.op {
-        fuselstm::graph::Op::Custom(custom) => Some((custom.name.as_str(), node.inputs.len(), node.outputs.len())),
+        fuselstm::graph::Op::Custom(custom) => {
+            Some((custom.name.as_str(), node.inputs.len(), node.outputs.len()))
+        }
         _ => None,
     });
     assert_eq!(customs.collect::<Vec<_>>(), [("cool_activation", 2, 1)]);

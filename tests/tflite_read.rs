@@ -33,7 +33,8 @@ fn every_file_of_the_corpus_is_read() {
     let mut failed = Vec::new();
     for file in &files {
         let read = fuselstm::formats::open(file);
-        // Two converters took the batch axis of this model for the time axis; no interpreter runs what they wrote.
+        // Two converters took the batch axis of this model for the time axis; no interpreter runs
+        // what they wrote.
         let broken = file.to_str().unwrap().contains("oph_lstm_static_fixedbatch");
         match read {
             Err(error) if broken => assert!(error.to_string().contains("result 2"), "{error}"),

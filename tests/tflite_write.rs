@@ -1,4 +1,5 @@
-//! Written .tflite files: read back they compute the same, and the real interpreter agrees with the golden files.
+//! Written .tflite files: read back they compute the same, and the real interpreter agrees with the
+//! golden files.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
@@ -56,7 +57,9 @@ fn groups(runs: Vec<Run>) -> Vec<Vec<Run>> {
 
 fn port_name(model: &Model, name: &str) -> String {
     match name.parse::<usize>() {
-        Ok(position) if model.inputs().iter().all(|input| input.name != name) => model.inputs()[position].name.clone(),
+        Ok(position) if model.inputs().iter().all(|input| input.name != name) => {
+            model.inputs()[position].name.clone()
+        }
         _ => name.to_owned(),
     }
 }
@@ -79,8 +82,10 @@ fn check_reference(model: &Model, runs: &[Run]) -> fuselstm::Result<f64> {
         if !run.tag.ends_with('+') {
             stream.reset();
         }
-        let inputs: Vec<(String, &Tensor)> = run.inputs.iter().map(|(name, t)| (port_name(model, name), t)).collect();
-        let inputs: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, t)| (name.as_str(), *t)).collect();
+        let inputs: Vec<(String, &Tensor)> =
+            run.inputs.iter().map(|(name, t)| (port_name(model, name), t)).collect();
+        let inputs: Vec<(&str, &Tensor)> =
+            inputs.iter().map(|(name, t)| (name.as_str(), *t)).collect();
         let outputs = stream.run(&inputs)?;
         for (name, expected) in &run.outputs {
             let found = match outputs.get(name) {
@@ -95,7 +100,8 @@ fn check_reference(model: &Model, runs: &[Run]) -> fuselstm::Result<f64> {
 
 /// Pairs of the index that are converted.
 fn pairs(models: &Path) -> Vec<Value> {
-    let index: Vec<Value> = serde_json::from_slice(&std::fs::read(models.join("index.json")).unwrap()).unwrap();
+    let index: Vec<Value> =
+        serde_json::from_slice(&std::fs::read(models.join("index.json")).unwrap()).unwrap();
     let filter = std::env::var("FUSELSTM_TEST_FILTER").unwrap_or_default();
     index
         .into_iter()
@@ -136,10 +142,13 @@ fn converted_files_compute_the_same() {
             let file = out.join(format!("{}_{number}.tflite", name.replace('/', "_")));
             std::fs::write(&file, &written.bytes).unwrap();
             let label = format!("{name} ({number})");
-            match Model::from_bytes(&written.bytes).and_then(|again| check_reference(&again, &runs)) {
-                // What the writer rewrites (a sum taken in another order) may differ in the last bits of a float.
+            match Model::from_bytes(&written.bytes).and_then(|again| check_reference(&again, &runs))
+            {
+                // What the writer rewrites (a sum taken in another order) may differ in the last
+                // bits of a float.
                 Ok(worst) if worst <= atol.max(1e-6) => {}
-                Ok(worst) => failed.push(format!("{label}: read back, differs by {worst:e}, allowed {atol:e}")),
+                Ok(worst) => failed
+                    .push(format!("{label}: read back, differs by {worst:e}, allowed {atol:e}")),
                 Err(error) => failed.push(format!("{label}: read back: {error}")),
             }
             let tags: Vec<&str> = runs.iter().map(|run| run.tag.as_str()).collect();
@@ -147,13 +156,15 @@ fn converted_files_compute_the_same() {
             let entry = |name: &str, file: &Path| json!({"name": name, "file": file, "golden": golden, "runs": tags, "stateless": stateless, "atol": atol});
             entries.push(entry(&label, &file));
             let axes = |input: &fuselstm::TensorSpec| input.axes.clone().unwrap_or_default();
-            let open = model
-                .inputs()
-                .iter()
-                .any(|input| axes(input).iter().skip(1).any(|axis| !matches!(axis, fuselstm::Axis::Known(_))));
+            let open = model.inputs().iter().any(|input| {
+                axes(input).iter().skip(1).any(|axis| !matches!(axis, fuselstm::Axis::Known(_)))
+            });
             if open && !runs[0].inputs.is_empty() {
                 // The batch alone is fixed: the interpreter chooses the length.
-                let options = Options { batch: runs[0].inputs[0].1.shape().first().copied(), ..Options::default() };
+                let options = Options {
+                    batch: runs[0].inputs[0].1.shape().first().copied(),
+                    ..Options::default()
+                };
                 match to_tflite(model.graph(), &options) {
                     Ok(written) => {
                         let file = file.with_extension("open.tflite");
@@ -165,7 +176,8 @@ fn converted_files_compute_the_same() {
             }
         }
     }
-    let mut report = format!("{count} conversions, {} refused:\n{}\n", refused.len(), refused.join("\n"));
+    let mut report =
+        format!("{count} conversions, {} refused:\n{}\n", refused.len(), refused.join("\n"));
     interpret(&out, &entries, &mut failed, &mut report);
     eprintln!("{report}");
     assert!(failed.is_empty(), "{} failures:\n{}", failed.len(), failed.join("\n"));
@@ -173,7 +185,11 @@ fn converted_files_compute_the_same() {
 
 /// The Python that has the interpreter, when there is one.
 fn python() -> Option<String> {
-    let candidates = [std::env::var("FUSELSTM_PYTHON").ok(), Some("python3".to_owned()), Some("python".to_owned())];
+    let candidates = [
+        std::env::var("FUSELSTM_PYTHON").ok(),
+        Some("python3".to_owned()),
+        Some("python".to_owned()),
+    ];
     candidates.into_iter().flatten().find(|python| {
         let probe = Command::new(python).args(["-c", "import ai_edge_litert, numpy"]).output();
         probe.is_ok_and(|output| output.status.success())
@@ -189,18 +205,25 @@ fn interpret(out: &Path, entries: &[Value], failed: &mut Vec<String>, report: &m
     std::fs::write(&list, serde_json::to_vec(entries).unwrap()).unwrap();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tools/interpret.py");
     let output = Command::new(python).arg(script).arg(&list).output().unwrap();
-    let lines: Vec<Value> =
-        String::from_utf8_lossy(&output.stdout).lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let lines: Vec<Value> = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
     if lines.len() != 2 * entries.len() {
         let errors = String::from_utf8_lossy(&output.stderr);
         let tail: Vec<&str> = errors.lines().rev().take(5).collect();
-        failed.push(format!("the interpreter ended early, after {} of {}: {tail:?}", lines.len(), 2 * entries.len()));
+        failed.push(format!(
+            "the interpreter ended early, after {} of {}: {tail:?}",
+            lines.len(),
+            2 * entries.len()
+        ));
     }
     let mut worst = 0.0f64;
     for line in lines {
         let entry = entries.iter().find(|entry| entry["name"] == line["name"]).unwrap();
         let atol = entry["atol"].as_f64().unwrap();
-        // The interpreter's reference kernels are registered for diagonal recurrent weights under no version.
+        // The interpreter's reference kernels are registered for diagonal recurrent weights under
+        // no version.
         if line["resolver"] == "reference" && line["name"].as_str().unwrap().contains("usl_diag") {
             assert!(line["error"].as_str().unwrap().contains("version '4'"), "{line}");
             continue;

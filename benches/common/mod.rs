@@ -1,4 +1,5 @@
-//! The layers that the benchmarks run: stacks of recurrent layers with random or given weights, as graphs.
+//! The layers that the benchmarks run: stacks of recurrent layers with random or given weights, as
+//! graphs.
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -8,7 +9,8 @@ use fuselstm::backend::cpu::CpuBackend;
 use fuselstm::backend::{Backend, BackendOptions, Io, Program};
 use fuselstm::graph::op::Activation;
 use fuselstm::graph::recurrent::{
-    Arithmetic, Cell, CellWeights, Direction, Gru, Layout, Lstm, Masking, Matrix, Merge, Recurrent, Rnn, Source,
+    Arithmetic, Cell, CellWeights, Direction, Gru, Layout, Lstm, Masking, Matrix, Merge, Recurrent,
+    Rnn, Source,
 };
 use fuselstm::graph::{Graph, Op, Port, State, ValueType};
 use fuselstm::plan::Plan;
@@ -52,7 +54,8 @@ impl Kind {
     }
 }
 
-/// A stack of layers: steps, batch, inputs, hidden units, layers, both directions; the cell, and whether rows have lengths.
+/// A stack of layers: steps, batch, inputs, hidden units, layers, both directions; the cell, and
+/// whether rows have lengths.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     pub kind: Kind,
@@ -67,7 +70,16 @@ pub struct Shape {
 
 impl Shape {
     pub const fn layer(steps: usize, batch: usize, inputs: usize, hidden: usize) -> Self {
-        Shape { kind: Kind::Lstm, lengths: false, steps, batch, inputs, hidden, layers: 1, bidirectional: false }
+        Shape {
+            kind: Kind::Lstm,
+            lengths: false,
+            steps,
+            batch,
+            inputs,
+            hidden,
+            layers: 1,
+            bidirectional: false,
+        }
     }
 
     pub fn name(&self) -> String {
@@ -80,14 +92,17 @@ impl Shape {
     /// Multiply-adds count as two; the gates' element-wise work is left out.
     pub fn operations(&self) -> u64 {
         let directions = 1 + usize::from(self.bidirectional);
-        let widths = (0..self.layers).map(|l| if l == 0 { self.inputs } else { directions * self.hidden });
-        let per_step: usize =
-            widths.map(|width| directions * 2 * self.kind.gates() * self.hidden * (width + self.hidden)).sum();
+        let widths =
+            (0..self.layers).map(|l| if l == 0 { self.inputs } else { directions * self.hidden });
+        let per_step: usize = widths
+            .map(|width| directions * 2 * self.kind.gates() * self.hidden * (width + self.hidden))
+            .sum();
         (per_step * self.steps * self.batch) as u64
     }
 }
 
-/// Weights of a layer's direction: `[G·H, I]`, `[G·H, H]`, `[G·H]`, gates in the order of the cell (LSTM: i, f, g, o).
+/// Weights of a layer's direction: `[G·H, I]`, `[G·H, H]`, `[G·H]`, gates in the order of the cell
+/// (LSTM: i, f, g, o).
 pub type Weights = (Vec<f32>, Vec<f32>, Vec<f32>);
 
 /// Numbers in [−1, 1), the same everywhere.
@@ -116,7 +131,8 @@ pub fn random_weights(shape: &Shape, layer: usize, direction: usize) -> Weights 
 /// The stack as a graph: x `[T, B, I]` → y `[T, B, D·H]`.
 pub fn graph(shape: &Shape, weights: impl Fn(usize, usize) -> Weights) -> Graph {
     let mut graph = Graph::default();
-    let x = graph.add_value("x", ValueType::fixed(DType::F32, &[shape.steps, shape.batch, shape.inputs]));
+    let x = graph
+        .add_value("x", ValueType::fixed(DType::F32, &[shape.steps, shape.batch, shape.inputs]));
     graph.inputs.push(Port { name: "x".into(), value: x });
     let lengths = shape.lengths.then(|| {
         let lengths = graph.add_value("lengths", ValueType::fixed(DType::I32, &[shape.batch]));
@@ -150,7 +166,8 @@ pub fn graph(shape: &Shape, weights: impl Fn(usize, usize) -> Weights) -> Graph 
             arithmetic: Arithmetic::Float,
         };
         width = directions * shape.hidden;
-        let y = graph.add_value("y", ValueType::fixed(DType::F32, &[shape.steps, shape.batch, width]));
+        let y =
+            graph.add_value("y", ValueType::fixed(DType::F32, &[shape.steps, shape.batch, width]));
         let mut inputs = vec![None; op.input_slots()];
         inputs[Recurrent::X] = Some(from);
         inputs[Recurrent::MASK] = lengths;
@@ -185,7 +202,8 @@ impl Bench {
         let program = CpuBackend::new(options).unwrap().compile(&plan).unwrap();
         let mut inputs = vec![Tensor::from_vec(&x_shape, x).unwrap()];
         if shape.lengths {
-            let lengths = (0..shape.batch).map(|row| (shape.steps - row % shape.steps) as i32).collect();
+            let lengths =
+                (0..shape.batch).map(|row| (shape.steps - row % shape.steps) as i32).collect();
             inputs.push(Tensor::from_vec(&[shape.batch], lengths).unwrap());
         }
         Bench { program, inputs, outputs: vec![Tensor::scalar(0.0f32)] }
@@ -223,7 +241,10 @@ impl Streamed {
             graph.nodes[0].outputs[output] = Some(next);
             graph.states.push(State { name: name.into(), value, next, reset: 0 });
         }
-        let session = Session::builder(&Model::from_graph(graph).unwrap()).device(Device::cpu()).build().unwrap();
+        let session = Session::builder(&Model::from_graph(graph).unwrap())
+            .device(Device::cpu())
+            .build()
+            .unwrap();
         let x = Tensor::from_vec(&[1, 1, hidden], noise(7, hidden)).unwrap();
         Streamed { stream: session.stream(), x, outputs: Outputs::default() }
     }

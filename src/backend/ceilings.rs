@@ -17,7 +17,8 @@ pub struct Ceilings {
     pub bandwidth: Vec<Bandwidth>,
     /// GPU: one of many dispatches that each wait for the one before, µs.
     pub dispatch_us: Option<f64>,
-    /// GPU: from the submission of one small dispatch until the host knows that it has finished, µs.
+    /// GPU: from the submission of one small dispatch until the host knows that it has finished,
+    /// µs.
     pub submit_us: Option<f64>,
     /// GPU: the same with a word of the result read back, µs.
     pub readback_us: Option<f64>,
@@ -35,10 +36,14 @@ pub struct Bandwidth {
 }
 
 impl Ceilings {
-    /// The bandwidth for a working set of this many bytes: of the first level that was measured with as much, else of the last.
+    /// The bandwidth for a working set of this many bytes: of the first level that was measured
+    /// with as much, else of the last.
     pub fn bandwidth_for(&self, bytes: f64) -> Option<&Bandwidth> {
         // The working sets are half the levels' sizes.
-        self.bandwidth.iter().find(|level| bytes <= 2.0 * level.bytes as f64).or(self.bandwidth.last())
+        self.bandwidth
+            .iter()
+            .find(|level| bytes <= 2.0 * level.bytes as f64)
+            .or(self.bandwidth.last())
     }
 }
 
@@ -49,8 +54,10 @@ mod tests {
     #[test]
     fn a_working_set_has_the_bandwidth_of_the_level_that_holds_it() {
         let level = |level: &str, bytes| Bandwidth { level: level.to_owned(), bytes, gbs: 1.0 };
-        let ceilings =
-            Ceilings { bandwidth: vec![level("L1", 16 << 10), level("L2", 256 << 10)], ..Ceilings::default() };
+        let ceilings = Ceilings {
+            bandwidth: vec![level("L1", 16 << 10), level("L2", 256 << 10)],
+            ..Ceilings::default()
+        };
         let name = |bytes: f64| ceilings.bandwidth_for(bytes).map(|level| level.level.as_str());
         assert_eq!(name(32e3), Some("L1"));
         assert_eq!(name(33e3), Some("L2"));

@@ -1,4 +1,5 @@
-//! The two traits that every backend implements: [`Backend`] turns a plan into a [`Program`]; a program runs.
+//! The two traits that every backend implements: [`Backend`] turns a plan into a [`Program`]; a
+//! program runs.
 
 use std::fmt;
 use std::future::Future;
@@ -19,7 +20,8 @@ pub mod cpu;
 pub mod gpu;
 pub mod reference;
 
-/// A device that can run plans. It keeps what the programs of one session share: uploaded or packed weights, pipelines.
+/// A device that can run plans. It keeps what the programs of one session share: uploaded or packed
+/// weights, pipelines.
 pub trait Backend: Send + Sync {
     /// `reference`, `cpu` or `gpu`.
     fn name(&self) -> &'static str;
@@ -32,26 +34,30 @@ pub trait Backend: Send + Sync {
         None
     }
 
-    /// What the device can do at best, measured now, in about a second; on the processor with each of these numbers of threads.
+    /// What the device can do at best, measured now, in about a second; on the processor with each
+    /// of these numbers of threads.
     ///
     /// # Errors
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) where nothing is measured, [`Device`](crate::ErrorKind::Device).
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) where nothing is measured,
+    /// [`Device`](crate::ErrorKind::Device).
     fn ceilings(&self, threads: &[usize]) -> Result<Vec<ceilings::Ceilings>> {
         let _ = threads;
         Err(Error::unsupported(format!("no ceilings are measured of the device {}", self.name())))
     }
 
-    /// Searches for the fastest way to run a plan from these states, and stores it for later sessions of this user.
+    /// Searches for the fastest way to run a plan from these states, and stores it for later
+    /// sessions of this user.
     ///
     /// # Errors
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) where there is nothing to choose, [`Io`](crate::ErrorKind::Io) when the
-    /// choice cannot be stored.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) where there is nothing to choose,
+    /// [`Io`](crate::ErrorKind::Io) when the choice cannot be stored.
     fn tune(&self, plan: &Arc<Plan>, inputs: &[Tensor], states: &[Tensor]) -> Result<Tuning> {
         let _ = (plan, inputs, states);
         Err(Error::unsupported(format!("there is nothing to tune on the device {}", self.name())))
     }
 
-    /// Makes a plan ready to run: chooses kernels, packs and uploads weights, allocates every buffer.
+    /// Makes a plan ready to run: chooses kernels, packs and uploads weights, allocates every
+    /// buffer.
     ///
     /// # Errors
     /// [`Unsupported`](crate::ErrorKind::Unsupported) with the node that cannot run here,
@@ -65,12 +71,15 @@ pub trait Program: Send {
     /// Runs once and waits for the result.
     ///
     /// # Errors
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for values that cannot be computed with (an index out of range),
-    /// [`Device`](crate::ErrorKind::Device) when the device fails.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for values that cannot be computed with (an
+    /// index out of range), [`Device`](crate::ErrorKind::Device) when the device fails.
     fn run(&mut self, io: Io<'_>) -> Result<()>;
 
     /// As [`Program::run`], without blocking the thread where the device allows it.
-    fn run_async<'a>(&'a mut self, io: Io<'a>) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>> {
+    fn run_async<'a>(
+        &'a mut self,
+        io: Io<'a>,
+    ) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>> {
         let result = self.run(io);
         Box::pin(std::future::ready(result))
     }
@@ -83,7 +92,8 @@ pub trait Program: Send {
         0
     }
 
-    /// Notes for the user, a line each: which strategy was chosen for a node and why, what runs on the host.
+    /// Notes for the user, a line each: which strategy was chosen for a node and why, what runs on
+    /// the host.
     fn notes(&self) -> Vec<String> {
         Vec::new()
     }
@@ -95,7 +105,8 @@ pub struct Io<'a> {
     pub inputs: &'a [Tensor],
     /// The graph's states, in its order; on return, the states after the run.
     pub states: &'a mut [Tensor],
-    /// The graph's outputs, in its order: written in place when the tensor that is there fits and is not shared, replaced otherwise.
+    /// The graph's outputs, in its order: written in place when the tensor that is there fits and
+    /// is not shared, replaced otherwise.
     pub outputs: &'a mut [Tensor],
 }
 
@@ -127,7 +138,8 @@ pub struct PhaseTimes {
     pub other: Duration,
     /// From the device to staging buffers.
     pub readback: Duration,
-    /// The rest of the run's wall time, in which the device had nothing to do: encoding, submitting, copying on the host.
+    /// The rest of the run's wall time, in which the device had nothing to do: encoding,
+    /// submitting, copying on the host.
     pub idle: Duration,
 }
 
@@ -154,9 +166,15 @@ pub struct Choice {
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let forced = [("strategy", &self.strategy), ("product", &self.product)];
-        let forced: Vec<String> =
-            forced.iter().filter_map(|(what, name)| Some(format!("{what} {}", name.as_ref()?))).collect();
-        let forced = if forced.is_empty() { "the planner's own choice".to_owned() } else { forced.join(", ") };
+        let forced: Vec<String> = forced
+            .iter()
+            .filter_map(|(what, name)| Some(format!("{what} {}", name.as_ref()?)))
+            .collect();
+        let forced = if forced.is_empty() {
+            "the planner's own choice".to_owned()
+        } else {
+            forced.join(", ")
+        };
         write!(f, "{forced}, {:.1} µs against {:.1}", self.median_us, self.default_us)
     }
 }
@@ -185,10 +203,12 @@ pub struct Tuning {
     pub stored: PathBuf,
 }
 
-/// The recurrent strategies of the gpu backend, by the names that [`BackendOptions::strategy`] takes: a chunk of steps in a dispatch,
-/// with one invocation for a unit or several; a dispatch a step, likewise; stacked layers on a diagonal; a chunk of steps in a dispatch
-/// of workgroups that wait for one another.
-pub const STRATEGIES: [&str; 6] = ["loop", "loop-split", "step", "step-split", "wave", "persistent"];
+/// The recurrent strategies of the gpu backend, by the names that [`BackendOptions::strategy`]
+/// takes: a chunk of steps in a dispatch, with one invocation for a unit or several; a dispatch a
+/// step, likewise; stacked layers on a diagonal; a chunk of steps in a dispatch of workgroups that
+/// wait for one another.
+pub const STRATEGIES: [&str; 6] =
+    ["loop", "loop-split", "step", "step-split", "wave", "persistent"];
 
 /// What a caller may ask of a backend.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -199,8 +219,9 @@ pub struct BackendOptions {
     pub precision: Precision,
     /// GPU: force one of [`STRATEGIES`]; an error when it does not apply.
     pub strategy: Option<String>,
-    /// GPU: force the form of matrix products by name (`direct`, `tiled-64`, `tiled-128`; `cooperative`, on the matrix units, where the adapter
-    /// lists what it needs: with precision f16 or int8, x is rounded to half precision and must stay below 65,504).
+    /// GPU: force the form of matrix products by name (`direct`, `tiled-64`, `tiled-128`;
+    /// `cooperative`, on the matrix units, where the adapter lists what it needs: with precision
+    /// f16 or int8, x is rounded to half precision and must stay below 65,504).
     pub product: Option<String>,
     /// GPU: ignore what `bench --tune` stored.
     pub untuned: bool,
@@ -208,17 +229,18 @@ pub struct BackendOptions {
     pub checked_shaders: bool,
     /// GPU: neither read nor write the file of compiled pipelines in the user's cache folder.
     pub uncached: bool,
-    /// GPU: measure the phases of every run with timestamps ([`Counters::phases`]); an error where the adapter has none. Costs a
-    /// little in every run.
+    /// GPU: measure the phases of every run with timestamps ([`Counters::phases`]); an error where
+    /// the adapter has none. Costs a little in every run.
     pub timestamps: bool,
-    /// CPU: force an instruction set by name (`avx512`, `avx2`, `neon`, `portable`); an error when the processor lacks it.
+    /// CPU: force an instruction set by name (`avx512`, `avx2`, `neon`, `portable`); an error when
+    /// the processor lacks it.
     pub instruction_set: Option<String>,
 }
 
 /// Storage and multiplication of the weights of float models. Sums are always f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
-    /// As the file has them: f32, f16, or int8 of hybrid and integer models dequantised.
+    /// As the file has them: f32, f16, or int8 of hybrid and integer models dequantized.
     #[default]
     Full,
     /// Rounded to IEEE half precision.

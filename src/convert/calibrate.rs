@@ -46,14 +46,18 @@ pub(super) fn observe(
     samples: &[Vec<Tensor>],
 ) -> Result<Vec<HashMap<ValueId, Tensor>>> {
     let mut graph = graph.clone();
-    graph.outputs = wanted.iter().map(|value| Port { name: format!("value {}", value.0), value: *value }).collect();
+    graph.outputs = wanted
+        .iter()
+        .map(|value| Port { name: format!("value {}", value.0), value: *value })
+        .collect();
     let inputs: Vec<String> = graph.inputs.iter().map(|port| port.name.clone()).collect();
     let session = Session::new(&Model::from_graph(graph)?, Device::reference())?;
     let mut stream = session.stream();
     let mut runs = Vec::with_capacity(samples.len());
     for (number, sample) in samples.iter().enumerate() {
         if sample.len() != inputs.len() {
-            let message = format!("{} tensors, the model has {} inputs", sample.len(), inputs.len());
+            let message =
+                format!("{} tensors, the model has {} inputs", sample.len(), inputs.len());
             return Err(Error::input(message).within(format!("calibration sample {number}")));
         }
         let named: Vec<(&str, &Tensor)> = inputs.iter().map(String::as_str).zip(sample).collect();
@@ -73,12 +77,17 @@ pub(super) struct LstmRanges {
     pub(super) cell: f32,
     /// The gated output before a projection.
     pub(super) hidden: Range,
-    /// With layer norm: largest magnitude of each gate's sum before it, input, forget, cell, output.
+    /// With layer norm: largest magnitude of each gate's sum before it, input, forget, cell,
+    /// output.
     pub(super) gates: Option<[f32; 4]>,
 }
 
 /// Runs a layer of one direction step by step on every run's input.
-pub(super) fn lstm_ranges(op: &Recurrent, node: &Node, runs: &[HashMap<ValueId, Tensor>]) -> Result<LstmRanges> {
+pub(super) fn lstm_ranges(
+    op: &Recurrent,
+    node: &Node,
+    runs: &[HashMap<ValueId, Tensor>],
+) -> Result<LstmRanges> {
     let missing = || Error::internal("an observed value is missing");
     let operand = |slot: usize| node.input(slot);
     let direction = op.directions.first().ok_or_else(missing)?;
@@ -89,26 +98,35 @@ pub(super) fn lstm_ranges(op: &Recurrent, node: &Node, runs: &[HashMap<ValueId, 
     step.layout = Layout::TimeMajor;
     step.directions.iter_mut().for_each(|direction| direction.reverse = false);
     let step = Op::Recurrent(step);
-    let mut ranges = LstmRanges { gates: weights.layer_norm.as_ref().map(|_| [0.0; 4]), ..LstmRanges::default() };
+    let mut ranges = LstmRanges {
+        gates: weights.layer_norm.as_ref().map(|_| [0.0; 4]),
+        ..LstmRanges::default()
+    };
     for run in runs {
         let x = run.get(&operand(Recurrent::X).ok_or_else(missing)?).ok_or_else(missing)?;
         let (times, rows) = match (op.layout, x.shape()) {
-            (Layout::TimeMajor, &[times, rows, _]) | (Layout::BatchMajor, &[rows, times, _]) => (times, rows),
+            (Layout::TimeMajor, &[times, rows, _]) | (Layout::BatchMajor, &[rows, times, _]) => {
+                (times, rows)
+            }
             _ => return Err(Error::internal("a sequence of another rank")),
         };
-        let state = |slot: usize, width: usize| match operand(slot).and_then(|value| run.get(&value)) {
-            Some(given) => Ok(given.clone()),
-            None => Tensor::zeros(DType::F32, &[rows, width]),
-        };
+        let state =
+            |slot: usize, width: usize| match operand(slot).and_then(|value| run.get(&value)) {
+                Some(given) => Ok(given.clone()),
+                None => Tensor::zeros(DType::F32, &[rows, width]),
+            };
         let (mut h, mut c) = (state(Recurrent::h0(0), width)?, state(Recurrent::c0(0), units)?);
         for t in 0..times {
             let t = if direction.reverse { times - 1 - t } else { t };
             let x = entry(x, op.layout, t, times, rows)?;
             let types = [&x, &h, &c].map(|tensor| ValueType::fixed(DType::F32, tensor.shape()));
-            let inputs = [Some((&x, &types[0])), None, None, Some((&h, &types[1])), Some((&c, &types[2]))];
-            let results = evaluate(&step, &inputs, &[None, None, Some(&types[1]), Some(&types[2])])?;
+            let inputs =
+                [Some((&x, &types[0])), None, None, Some((&h, &types[1])), Some((&c, &types[2]))];
+            let results =
+                evaluate(&step, &inputs, &[None, None, Some(&types[1]), Some(&types[2])])?;
             let mut results = results.into_iter().skip(2).flatten();
-            let (next_h, next_c) = (results.next().ok_or_else(missing)?, results.next().ok_or_else(missing)?);
+            let (next_h, next_c) =
+                (results.next().ok_or_else(missing)?, results.next().ok_or_else(missing)?);
             if let Some(most) = &mut ranges.gates {
                 gate_sums(weights, &op.cell, &x, &h, &c, &next_c, most);
             }
@@ -152,8 +170,11 @@ fn gate_sums(
     let (inputs, outputs) = (weights.input.columns().max(1), weights.recurrent.columns().max(1));
     let peephole = weights.peephole.as_ref().map(crate::graph::recurrent::Matrix::to_f32);
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-    for (((x, h), c), next_c) in
-        x.chunks(inputs).zip(h.chunks(outputs)).zip(c.chunks(units.max(1))).zip(next_c.chunks(units.max(1)))
+    for (((x, h), c), next_c) in x
+        .chunks(inputs)
+        .zip(h.chunks(outputs))
+        .zip(c.chunks(units.max(1)))
+        .zip(next_c.chunks(units.max(1)))
     {
         for (row, (w, r)) in w.chunks(inputs).zip(r.chunks(outputs)).enumerate() {
             let (block, unit) = (row / units.max(1), row % units.max(1));
@@ -164,7 +185,11 @@ fn gate_sums(
                 3 => (block.checked_sub(1), next_c),
                 _ => (None, c),
             };
-            let weight = peephole.as_ref().zip(slot).and_then(|(p, slot)| p.get(slot * units + unit)).copied();
+            let weight = peephole
+                .as_ref()
+                .zip(slot)
+                .and_then(|(p, slot)| p.get(slot * units + unit))
+                .copied();
             let peep = weight.unwrap_or(0.0) * seen.get(unit).copied().unwrap_or(0.0);
             if let Some(most) = most.get_mut(gate) {
                 *most = most.max((dot(w, x) + dot(r, h) + peep).abs());

@@ -1,10 +1,12 @@
 //! Weights and activations as int8, cell states as int16: `--quantize int8`.
 //!
-//! LSTM layers (each direction by itself) and fully connected layers compute in integers; what lies between them stays float,
-//! behind `QUANTIZE` and `DEQUANTIZE`, and so do the model's inputs and outputs. Ranges are those that the samples reach.
-//! Three things that converters get wrong are taken care of: the cell state's scale is at least 2⁻¹⁵, where the kernel
-//! still knows a hyperbolic tangent; the output tensor has the scale of the output state, whose raw bytes the kernel
-//! copies; and both directions of a layer keep the scales of their own until they are floats again.
+//! LSTM layers (each direction by itself) and fully connected layers compute in integers; what lies
+//! between them stays float, behind `QUANTIZE` and `DEQUANTIZE`, and so do the model's inputs and
+//! outputs. Ranges are those that the samples reach. Three things that converters get wrong are
+//! taken care of: the cell state's scale is at least 2⁻¹⁵, where the kernel still knows a
+//! hyperbolic tangent; the output tensor has the scale of the output state, whose raw bytes the
+//! kernel copies; and both directions of a layer keep the scales of their own until they are floats
+//! again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,7 +16,8 @@ use super::weights::{int8_matrix, symmetric};
 use crate::error::{Error, Result};
 use crate::graph::op::{Activation, Concat, FullyConnected};
 use crate::graph::recurrent::{
-    Arithmetic, Cell, CellWeights, IntegerScales, Lstm, Matrix, Merge, Projection, Recurrent, Source,
+    Arithmetic, Cell, CellWeights, IntegerScales, Lstm, Matrix, Merge, Projection, Recurrent,
+    Source,
 };
 use crate::graph::{Graph, Node, Op, ValueId, ValueType};
 use crate::tensor::{DType, Quantization, Tensor};
@@ -22,10 +25,15 @@ use crate::tensor::{DType, Quantization, Tensor};
 /// The widest cell state whose scale the kernel takes: 2⁻⁹ · 32768.
 const WIDEST_CELL: f32 = 64.0;
 
-/// Rewrites a graph with the ranges that `samples` reach; what has no integer kernel is named in `warnings` and stays as it is.
-pub(super) fn int8(graph: &Graph, samples: &[Vec<Tensor>], warnings: &mut Vec<String>) -> Result<Graph> {
+/// Rewrites a graph with the ranges that `samples` reach; what has no integer kernel is named in
+/// `warnings` and stays as it is.
+pub(super) fn int8(
+    graph: &Graph,
+    samples: &[Vec<Tensor>],
+    warnings: &mut Vec<String>,
+) -> Result<Graph> {
     if samples.is_empty() {
-        return Err(Error::input("int8 quantisation needs calibration samples"));
+        return Err(Error::input("int8 quantization needs calibration samples"));
     }
     let graph = one_direction_a_node(graph)?;
     let wanted = wanted_values(&graph);
@@ -50,7 +58,7 @@ type Runs = [HashMap<ValueId, Tensor>];
 
 struct Pass<'p> {
     runs: &'p Runs,
-    /// Float values that are dequantised int8 ones.
+    /// Float values that are dequantized int8 ones.
     quantized: HashMap<ValueId, (ValueId, (f32, i64))>,
     warnings: &'p mut Vec<String>,
 }
@@ -78,8 +86,12 @@ fn wanted_values(graph: &Graph) -> Vec<ValueId> {
 
 /// Whether there is an integer kernel for the layer.
 fn is_eligible(op: &Recurrent, node: &Node) -> bool {
-    let Cell::Lstm(Lstm { gate: Activation::Sigmoid, candidate: Activation::Tanh, output: Activation::Tanh, .. }) =
-        op.cell
+    let Cell::Lstm(Lstm {
+        gate: Activation::Sigmoid,
+        candidate: Activation::Tanh,
+        output: Activation::Tanh,
+        ..
+    }) = op.cell
     else {
         return false;
     };
@@ -101,7 +113,9 @@ fn one_direction_a_node(graph: &Graph) -> Result<Graph> {
     out.nodes.clear();
     for node in &graph.nodes {
         let both = if let Op::Recurrent(op) = &node.op { Some(op) } else { None };
-        let Some(op) = both.filter(|op| op.directions.len() == 2 && matches!(op.cell, Cell::Lstm(_))) else {
+        let Some(op) =
+            both.filter(|op| op.directions.len() == 2 && matches!(op.cell, Cell::Lstm(_)))
+        else {
             out.nodes.push(node.clone());
             continue;
         };
@@ -115,11 +129,17 @@ fn one_direction_a_node(graph: &Graph) -> Result<Graph> {
                 parts.push(Some(part));
                 y = Some(part);
             }
-            let x = if direction.source == Source::Auxiliary { Recurrent::AUXILIARY } else { Recurrent::X };
-            let auxiliary = get(&node.inputs, Recurrent::AUXILIARY).filter(|_| direction.weights.auxiliary.is_some());
+            let x = if direction.source == Source::Auxiliary {
+                Recurrent::AUXILIARY
+            } else {
+                Recurrent::X
+            };
+            let auxiliary = get(&node.inputs, Recurrent::AUXILIARY)
+                .filter(|_| direction.weights.auxiliary.is_some());
             let mut direction = direction.clone();
             direction.source = Source::X;
-            let single = Recurrent { directions: vec![direction], merge: Merge::Separate, ..op.clone() };
+            let single =
+                Recurrent { directions: vec![direction], merge: Merge::Separate, ..op.clone() };
             let inputs = vec![
                 get(&node.inputs, x),
                 get(&node.inputs, Recurrent::MASK),
@@ -127,7 +147,12 @@ fn one_direction_a_node(graph: &Graph) -> Result<Graph> {
                 get(&node.inputs, Recurrent::h0(d)),
                 get(&node.inputs, Recurrent::c0(d)),
             ];
-            let outputs = vec![y, None, get(&node.outputs, Recurrent::h_n(d)), get(&node.outputs, Recurrent::c_n(d))];
+            let outputs = vec![
+                y,
+                None,
+                get(&node.outputs, Recurrent::h_n(d)),
+                get(&node.outputs, Recurrent::c_n(d)),
+            ];
             out.add_node(name, Op::Recurrent(single), inputs, outputs);
         }
         if let (false, Some(y)) = (parts.is_empty(), get(&node.outputs, Recurrent::y(0))) {
@@ -159,23 +184,39 @@ impl Pass<'_> {
     }
 
     /// A value of int8, and the node that makes `float` of it.
-    fn dequantize(&mut self, out: &mut Graph, quantized: ValueId, scale: (f32, i64), float: ValueId) {
+    fn dequantize(
+        &mut self,
+        out: &mut Graph,
+        quantized: ValueId,
+        scale: (f32, i64),
+        float: ValueId,
+    ) {
         let name = out.get(float).map(|value| value.name.clone()).unwrap_or_default();
         out.add_node(name, Op::Dequantize, vec![Some(quantized)], vec![Some(float)]);
         self.quantized.insert(float, (quantized, scale));
     }
 
-    fn dense(&mut self, graph: &Graph, out: &mut Graph, node: &Node, op: &FullyConnected) -> Result<()> {
+    fn dense(
+        &mut self,
+        graph: &Graph,
+        out: &mut Graph,
+        node: &Node,
+        op: &FullyConnected,
+    ) -> Result<()> {
         let get = |slot: usize| node.input(slot);
         let (Some(x), Some(weights), Some(y)) = (get(0), get(1), node.output(0)) else {
             out.nodes.push(node.clone());
             return Ok(());
         };
         let constant = graph.constant(weights).filter(|tensor| tensor.dtype() == DType::F32);
-        let bias = get(2).map(|bias| graph.constant(bias).filter(|tensor| tensor.dtype() == DType::F32));
-        let fits =
-            matches!(op.activation, Activation::Linear | Activation::Relu | Activation::Relu6 | Activation::ReluN1To1)
-                && graph.get(x).is_some_and(|value| value.ty.dtype == DType::F32 && value.constant.is_none());
+        let bias =
+            get(2).map(|bias| graph.constant(bias).filter(|tensor| tensor.dtype() == DType::F32));
+        let fits = matches!(
+            op.activation,
+            Activation::Linear | Activation::Relu | Activation::Relu6 | Activation::ReluN1To1
+        ) && graph
+            .get(x)
+            .is_some_and(|value| value.ty.dtype == DType::F32 && value.constant.is_none());
         let (Some(constant), true, true) = (constant, fits, bias != Some(None)) else {
             out.nodes.push(node.clone());
             return Ok(());
@@ -191,8 +232,15 @@ impl Pass<'_> {
         let bias = int32(&[units], &bias, &[input.0 * scale])?;
         let bias = typed_constant(out, "bias", bias, input.0 * scale);
         let output = self.range(y).asymmetric();
-        let ty = graph.get(y).map(|value| value.ty.clone()).unwrap_or_else(|| ValueType::unranked(DType::F32));
-        let ty = ValueType { dtype: DType::I8, quantization: Some(Quantization::per_tensor(output.0, output.1)), ..ty };
+        let ty = graph
+            .get(y)
+            .map(|value| value.ty.clone())
+            .unwrap_or_else(|| ValueType::unranked(DType::F32));
+        let ty = ValueType {
+            dtype: DType::I8,
+            quantization: Some(Quantization::per_tensor(output.0, output.1)),
+            ..ty
+        };
         let quantized = out.add_value(format!("{}/int8", node.name), ty);
         let op = FullyConnected { asymmetric_inputs: false, ..*op };
         let inputs = vec![Some(x), Some(weights), Some(bias)];
@@ -201,9 +249,16 @@ impl Pass<'_> {
         Ok(())
     }
 
-    fn recurrent(&mut self, graph: &Graph, out: &mut Graph, node: &Node, op: &Recurrent) -> Result<()> {
+    fn recurrent(
+        &mut self,
+        graph: &Graph,
+        out: &mut Graph,
+        node: &Node,
+        op: &Recurrent,
+    ) -> Result<()> {
         let plain = |out: &mut Graph, pass: &mut Self, reason: &str| {
-            pass.warnings.push(format!("{}: {reason}: the layer is not quantised to int8", node.name));
+            pass.warnings
+                .push(format!("{}: {reason}: the layer is not quantized to int8", node.name));
             out.nodes.push(node.clone());
         };
         if !is_eligible(op, node) {
@@ -213,7 +268,14 @@ impl Pass<'_> {
         let Some(direction) = op.directions.first() else { return Ok(()) };
         let ranges = lstm_ranges(op, node, self.runs)?;
         if ranges.cell.is_nan() || ranges.cell > WIDEST_CELL {
-            plain(out, self, &format!("its cell state reaches {}, an int16 one holds {WIDEST_CELL}", ranges.cell));
+            plain(
+                out,
+                self,
+                &format!(
+                    "its cell state reaches {}, an int16 one holds {WIDEST_CELL}",
+                    ranges.cell
+                ),
+            );
             return Ok(());
         }
         let get = |list: &[Option<ValueId>], slot: usize| list.get(slot).copied().flatten();
@@ -226,17 +288,43 @@ impl Pass<'_> {
         let (h_scale, h_zero) = scales.output_state;
         let h_scale = (h_scale, i64::from(h_zero));
         let c_scale = (f32::exp2(scales.cell_scale_log2 as f32), 0);
-        let h = self.state(graph, out, node, (Recurrent::h0(0), Recurrent::h_n(0)), DType::I8, h_scale)?;
-        let c = self.state(graph, out, node, (Recurrent::c0(0), Recurrent::c_n(0)), DType::I16, c_scale)?;
+        let h = self.state(
+            graph,
+            out,
+            node,
+            (Recurrent::h0(0), Recurrent::h_n(0)),
+            DType::I8,
+            h_scale,
+        )?;
+        let c = self.state(
+            graph,
+            out,
+            node,
+            (Recurrent::c0(0), Recurrent::c_n(0)),
+            DType::I16,
+            c_scale,
+        )?;
         let y = get(&node.outputs, Recurrent::y(0));
         let quantized_y = y.map(|y| {
             let shape = graph.get(y).and_then(|value| value.ty.shape.clone());
             let quantization = Some(Quantization::per_tensor(h_scale.0, h_scale.1));
-            out.add_value(format!("{}/int8", node.name), ValueType { dtype: DType::I8, shape, quantization })
+            out.add_value(
+                format!("{}/int8", node.name),
+                ValueType { dtype: DType::I8, shape, quantization },
+            )
         });
-        let op = Recurrent { directions: vec![direction], arithmetic: Arithmetic::Integer(scales), ..op.clone() };
+        let op = Recurrent {
+            directions: vec![direction],
+            arithmetic: Arithmetic::Integer(scales),
+            ..op.clone()
+        };
         let outputs = vec![quantized_y, None, h.after, c.after];
-        out.add_node(node.name.clone(), Op::Recurrent(op), vec![Some(x), None, None, h.before, c.before], outputs);
+        out.add_node(
+            node.name.clone(),
+            Op::Recurrent(op),
+            vec![Some(x), None, None, h.before, c.before],
+            outputs,
+        );
         if let (Some(quantized), Some(y)) = (quantized_y, y) {
             self.dequantize(out, quantized, h_scale, y);
         }
@@ -249,8 +337,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// The quantised form of a state: a state of the graph becomes a quantised one, any other value is quantised before
-    /// and dequantised after the layer.
+    /// The quantized form of a state: a state of the graph becomes a quantized one, any other value
+    /// is quantized before and dequantized after the layer.
     fn state(
         &mut self,
         graph: &Graph,
@@ -270,7 +358,10 @@ impl Pass<'_> {
                 && readers(graph, state.value) == 1
                 && state.reset == 0
         });
-        let shape = initial.or(last).and_then(|value| graph.get(value)).and_then(|value| value.ty.shape.clone());
+        let shape = initial
+            .or(last)
+            .and_then(|value| graph.get(value))
+            .and_then(|value| value.ty.shape.clone());
         let ty = ValueType { dtype, shape, quantization };
         if let (Some(own), Some(value), Some(next)) = (own, initial, last) {
             let quantized_next = out.add_value(name, ty.clone());
@@ -299,8 +390,12 @@ struct State {
 
 /// How often a value is read: by nodes, as an output, as a state's next value.
 fn readers(graph: &Graph, value: ValueId) -> usize {
-    let by_nodes =
-        graph.nodes.iter().flat_map(|node| node.inputs.iter().flatten()).filter(|input| **input == value).count();
+    let by_nodes = graph
+        .nodes
+        .iter()
+        .flat_map(|node| node.inputs.iter().flatten())
+        .filter(|input| **input == value)
+        .count();
     let by_outputs = graph.outputs.iter().filter(|port| port.value == value).count();
     let by_states = graph.states.iter().filter(|state| state.next == value).count();
     by_nodes + by_outputs + by_states
@@ -312,7 +407,8 @@ fn quantize_node(out: &mut Graph, value: ValueId, dtype: DType, scale: (f32, i64
         None => (String::new(), None),
     };
     let quantization = Some(Quantization::per_tensor(scale.0, scale.1));
-    let quantized = out.add_value(format!("{name}/{dtype}"), ValueType { dtype, shape, quantization });
+    let quantized =
+        out.add_value(format!("{name}/{dtype}"), ValueType { dtype, shape, quantization });
     out.add_node(name, Op::Quantize, vec![Some(value)], vec![Some(quantized)]);
     quantized
 }
@@ -330,7 +426,9 @@ fn int32(shape: &[usize], bias: &[f32], scales: &[f32]) -> Result<Tensor> {
     let run = (bias.len() / scales.len().max(1)).max(1);
     let rounded = bias.chunks(run).zip(scales).flat_map(|(block, scale)| {
         let scale = f64::from(*scale);
-        block.iter().map(move |b| (f64::from(*b) / scale).round().clamp(i32::MIN.into(), i32::MAX.into()) as i32)
+        block.iter().map(move |b| {
+            (f64::from(*b) / scale).round().clamp(i32::MIN.into(), i32::MAX.into()) as i32
+        })
     });
     Tensor::from_vec(shape, rounded.collect())
 }
@@ -352,7 +450,8 @@ fn int16_vector(vector: &Matrix, blocks: usize) -> Result<Matrix> {
 fn scales(ranges: &LstmRanges, input: (f32, i64), projected: bool) -> IntegerScales {
     let narrow = |(scale, zero): (f32, i64)| (scale, zero as i32);
     let output_state = narrow(ranges.output.asymmetric());
-    // The smallest power of two whose 32767 steps hold the range; from 2^-15 on the kernel has a hyperbolic tangent.
+    // The smallest power of two whose 32767 steps hold the range; from 2^-15 on the kernel has a
+    // hyperbolic tangent.
     let log2 = (ranges.cell / 32767.0).max(f32::MIN_POSITIVE).log2().ceil() as i32;
     let gate = |gate: usize| {
         let largest = ranges.gates.map_or(0.0, |gates| gates[gate]);
@@ -367,22 +466,33 @@ fn scales(ranges: &LstmRanges, input: (f32, i64), projected: bool) -> IntegerSca
     }
 }
 
-fn integer_weights(weights: &CellWeights, op: &Recurrent, scales: &IntegerScales) -> Result<CellWeights> {
+fn integer_weights(
+    weights: &CellWeights,
+    op: &Recurrent,
+    scales: &IntegerScales,
+) -> Result<CellWeights> {
     let gates = op.cell.gate_blocks();
     let input = int8_matrix(&weights.input, gates)?;
-    let layer_norm = weights.layer_norm.as_ref().map(|matrix| int16_vector(matrix, gates)).transpose()?;
+    let layer_norm =
+        weights.layer_norm.as_ref().map(|matrix| int16_vector(matrix, gates)).transpose()?;
     let bias_scales: Vec<f32> = match &layer_norm {
-        Some(coefficients) => coefficients.scales.iter().map(|scale| scale * f32::exp2(-10.0)).collect(),
+        Some(coefficients) => {
+            coefficients.scales.iter().map(|scale| scale * f32::exp2(-10.0)).collect()
+        }
         None => input.scales.iter().map(|scale| scale * scales.input.0).collect(),
     };
     let rows = weights.input.rows();
-    let bias = weights.bias.as_ref().map_or_else(|| vec![0.0; rows], |bias| bias.to_f32().into_owned());
+    let bias =
+        weights.bias.as_ref().map_or_else(|| vec![0.0; rows], |bias| bias.to_f32().into_owned());
     let projection = match &weights.projection {
         Some(projection) => {
             let weight = int8_matrix(&projection.weight, 1)?;
             let scale = weight.scales.first().copied().unwrap_or(1.0) * scales.hidden.0;
-            let bias =
-                projection.bias.as_ref().map(|bias| int32(bias.shape(), &bias.to_f32(), &[scale])).transpose()?;
+            let bias = projection
+                .bias
+                .as_ref()
+                .map(|bias| int32(bias.shape(), &bias.to_f32(), &[scale]))
+                .transpose()?;
             Some(Projection { weight, bias })
         }
         None => None,
@@ -392,7 +502,11 @@ fn integer_weights(weights: &CellWeights, op: &Recurrent, scales: &IntegerScales
         auxiliary: None,
         bias: Some(int32(&[rows], &bias, &bias_scales)?),
         recurrent_bias: None,
-        peephole: weights.peephole.as_ref().map(|matrix| int16_vector(matrix, gates - 1)).transpose()?,
+        peephole: weights
+            .peephole
+            .as_ref()
+            .map(|matrix| int16_vector(matrix, gates - 1))
+            .transpose()?,
         layer_norm,
         projection,
         input,

@@ -1,4 +1,4 @@
-//! From a graph to a `.tflite` file: sizes, quantisation, and what is written.
+//! From a graph to a `.tflite` file: sizes, quantization, and what is written.
 
 mod calibrate;
 mod int8;
@@ -12,8 +12,8 @@ use crate::tensor::Tensor;
 /// How a model is written.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Batch size, where the model leaves it open. A fused recurrent operator needs one; without it the batch is 1, which a
-    /// warning says.
+    /// Batch size, where the model leaves it open. A fused recurrent operator needs one; without it
+    /// the batch is 1, which a warning says.
     pub batch: Option<usize>,
     /// Shapes of inputs by name; `None` for a size that stays open.
     pub shapes: Vec<(String, Vec<Option<usize>>)>,
@@ -42,7 +42,7 @@ pub enum Quantize {
 pub struct Converted {
     /// The bytes of the file.
     pub bytes: Vec<u8>,
-    /// Size of the file without quantisation.
+    /// Size of the file without quantization.
     pub float_bytes: usize,
     /// The graph that was written, as the file's operators say it.
     pub graph: Graph,
@@ -57,8 +57,9 @@ pub struct Converted {
 /// Writes a fused graph as a `.tflite` file.
 ///
 /// # Errors
-/// [`Unsupported`](crate::ErrorKind::Unsupported) with the node and the reason when TensorFlow Lite cannot say what the graph
-/// does, [`InvalidInput`](crate::ErrorKind::InvalidInput) for a shape that does not fit an input.
+/// [`Unsupported`](crate::ErrorKind::Unsupported) with the node and the reason when TensorFlow Lite
+/// cannot say what the graph does, [`InvalidInput`](crate::ErrorKind::InvalidInput) for a shape
+/// that does not fit an input.
 pub fn to_tflite(graph: &Graph, options: &Options) -> Result<Converted> {
     let mut warnings = Vec::new();
     let shapes = input_shapes(graph, options, &mut warnings)?;
@@ -67,7 +68,9 @@ pub fn to_tflite(graph: &Graph, options: &Options) -> Result<Converted> {
         Quantize::Dynamic => Some(weights::dynamic(graph)?),
         Quantize::Float16 => Some(weights::float16(graph)?),
         // Layers without an integer kernel have int8 weights at least.
-        Quantize::Int8 => Some(weights::dynamic(&int8::int8(graph, &options.calibration, &mut warnings)?)?),
+        Quantize::Int8 => {
+            Some(weights::dynamic(&int8::int8(graph, &options.calibration, &mut warnings)?)?)
+        }
     };
     let written = tflite::write(quantized.as_ref().unwrap_or(graph), &shapes)?;
     let float_bytes = match quantized {
@@ -97,7 +100,11 @@ fn recurrent_ops(graph: &Graph) -> usize {
 }
 
 /// The shape of each input: as the options say, else as the model does.
-fn input_shapes(graph: &Graph, options: &Options, warnings: &mut Vec<String>) -> Result<Vec<Vec<Option<usize>>>> {
+fn input_shapes(
+    graph: &Graph,
+    options: &Options,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Vec<Option<usize>>>> {
     for (name, _) in &options.shapes {
         if !graph.inputs.iter().any(|port| port.name == *name) {
             let names: Vec<&str> = graph.inputs.iter().map(|port| port.name.as_str()).collect();
@@ -109,7 +116,8 @@ fn input_shapes(graph: &Graph, options: &Options, warnings: &mut Vec<String>) ->
     let (mut shapes, mut chosen) = (Vec::with_capacity(graph.inputs.len()), false);
     for port in &graph.inputs {
         let declared = graph.get(port.value).and_then(|value| value.ty.shape.clone());
-        let given = options.shapes.iter().find(|(name, _)| *name == port.name).map(|(_, shape)| shape);
+        let given =
+            options.shapes.iter().find(|(name, _)| *name == port.name).map(|(_, shape)| shape);
         let shape = match (declared, given) {
             (Some(declared), Some(given)) if declared.len() != given.len() => {
                 return Err(Error::input(format!(
@@ -120,7 +128,10 @@ fn input_shapes(graph: &Graph, options: &Options, warnings: &mut Vec<String>) ->
             }
             (_, Some(given)) => given.clone(),
             (None, None) => {
-                return Err(Error::input(format!("input {:?} has no known rank: give its shape", port.name)));
+                return Err(Error::input(format!(
+                    "input {:?} has no known rank: give its shape",
+                    port.name
+                )));
             }
             (Some(declared), None) => {
                 let size = |(axis, dim): (usize, &Dim)| match dim {
@@ -145,10 +156,12 @@ fn input_shapes(graph: &Graph, options: &Options, warnings: &mut Vec<String>) ->
     Ok(shapes)
 }
 
-/// The open sizes that are batch sizes: those called so, and those of the batch axis of recurrent ops.
+/// The open sizes that are batch sizes: those called so, and those of the batch axis of recurrent
+/// ops.
 fn batch_symbols(graph: &Graph) -> Vec<Dim> {
     let named = graph.symbols.iter().enumerate().filter(|(_, name)| name.starts_with("batch"));
-    let mut found: Vec<Dim> = named.map(|(index, _)| Dim::Symbol(crate::graph::Symbol(index as u32))).collect();
+    let mut found: Vec<Dim> =
+        named.map(|(index, _)| Dim::Symbol(crate::graph::Symbol(index as u32))).collect();
     for node in &graph.nodes {
         if let Op::Recurrent(op) = &node.op {
             let axis = usize::from(op.layout == crate::graph::recurrent::Layout::TimeMajor);

@@ -11,27 +11,36 @@ use crate::graph::recurrent::{Arithmetic, CellWeights, Matrix, Recurrent};
 use crate::graph::{Graph, Node, Op, ValueId, ValueType};
 use crate::tensor::{DType, Quantization, Tensor};
 
-/// Tensors of fewer elements stay float, as TensorFlow's converter has it: little to save, and accuracy to lose.
+/// Tensors of fewer elements stay float, as TensorFlow's converter has it: little to save, and
+/// accuracy to lose.
 const FEWEST_ELEMENTS: usize = 1024;
 
-/// Halves stay worth it down to here: below, the operator that widens them again takes more of the file than they save.
+/// Halves stay worth it down to here: below, the operator that widens them again takes more of the
+/// file than they save.
 const FEWEST_HALVES: usize = 256;
 
-/// Weights as int8 with one scale for each matrix of the file, activations quantised when the model runs.
+/// Weights as int8 with one scale for each matrix of the file, activations quantized when the model
+/// runs.
 ///
-/// A fused recurrent operator has int8 for all of its matrices or for none: it takes part when any of them is large enough.
+/// A fused recurrent operator has int8 for all of its matrices or for none: it takes part when any
+/// of them is large enough.
 pub(super) fn dynamic(graph: &Graph) -> Result<Graph> {
     rewrite(graph, &mut |graph, node, seen| match &node.op {
         Op::Recurrent(op) => Ok(Change::Op(hybrid(op)?.map(Op::Recurrent))),
         Op::FullyConnected(op) => {
-            let op = Op::FullyConnected(crate::graph::op::FullyConnected { asymmetric_inputs: true, ..*op });
+            let op = Op::FullyConnected(crate::graph::op::FullyConnected {
+                asymmetric_inputs: true,
+                ..*op
+            });
             Ok(Change::Weights(int8_constant(graph, node, 1, seen)?.map(|weights| (op, weights))))
         }
         Op::MatMul(op) if !op.transpose_a => {
             let op = Op::MatMul(crate::graph::op::MatMul { asymmetric_inputs: true, ..*op });
             Ok(Change::Weights(int8_constant(graph, node, 1, seen)?.map(|weights| (op, weights))))
         }
-        Op::Gather(op) if op.axis == 0 && op.batch_dims == 0 => Ok(Change::Table(int8_constant(graph, node, 0, seen)?)),
+        Op::Gather(op) if op.axis == 0 && op.batch_dims == 0 => {
+            Ok(Change::Table(int8_constant(graph, node, 0, seen)?))
+        }
         _ => Ok(Change::Op(None)),
     })
 }
@@ -45,7 +54,8 @@ pub(super) fn float16(graph: &Graph) -> Result<Graph> {
             let mut op = op.clone();
             for direction in &mut op.directions {
                 let weights = (*direction.weights).clone();
-                direction.weights = Arc::new(map_matrices(weights, |matrix, _| half_matrix(matrix))?);
+                direction.weights =
+                    Arc::new(map_matrices(weights, |matrix, _| half_matrix(matrix))?);
             }
             return Ok(Change::Op(Some(Op::Recurrent(op))));
         }
@@ -62,7 +72,7 @@ enum Change {
     Op(Option<Op>),
     /// Another op whose operand 1 is this value.
     Weights(Option<(Op, ValueId)>),
-    /// Operand 0 is this int8 table: what is taken from it is dequantised afterwards.
+    /// Operand 0 is this int8 table: what is taken from it is dequantized afterwards.
     Table(Option<ValueId>),
     /// Operand 1 is this value of halves, widened before.
     Widened(Option<ValueId>),
@@ -79,7 +89,10 @@ fn rewrite(graph: &Graph, rule: &mut Rule<'_>) -> Result<Graph> {
     for mut node in nodes {
         if let Op::While(lo) = &node.op {
             let While { condition, body } = lo.as_ref();
-            node.op = Op::While(Box::new(While { condition: condition.clone(), body: rewrite(body, rule)? }));
+            node.op = Op::While(Box::new(While {
+                condition: condition.clone(),
+                body: rewrite(body, rule)?,
+            }));
         }
         match rule(&mut out, &node, &mut seen)? {
             Change::Op(Some(op)) => node.op = op,
@@ -93,25 +106,33 @@ fn rewrite(graph: &Graph, rule: &mut Rule<'_>) -> Result<Graph> {
             }
             Change::Widened(Some(half)) => {
                 let name = node.name.clone();
-                let shape = out.constant(half).map(|tensor| tensor.shape().to_vec()).unwrap_or_default();
-                let wide = out.add_value(format!("{name}/weights"), ValueType::fixed(DType::F32, &shape));
+                let shape =
+                    out.constant(half).map(|tensor| tensor.shape().to_vec()).unwrap_or_default();
+                let wide =
+                    out.add_value(format!("{name}/weights"), ValueType::fixed(DType::F32, &shape));
                 out.add_node(name, Op::Dequantize, vec![Some(half)], vec![Some(wide)]);
                 node.inputs[1] = Some(wide);
             }
-            Change::Op(None) | Change::Weights(None) | Change::Table(None) | Change::Widened(None) => {}
+            Change::Op(None)
+            | Change::Weights(None)
+            | Change::Table(None)
+            | Change::Widened(None) => {}
         }
         out.nodes.push(node);
     }
     Ok(out)
 }
 
-/// Rows of an int8 table, dequantised.
+/// Rows of an int8 table, dequantized.
 fn take_from_table(graph: &mut Graph, mut node: Node, table: ValueId) -> Result<()> {
     let missing = || Error::internal("a value is missing");
     let result = node.output(0).ok_or_else(missing)?;
     let shape = graph.get(result).ok_or_else(missing)?.ty.shape.clone();
     let quantization = graph.get(table).ok_or_else(missing)?.ty.quantization.clone();
-    let rows = graph.add_value(format!("{}/rows", node.name), ValueType { dtype: DType::I8, shape, quantization });
+    let rows = graph.add_value(
+        format!("{}/rows", node.name),
+        ValueType { dtype: DType::I8, shape, quantization },
+    );
     node.op = Op::Gather(Gather { axis: 0, batch_dims: 0 });
     node.inputs[0] = Some(table);
     node.outputs[0] = Some(rows);
@@ -133,7 +154,9 @@ fn int8_constant(
         return Ok(Some(*known));
     }
     let Some(entry) = graph.get(value) else { return Ok(None) };
-    let Some(tensor) = entry.constant.as_ref().filter(|tensor| tensor.dtype() == DType::F32) else { return Ok(None) };
+    let Some(tensor) = entry.constant.as_ref().filter(|tensor| tensor.dtype() == DType::F32) else {
+        return Ok(None);
+    };
     if tensor.len() < FEWEST_ELEMENTS || tensor.shape().len() != 2 || !all_finite(tensor) {
         return Ok(None);
     }
@@ -159,7 +182,9 @@ fn half_constant(
         return Ok(Some(*known));
     }
     let Some(entry) = graph.get(value) else { return Ok(None) };
-    let Some(tensor) = entry.constant.as_ref().filter(|tensor| tensor.dtype() == DType::F32) else { return Ok(None) };
+    let Some(tensor) = entry.constant.as_ref().filter(|tensor| tensor.dtype() == DType::F32) else {
+        return Ok(None);
+    };
     let Some(halves) = halves(tensor)? else { return Ok(None) };
     let name = entry.name.clone();
     let half = graph.add_constant(name, halves);
@@ -174,7 +199,9 @@ fn all_finite(tensor: &Tensor) -> bool {
 /// Rounded to halves; `None` for a small tensor, and where a number does not fit a half.
 fn halves(tensor: &Tensor) -> Result<Option<Tensor>> {
     let floats = tensor.to_f32();
-    if floats.len() < FEWEST_HALVES || floats.iter().any(|w| w.is_nan() || w.abs() > f16::MAX.to_f32()) {
+    if floats.len() < FEWEST_HALVES
+        || floats.iter().any(|w| w.is_nan() || w.abs() > f16::MAX.to_f32())
+    {
         return Ok(None);
     }
     Tensor::from_vec(tensor.shape(), floats.iter().map(|w| f16::from_f32(*w)).collect()).map(Some)
@@ -200,7 +227,10 @@ pub(super) fn symmetric(weights: &[f32]) -> (Vec<i8>, f32) {
 }
 
 /// The matrices of a cell's products, each with its number of blocks.
-fn map_matrices(weights: CellWeights, mut map: impl FnMut(Matrix, bool) -> Result<Matrix>) -> Result<CellWeights> {
+fn map_matrices(
+    weights: CellWeights,
+    mut map: impl FnMut(Matrix, bool) -> Result<Matrix>,
+) -> Result<CellWeights> {
     let mut weights = weights;
     weights.input = map(weights.input, true)?;
     weights.recurrent = map(weights.recurrent, true)?;
@@ -211,7 +241,8 @@ fn map_matrices(weights: CellWeights, mut map: impl FnMut(Matrix, bool) -> Resul
     Ok(weights)
 }
 
-/// A float layer with int8 weights, one scale for each gate; `None` when it has none large enough or cannot.
+/// A float layer with int8 weights, one scale for each gate; `None` when it has none large enough
+/// or cannot.
 fn hybrid(op: &Recurrent) -> Result<Option<Recurrent>> {
     let gates = op.cell.gate_blocks();
     let is_large = |matrix: &Matrix, blocks: usize| matrix.data.len() / blocks >= FEWEST_ELEMENTS;
@@ -220,10 +251,9 @@ fn hybrid(op: &Recurrent) -> Result<Option<Recurrent>> {
         is_large(&weights.input, gates) || is_large(&weights.recurrent, gates)
     });
     let fits = op.arithmetic == Arithmetic::Float
-        && op
-            .directions
-            .iter()
-            .all(|d| !d.weights.is_diagonal() && d.weights.parts().iter().all(|(_, t)| all_finite(t)));
+        && op.directions.iter().all(|d| {
+            !d.weights.is_diagonal() && d.weights.parts().iter().all(|(_, t)| all_finite(t))
+        });
     if !large || !fits {
         return Ok(None);
     }
@@ -234,7 +264,8 @@ fn hybrid(op: &Recurrent) -> Result<Option<Recurrent>> {
             int8_matrix(&matrix, if per_gate { gates } else { 1 })
         })?;
         // The kernel reads int8 peepholes too.
-        weights.peephole = weights.peephole.map(|peephole| rounded(&peephole, gates - 1)).transpose()?;
+        weights.peephole =
+            weights.peephole.map(|peephole| rounded(&peephole, gates - 1)).transpose()?;
         direction.weights = Arc::new(weights);
     }
     Ok(Some(op))

@@ -4,7 +4,7 @@ use super::elementwise::{activate, activate_all};
 use super::hybrid::HybridMatrix;
 use super::movement::{self, View, broadcast};
 use super::operands::{Operands, broadcast_shape, checked_count};
-use super::quantised;
+use super::quantized;
 use crate::error::{Error, Result};
 use crate::graph::ValueType;
 use crate::graph::op::{Activation, Conv2d, FullyConnected, MatMul};
@@ -28,12 +28,23 @@ pub(super) struct Dense {
 }
 
 impl Dense {
-    fn new(options: &FullyConnected, x: &Tensor, weights: &Tensor, bias: Option<&Tensor>) -> Result<Dense> {
+    fn new(
+        options: &FullyConnected,
+        x: &Tensor,
+        weights: &Tensor,
+        bias: Option<&Tensor>,
+    ) -> Result<Dense> {
         let &[outputs, inputs] = weights.shape() else {
-            return Err(Error::input(format!("weights of shape {:?} are no matrix", weights.shape())));
+            return Err(Error::input(format!(
+                "weights of shape {:?} are no matrix",
+                weights.shape()
+            )));
         };
         if let Some(bias) = bias.filter(|bias| bias.len() != outputs) {
-            return Err(Error::input(format!("a bias of shape {:?} for {outputs} outputs", bias.shape())));
+            return Err(Error::input(format!(
+                "a bias of shape {:?} for {outputs} outputs",
+                bias.shape()
+            )));
         }
         let wrong = || Error::input(format!("x of shape {:?} has no rows of {inputs}", x.shape()));
         let shape = if options.keep_leading_axes {
@@ -54,21 +65,23 @@ impl Dense {
     }
 }
 
-/// Op [`Op::FullyConnected`](crate::graph::Op::FullyConnected): `y = activation(W x + b)` for every row.
+/// Op [`Op::FullyConnected`](crate::graph::Op::FullyConnected): `y = activation(W x + b)` for every
+/// row.
 pub(super) fn fully_connected(options: &FullyConnected, operands: &Operands<'_>) -> Result<Tensor> {
     let (x, weights) = (operands.tensor(0, "x")?, operands.tensor(1, "weights")?);
     let bias = operands.optional(2);
     let sizes = Dense::new(options, x, weights, bias)?;
-    if operands.is_quantised(0) {
-        return quantised::fully_connected(options, &sizes, operands);
+    if operands.is_quantized(0) {
+        return quantized::fully_connected(options, &sizes, operands);
     }
     if is_hybrid(operands, 1) {
         let weights = HybridMatrix::from_operand(weights, operands.ty(1))?;
         let mut out = initial(bias, &sizes)?;
         let x = x.as_slice::<f32>()?;
         for row in 0..sizes.rows {
-            let quantised = weights.quantise(&x[row * sizes.inputs..][..sizes.inputs], options.asymmetric_inputs);
-            weights.accumulate(&quantised, &mut out[row * sizes.outputs..][..sizes.outputs]);
+            let quantized = weights
+                .quantize(&x[row * sizes.inputs..][..sizes.inputs], options.asymmetric_inputs);
+            weights.accumulate(&quantized, &mut out[row * sizes.outputs..][..sizes.outputs]);
         }
         return activate_all(options.activation, &Tensor::from_vec(&sizes.shape, out)?);
     }
@@ -97,8 +110,10 @@ fn initial(bias: Option<&Tensor>, sizes: &Dense) -> Result<Vec<f32>> {
 
 /// Int8 weights with a scale under f32 activations.
 fn is_hybrid(operands: &Operands<'_>, weights: usize) -> bool {
-    let is_small = |ty: &ValueType| matches!(ty.dtype, DType::I8 | DType::U8) && ty.quantization.is_some();
-    operands.ty(weights).is_some_and(is_small) && operands.ty(0).is_some_and(|ty| ty.dtype == DType::F32)
+    let is_small =
+        |ty: &ValueType| matches!(ty.dtype, DType::I8 | DType::U8) && ty.quantization.is_some();
+    operands.ty(weights).is_some_and(is_small)
+        && operands.ty(0).is_some_and(|ty| ty.dtype == DType::F32)
 }
 
 fn float_operand(x: &Tensor, name: &str) -> Result<(DType, Vec<f64>)> {
@@ -109,7 +124,8 @@ fn float_operand(x: &Tensor, name: &str) -> Result<(DType, Vec<f64>)> {
     }
 }
 
-/// Sizes of a matrix product, and both operands as stacks of matrices: a `[batches, M, K]`, b `[batches, N, K]` (transposed).
+/// Sizes of a matrix product, and both operands as stacks of matrices: a `[batches, M, K]`, b
+/// `[batches, N, K]` (transposed).
 pub(super) struct Product {
     pub a: Tensor,
     pub b: Tensor,
@@ -121,7 +137,9 @@ pub(super) struct Product {
 
 impl Product {
     fn new(options: &MatMul, a: &Tensor, b: &Tensor) -> Result<Product> {
-        let wrong = || Error::input(format!("shapes {:?} and {:?} cannot be multiplied", a.shape(), b.shape()));
+        let wrong = || {
+            Error::input(format!("shapes {:?} and {:?} cannot be multiplied", a.shape(), b.shape()))
+        };
         let (a_rank, b_rank) = (a.shape().len(), b.shape().len());
         if a_rank < 2 || b_rank < 2 {
             return Err(wrong());
@@ -136,7 +154,10 @@ impl Product {
         let batch = broadcast_shape(a_batch, b_batch)?;
         let shape = [&batch[..], &[m, n]].concat();
         checked_count(DType::F32, &shape)?;
-        let (a, b) = (broadcast(&a, &[&batch[..], &[m, k]].concat())?, broadcast(&b, &[&batch[..], &[n, k]].concat())?);
+        let (a, b) = (
+            broadcast(&a, &[&batch[..], &[m, k]].concat())?,
+            broadcast(&b, &[&batch[..], &[n, k]].concat())?,
+        );
         Ok(Product { a, b, m, n, k, shape })
     }
 
@@ -171,14 +192,15 @@ pub(super) fn matmul(options: &MatMul, operands: &Operands<'_>) -> Result<Tensor
     let (a, b) = (operands.tensor(0, "a")?, operands.tensor(1, "b")?);
     let product = Product::new(options, a, b)?;
     let (k, count) = (product.k, product.shape.iter().product());
-    if operands.is_quantised(0) {
-        return quantised::matmul(&product, operands);
+    if operands.is_quantized(0) {
+        return quantized::matmul(&product, operands);
     }
     if is_hybrid(operands, 1) {
         return hybrid_matmul(options, &product, operands);
     }
     if a.dtype().is_float() {
-        let ((dtype, a), (_, b)) = (float_operand(&product.a, "a")?, float_operand(&product.b, "b")?);
+        let ((dtype, a), (_, b)) =
+            (float_operand(&product.a, "a")?, float_operand(&product.b, "b")?);
         let mut out = Vec::with_capacity(count);
         product.pairs(|row, column| out.push(dot(&a[row * k..][..k], &b[column * k..][..k])));
         return movement::from_floats(dtype, &product.shape, out);
@@ -201,8 +223,13 @@ fn hybrid_matmul(options: &MatMul, product: &Product, operands: &Operands<'_>) -
     let mut out = vec![0.0f32; product.shape.iter().product()];
     for row in 0..batches * product.m {
         let first = row / product.m * product.n;
-        let quantised = weights.quantise(&a[row * product.k..][..product.k], options.asymmetric_inputs);
-        weights.accumulate_rows(first..first + product.n, &quantised, &mut out[row * product.n..][..product.n]);
+        let quantized =
+            weights.quantize(&a[row * product.k..][..product.k], options.asymmetric_inputs);
+        weights.accumulate_rows(
+            first..first + product.n,
+            &quantized,
+            &mut out[row * product.n..][..product.n],
+        );
     }
     Tensor::from_vec(&product.shape, out)
 }
@@ -219,11 +246,21 @@ pub(super) struct Window {
 }
 
 impl Window {
-    fn new(same: bool, size: usize, kernel: usize, stride: usize, dilation: usize) -> Result<Window> {
+    fn new(
+        same: bool,
+        size: usize,
+        kernel: usize,
+        stride: usize,
+        dilation: usize,
+    ) -> Result<Window> {
         // TFLite keeps these in 32 bits; the bound keeps the arithmetic below exact.
         let fits = |n: usize| (1..=i32::MAX as usize).contains(&n);
-        if !(fits(kernel) && fits(stride) && fits(dilation)) || kernel as u64 * dilation as u64 > i32::MAX as u64 {
-            return Err(Error::graph(format!("a kernel of {kernel} with stride {stride} and dilation {dilation}")));
+        if !(fits(kernel) && fits(stride) && fits(dilation))
+            || kernel as u64 * dilation as u64 > i32::MAX as u64
+        {
+            return Err(Error::graph(format!(
+                "a kernel of {kernel} with stride {stride} and dilation {dilation}"
+            )));
         }
         let reach = (kernel - 1) * dilation + 1;
         let (count, before) = if same {
@@ -259,10 +296,21 @@ pub(super) struct Convolution {
 }
 
 impl Convolution {
-    fn new(options: &Conv2d, x: &Tensor, weights: &Tensor, bias: Option<&Tensor>) -> Result<Convolution> {
-        let wrong =
-            || Error::input(format!("x of shape {:?} does not fit weights of shape {:?}", x.shape(), weights.shape()));
-        let (&[images, h, w, channels], &[outputs, kh, kw, inputs]) = (x.shape(), weights.shape()) else {
+    fn new(
+        options: &Conv2d,
+        x: &Tensor,
+        weights: &Tensor,
+        bias: Option<&Tensor>,
+    ) -> Result<Convolution> {
+        let wrong = || {
+            Error::input(format!(
+                "x of shape {:?} does not fit weights of shape {:?}",
+                x.shape(),
+                weights.shape()
+            ))
+        };
+        let (&[images, h, w, channels], &[outputs, kh, kw, inputs]) = (x.shape(), weights.shape())
+        else {
             return Err(wrong());
         };
         if channels != inputs || bias.is_some_and(|bias| bias.len() != outputs) {
@@ -276,8 +324,13 @@ impl Convolution {
         Ok(Convolution { images, channels, outputs, vertical, horizontal, shape })
     }
 
-    /// `Σ product(index in x, index in the weights)` for every element of the result in order; `finish(sum, unit)` takes it.
-    pub fn sums<S: Default>(&self, add: impl Fn(&mut S, usize, usize), mut finish: impl FnMut(S, usize)) {
+    /// `Σ product(index in x, index in the weights)` for every element of the result in order;
+    /// `finish(sum, unit)` takes it.
+    pub fn sums<S: Default>(
+        &self,
+        add: impl Fn(&mut S, usize, usize),
+        mut finish: impl FnMut(S, usize),
+    ) {
         let (channels, h, w) = (self.channels, self.vertical.size, self.horizontal.size);
         let (kh, kw) = (self.vertical.kernel, self.horizontal.kernel);
         for image in 0..self.images {
@@ -301,13 +354,14 @@ impl Convolution {
 }
 
 /// Op [`Op::Conv2d`](crate::graph::Op::Conv2d):
-/// `y[n, r, c, o] = activation(b[o] + Σ_{i, j, k} x[n, r·s + i·d − pad, c·s + j·d − pad, k] · w[o, i, j, k])`, zeros outside x.
+/// `y[n, r, c, o] = activation(b[o] + Σ_{i, j, k} x[n, r·s + i·d − pad, c·s + j·d − pad, k] · w[o, i, j, k])`,
+/// zeros outside x.
 pub(super) fn conv2d(options: &Conv2d, operands: &Operands<'_>) -> Result<Tensor> {
     let (x, weights) = (operands.tensor(0, "x")?, operands.tensor(1, "weights")?);
     let bias = operands.optional(2);
     let sizes = Convolution::new(options, x, weights, bias)?;
-    if operands.is_quantised(0) {
-        return quantised::conv2d(options, &sizes, operands);
+    if operands.is_quantized(0) {
+        return quantized::conv2d(options, &sizes, operands);
     }
     if is_hybrid(operands, 1) {
         return Err(Error::unsupported("a convolution of float data with int8 weights"));
@@ -325,7 +379,7 @@ pub(super) fn conv2d(options: &Conv2d, operands: &Operands<'_>) -> Result<Tensor
     movement::from_floats(dtype, &sizes.shape, out)
 }
 
-/// The activations that a quantised sum can be clamped to.
+/// The activations that a quantized sum can be clamped to.
 pub(super) fn clamping(activation: Activation) -> Result<(Option<f32>, Option<f32>)> {
     match activation {
         Activation::Linear => Ok((None, None)),
@@ -344,6 +398,8 @@ pub(super) fn clamping(activation: Activation) -> Result<(Option<f32>, Option<f3
         | Activation::Swish
         | Activation::Gelu { .. }
         | Activation::HardSwish
-        | Activation::Exponential => Err(Error::unsupported(format!("{activation:?} fused into a quantised op"))),
+        | Activation::Exponential => {
+            Err(Error::unsupported(format!("{activation:?} fused into a quantized op")))
+        }
     }
 }

@@ -1,8 +1,9 @@
-//! Functions of single elements. Floats in f64, rounded once; integers wrap; quantised numbers as `quantised` says.
+//! Functions of single elements. Floats in f64, rounded once; integers wrap; quantized numbers as
+//! `quantized` says.
 
 use super::movement::{self, broadcast};
 use super::operands::{Operands, broadcast_shape, checked_count};
-use super::quantised;
+use super::quantized;
 use crate::error::{Error, Result};
 use crate::graph::op::{Activation, Binary, BinaryFunction, Concat, Unary};
 use crate::tensor::{DType, Tensor};
@@ -19,7 +20,9 @@ pub(crate) fn activate(function: Activation, x: f64) -> f64 {
         Activation::Relu6 => x.clamp(0.0, 6.0),
         Activation::Tanh => x.tanh(),
         Activation::Sigmoid => sigmoid(x),
-        Activation::HardSigmoid { alpha, beta } => (f64::from(alpha) * x + f64::from(beta)).clamp(0.0, 1.0),
+        Activation::HardSigmoid { alpha, beta } => {
+            (f64::from(alpha) * x + f64::from(beta)).clamp(0.0, 1.0)
+        }
         Activation::SignBit => f64::from(u8::from(x.is_sign_negative())),
         Activation::Elu { alpha } => {
             if x > 0.0 {
@@ -40,7 +43,9 @@ pub(crate) fn activate(function: Activation, x: f64) -> f64 {
         Activation::Softplus => relu(x) + (-x.abs()).exp().ln_1p(),
         Activation::Softsign => x / (1.0 + x.abs()),
         Activation::Swish => x * sigmoid(x),
-        Activation::Gelu { approximate: false } => 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)),
+        Activation::Gelu { approximate: false } => {
+            0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2))
+        }
         Activation::Gelu { approximate: true } => {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
             0.5 * x * (1.0 + inner.tanh())
@@ -59,8 +64,8 @@ fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
-/// The error function: its Taylor series near 0, the continued fraction of erfc (by Lentz, from the tail) further out;
-/// both to about 1e-15.
+/// The error function: its Taylor series near 0, the continued fraction of erfc (by Lentz, from the
+/// tail) further out; both to about 1e-15.
 fn erf(x: f64) -> f64 {
     let a = x.abs();
     if x.is_nan() {
@@ -71,7 +76,8 @@ fn erf(x: f64) -> f64 {
     }
     let scale = 2.0 / std::f64::consts::PI.sqrt();
     if a < 2.5 {
-        // erf x = 2/√π Σ (−1)^n x^(2n+1) / (n! (2n+1)), written with the all-positive series e^(−x²) Σ 2^n x^(2n+1) / (2n+1)!!
+        // erf x = 2/√π Σ (−1)^n x^(2n+1) / (n! (2n+1)), written with the all-positive series
+        // e^(−x²) Σ 2^n x^(2n+1) / (2n+1)!!
         let (mut term, mut sum, mut n) = (a, a, 0.0);
         while term > sum * 1e-17 {
             n += 1.0;
@@ -88,8 +94,8 @@ fn erf(x: f64) -> f64 {
 /// Op [`Op::Activation`](crate::graph::Op::Activation).
 pub(super) fn activation(function: Activation, operands: &Operands<'_>) -> Result<Tensor> {
     let x = operands.tensor(0, "x")?;
-    if operands.is_quantised(0) {
-        return quantised::activation(function, operands);
+    if operands.is_quantized(0) {
+        return quantized::activation(function, operands);
     }
     activate_all(function, x)
 }
@@ -131,17 +137,23 @@ pub(super) fn activate_all(function: Activation, x: &Tensor) -> Result<Tensor> {
 /// Op [`Op::Unary`](crate::graph::Op::Unary).
 pub(super) fn unary(function: Unary, operands: &Operands<'_>) -> Result<Tensor> {
     let x = operands.tensor(0, "x")?;
-    if operands.is_quantised(0) {
-        return quantised::by_table(operands, |v| unary_float(function, f64::from(v)).map(|y| y as f32));
+    if operands.is_quantized(0) {
+        return quantized::by_table(operands, |v| {
+            unary_float(function, f64::from(v)).map(|y| y as f32)
+        });
     }
     if function == Unary::Not {
         return Tensor::from_vec(x.shape(), x.as_slice::<bool>()?.iter().map(|&v| !v).collect());
     }
     if x.dtype().is_float() {
-        let values = movement::floats(x).into_iter().map(|v| unary_float(function, v)).collect::<Result<_>>()?;
+        let values = movement::floats(x)
+            .into_iter()
+            .map(|v| unary_float(function, v))
+            .collect::<Result<_>>()?;
         return movement::from_floats(x.dtype(), x.shape(), values);
     }
-    let values = x.to_i64()?.into_iter().map(|v| unary_integer(function, v)).collect::<Result<_>>()?;
+    let values =
+        x.to_i64()?.into_iter().map(|v| unary_integer(function, v)).collect::<Result<_>>()?;
     movement::from_integers(x.dtype(), x.shape(), values)
 }
 
@@ -189,18 +201,35 @@ fn unary_integer(function: Unary, x: i64) -> Result<i64> {
 pub(super) fn binary(options: &Binary, operands: &Operands<'_>) -> Result<Tensor> {
     let (a, b) = (operands.tensor(0, "a")?, operands.tensor(1, "b")?);
     if a.dtype() != b.dtype() {
-        return Err(Error::graph(format!("{:?} of {} and {}", options.function, a.dtype(), b.dtype())));
+        return Err(Error::graph(format!(
+            "{:?} of {} and {}",
+            options.function,
+            a.dtype(),
+            b.dtype()
+        )));
     }
     let shape = broadcast_shape(a.shape(), b.shape())?;
     checked_count(a.dtype(), &shape)?;
     let (a, b) = (broadcast(a, &shape)?, broadcast(b, &shape)?);
-    if operands.is_quantised(0) && operands.is_quantised(1) {
-        return quantised::binary(options, &a, &b, operands);
+    if operands.is_quantized(0) && operands.is_quantized(1) {
+        return quantized::binary(options, &a, &b, operands);
     }
     let result = if a.dtype().is_float() {
-        binary_float(options.function, a.dtype(), &shape, &movement::floats(&a), &movement::floats(&b))?
+        binary_float(
+            options.function,
+            a.dtype(),
+            &shape,
+            &movement::floats(&a),
+            &movement::floats(&b),
+        )?
     } else {
-        binary_integer(options.function, a.dtype(), &shape, &movement::integers(&a)?, &movement::integers(&b)?)?
+        binary_integer(
+            options.function,
+            a.dtype(),
+            &shape,
+            &movement::integers(&a)?,
+            &movement::integers(&b)?,
+        )?
     };
     if result.dtype() == DType::Bool {
         return if options.activation == Activation::Linear {
@@ -209,12 +238,17 @@ pub(super) fn binary(options: &Binary, operands: &Operands<'_>) -> Result<Tensor
             Err(Error::graph(format!("{:?} after {:?}", options.activation, options.function)))
         };
     }
-    // The result was rounded to its type; the activations that ops carry (clamps) do not round again.
+    // The result was rounded to its type; the activations that ops carry (clamps) do not round
+    // again.
     activate_all(options.activation, &result)
 }
 
 /// What a comparison or a logical function says, `None` for the functions that compute numbers.
-pub(super) fn compare<T: PartialOrd + Default>(function: BinaryFunction, a: &T, b: &T) -> Option<bool> {
+pub(super) fn compare<T: PartialOrd + Default>(
+    function: BinaryFunction,
+    a: &T,
+    b: &T,
+) -> Option<bool> {
     match function {
         BinaryFunction::Equal => Some(a == b),
         BinaryFunction::NotEqual => Some(a != b),
@@ -241,7 +275,13 @@ fn is_logical(function: BinaryFunction) -> bool {
     matches!(function, BinaryFunction::And | BinaryFunction::Or)
 }
 
-fn binary_float(function: BinaryFunction, dtype: DType, shape: &[usize], a: &[f64], b: &[f64]) -> Result<Tensor> {
+fn binary_float(
+    function: BinaryFunction,
+    dtype: DType,
+    shape: &[usize],
+    a: &[f64],
+    b: &[f64],
+) -> Result<Tensor> {
     if is_logical(function) {
         return Err(Error::graph(format!("{function:?} of {dtype} numbers")));
     }
@@ -292,7 +332,13 @@ fn arithmetic(function: BinaryFunction, a: f64, b: f64) -> f64 {
     }
 }
 
-fn binary_integer(function: BinaryFunction, dtype: DType, shape: &[usize], a: &[i64], b: &[i64]) -> Result<Tensor> {
+fn binary_integer(
+    function: BinaryFunction,
+    dtype: DType,
+    shape: &[usize],
+    a: &[i64],
+    b: &[i64],
+) -> Result<Tensor> {
     if is_logical(function) && dtype != DType::Bool {
         return Err(Error::graph(format!("{function:?} of {dtype} numbers")));
     }
@@ -303,7 +349,11 @@ fn binary_integer(function: BinaryFunction, dtype: DType, shape: &[usize], a: &[
     if dtype == DType::Bool {
         return Err(Error::graph(format!("{function:?} of booleans")));
     }
-    let values = a.iter().zip(b).map(|(&a, &b)| arithmetic_integer(function, a, b)).collect::<Result<_>>()?;
+    let values = a
+        .iter()
+        .zip(b)
+        .map(|(&a, &b)| arithmetic_integer(function, a, b))
+        .collect::<Result<_>>()?;
     movement::from_integers(dtype, shape, values)
 }
 
@@ -344,8 +394,8 @@ fn arithmetic_integer(function: BinaryFunction, a: i64, b: i64) -> Result<i64> {
 
 /// `a^b` with wrapping products.
 fn power(a: i64, b: i64) -> Result<i64> {
-    let mut exponent =
-        u64::try_from(b).map_err(|_| Error::input(format!("the integer {a} has the negative exponent {b}")))?;
+    let mut exponent = u64::try_from(b)
+        .map_err(|_| Error::input(format!("the integer {a} has the negative exponent {b}")))?;
     let (mut result, mut square) = (1i64, a);
     while exponent > 0 {
         if exponent & 1 == 1 {
@@ -357,10 +407,11 @@ fn power(a: i64, b: i64) -> Result<i64> {
     Ok(result)
 }
 
-/// Op [`Op::Concat`](crate::graph::Op::Concat): joins, and rescales quantised parts to the result's scale.
+/// Op [`Op::Concat`](crate::graph::Op::Concat): joins, and rescales quantized parts to the result's
+/// scale.
 pub(super) fn concat(options: &Concat, operands: &Operands<'_>) -> Result<Tensor> {
-    if operands.len() > 0 && operands.is_quantised(0) {
-        return quantised::concat(options, operands);
+    if operands.len() > 0 && operands.is_quantized(0) {
+        return quantized::concat(options, operands);
     }
     activate_all(options.activation, &movement::concat(&operands.all()?, options.axis)?)
 }

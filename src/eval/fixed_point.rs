@@ -1,4 +1,5 @@
-//! Fixed-point arithmetic of the integer kernels: rescaling by a real factor, 16-bit products, logistic, tanh and 1/√x.
+//! Fixed-point arithmetic of the integer kernels: rescaling by a real factor, 16-bit products,
+//! logistic, tanh and 1/√x.
 //!
 //! Bit-exact with the library that TFLite computes with, roundings included.
 
@@ -40,7 +41,8 @@ impl Multiplier {
         rounding_shift(doubling_high_product(x, self.multiplier), (-self.shift).max(0))
     }
 
-    /// The factor over a whole number that is not 0. As many bits as the number has are kept before the division.
+    /// The factor over a whole number that is not 0. As many bits as the number has are kept before
+    /// the division.
     pub(crate) fn divided_by(self, number: usize) -> Multiplier {
         let number = (number as u64).clamp(1, 1 << 62);
         let bits = (number.ilog2() as i32).min(32).min(31 + self.shift).max(0);
@@ -52,7 +54,8 @@ impl Multiplier {
 /// `x = fraction · 2^exponent` with `0.5 <= |fraction| < 1`; x is finite and not 0.
 fn frexp(x: f64) -> (f64, i32) {
     // Subnormal numbers first become normal ones.
-    let (x, bias) = if x.abs() < f64::MIN_POSITIVE { (x * (1u64 << 54) as f64, 54) } else { (x, 0) };
+    let (x, bias) =
+        if x.abs() < f64::MIN_POSITIVE { (x * (1u64 << 54) as f64, 54) } else { (x, 0) };
     let bits = x.to_bits();
     let exponent = ((bits >> 52) & 0x7ff) as i32 - 1022;
     (f64::from_bits((bits & !(0x7ff << 52)) | (1022 << 52)), exponent - bias)
@@ -149,7 +152,8 @@ fn exp_negative(a: i16, n: u32) -> i16 {
     if n > 5 && i32::from(a) < -(1 << (fraction_bits + 5)) { 0 } else { result }
 }
 
-/// `2 / (1 + a)` for a in [0, 1) as Q0.15, the result as Q2.13: three steps of Newton's method on the half sum.
+/// `2 / (1 + a)` for a in [0, 1) as Q0.15, the result as Q2.13: three steps of Newton's method on
+/// the half sum.
 fn reciprocal_of_half_sum(a: i16) -> i16 {
     let sum = i32::from(a) + i32::from(i16::MAX);
     let half = ((sum + if sum >= 0 { 1 } else { -1 }) / 2) as i16;
@@ -168,7 +172,8 @@ pub(crate) fn logistic16(a: i16, n: u32) -> i16 {
         return 1 << 14;
     }
     // Half of a Q2.13 number is one bit to the left in Q0.15.
-    let positive = saturating_left(reciprocal_of_half_sum(exp_negative(negated_magnitude(a), n)), 1);
+    let positive =
+        saturating_left(reciprocal_of_half_sum(exp_negative(negated_magnitude(a), n)), 1);
     if a > 0 { positive } else { i16::MAX.wrapping_sub(positive) }
 }
 
@@ -202,7 +207,8 @@ pub(crate) fn inverse_square_root(x: i32) -> Multiplier {
     let pairs = (input.leading_zeros() - 1) / 2 - 1;
     input <<= 2 * pairs;
     counter -= pairs as i32;
-    // Newton's method for x ← 1.5 x − (input / 2) x³, in Q3.28 from 1. Cubes are Q9.22 and come back by six bits.
+    // Newton's method for x ← 1.5 x − (input / 2) x³, in Q3.28 from 1. Cubes are Q9.22 and come
+    // back by six bits.
     let half_input = rounding_shift(input >> 1, 1);
     let half_three = (1 << 28) + (1 << 27);
     let mut root = 1i32 << 28;
@@ -231,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn multipliers_are_normalised() {
+    fn multipliers_are_normalized() {
         for (factor, multiplier, shift) in
             [(0.5, 1 << 30, 0), (1.0, 1 << 30, 1), (0.75, 3 << 29, 0), (1.0 / 1024.0, 1 << 30, -9)]
         {
@@ -247,9 +253,21 @@ mod tests {
     #[test]
     fn rescaling_rounds_twice() {
         let quarter = Multiplier::new(0.25);
-        // 1/4 first becomes 1/2 · 1 rounded to 1, then 1/2 rounded to 1: the two roundings of the kernels.
-        for (x, y) in [(0, 0), (1, 1), (2, 1), (3, 1), (5, 2), (-1, 0), (-2, -1), (-3, -1), (6, 2), (-6, -2), (100, 25)]
-        {
+        // 1/4 first becomes 1/2 · 1 rounded to 1, then 1/2 rounded to 1: the two roundings of the
+        // kernels.
+        for (x, y) in [
+            (0, 0),
+            (1, 1),
+            (2, 1),
+            (3, 1),
+            (5, 2),
+            (-1, 0),
+            (-2, -1),
+            (-3, -1),
+            (6, 2),
+            (-6, -2),
+            (100, 25),
+        ] {
             assert_eq!(quarter.apply(x), y, "{x} / 4");
         }
         assert_eq!(Multiplier::new(3.0).apply(7), 21);
@@ -259,7 +277,8 @@ mod tests {
 
     #[test]
     fn a_mean_folds_the_division_into_the_factor() {
-        // 111 / 2 goes up and −111 / 2 towards zero, 12 / 5 becomes 5 / 2 and then 3: what the two roundings make of them.
+        // 111 / 2 goes up and −111 / 2 towards zero, 12 / 5 becomes 5 / 2 and then 3: what the two
+        // roundings make of them.
         let half = Multiplier::new(1.0).divided_by(2);
         assert_eq!((half.apply(111), half.apply(-111)), (56, -55));
         let fifth = Multiplier::new(1.0).divided_by(5);
@@ -280,7 +299,12 @@ mod tests {
         for a in i16::MIN..=i16::MAX {
             let real = 1.0 / (1.0 + (-f64::from(a) / 4096.0).exp());
             let error = (f64::from(logistic16(a, 3)) - real * 32768.0).abs();
-            assert!(error < 8.0, "logistic of {a}: {} against {}", logistic16(a, 3), real * 32768.0);
+            assert!(
+                error < 8.0,
+                "logistic of {a}: {} against {}",
+                logistic16(a, 3),
+                real * 32768.0
+            );
         }
         assert_eq!(logistic16(0, 3), 16384);
     }
@@ -291,7 +315,11 @@ mod tests {
             for a in i16::MIN..=i16::MAX {
                 let real = (f64::from(a) / f64::from(1 << (15 - n))).tanh() * 32768.0;
                 let error = (f64::from(tanh16(a, n)) - real).abs();
-                assert!(error < 32.0, "tanh of {a} with {n} integer bits: {} against {real}", tanh16(a, n));
+                assert!(
+                    error < 32.0,
+                    "tanh of {a} with {n} integer bits: {} against {real}",
+                    tanh16(a, n)
+                );
             }
         }
     }

@@ -1,5 +1,5 @@
-//! Whole graphs on host tensors: node by node, each tensor freed after its last use. Loops run their two graphs this way, and the
-//! `reference` backend its steps.
+//! Whole graphs on host tensors: node by node, each tensor freed after its last use. Loops run
+//! their two graphs this way, and the `reference` backend its steps.
 
 use super::evaluate;
 use crate::error::{Error, Place, Result};
@@ -8,10 +8,12 @@ use crate::graph::op::While;
 use crate::graph::{Graph, Node, ValueId, ValueType};
 use crate::tensor::{DType, Tensor};
 
-/// Rounds after which a loop counts as endless. Sequences are far shorter: a day of audio in frames of 10 ms is 2²³ steps.
+/// Rounds after which a loop counts as endless. Sequences are far shorter: a day of audio in frames
+/// of 10 ms is 2²³ steps.
 const MOST_ROUNDS: u64 = 1 << 31;
 
-/// Bytes that the variables of a loop may take together, so that one that doubles every round ends in an error.
+/// Bytes that the variables of a loop may take together, so that one that doubles every round ends
+/// in an error.
 const MOST_LOOP_BYTES: usize = 1 << 32;
 
 /// Computes one node; `lookup` gives its operands.
@@ -23,21 +25,28 @@ pub(crate) fn run_node<'t>(
     index: usize,
     lookup: impl Fn(ValueId) -> Option<&'t Tensor>,
 ) -> Result<Vec<Option<Tensor>>> {
-    let node = graph.nodes.get(index).ok_or_else(|| Error::internal(format!("there is no node {index}")))?;
+    let node = graph
+        .nodes
+        .get(index)
+        .ok_or_else(|| Error::internal(format!("there is no node {index}")))?;
     let mut inputs: Vec<Option<(&Tensor, &ValueType)>> = Vec::with_capacity(node.inputs.len());
     for id in &node.inputs {
         inputs.push(match id {
             None => None,
             Some(id) => {
                 let (tensor, value) = lookup(*id).zip(graph.get(*id)).ok_or_else(|| {
-                    Error::internal(format!("value {} is not there", id.0)).within(place(index, node))
+                    Error::internal(format!("value {} is not there", id.0))
+                        .within(place(index, node))
                 })?;
                 Some((tensor, &value.ty))
             }
         });
     }
-    let outputs: Vec<Option<&ValueType>> =
-        node.outputs.iter().map(|id| id.and_then(|id| graph.get(id)).map(|value| &value.ty)).collect();
+    let outputs: Vec<Option<&ValueType>> = node
+        .outputs
+        .iter()
+        .map(|id| id.and_then(|id| graph.get(id)).map(|value| &value.ty))
+        .collect();
     evaluate(&node.op, &inputs, &outputs).within(|| described(index, node, &inputs))
 }
 
@@ -97,7 +106,11 @@ impl<'g> Interpreter<'g> {
     /// The outputs for these inputs, in the graph's order.
     pub(crate) fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
         if inputs.len() != self.graph.inputs.len() {
-            return Err(Error::graph(format!("expected {} inputs, found {}", self.graph.inputs.len(), inputs.len())));
+            return Err(Error::graph(format!(
+                "expected {} inputs, found {}",
+                self.graph.inputs.len(),
+                inputs.len()
+            )));
         }
         let mut values: Vec<Option<Tensor>> = vec![None; self.graph.values.len()];
         for (port, tensor) in self.graph.inputs.iter().zip(inputs) {
@@ -121,7 +134,9 @@ impl<'g> Interpreter<'g> {
             }
         }
         let output = |id: ValueId| {
-            self.find(&values, id).cloned().ok_or_else(|| Error::internal(format!("value {} is not there", id.0)))
+            self.find(&values, id)
+                .cloned()
+                .ok_or_else(|| Error::internal(format!("value {} is not there", id.0)))
         };
         self.graph.outputs.iter().map(|port| output(port.value)).collect()
     }
@@ -141,10 +156,15 @@ pub(crate) fn while_loop(body: &While, mut variables: Vec<Tensor>) -> Result<Vec
         }
         let next = step.run(&variables).within(|| "body")?;
         if next.len() != variables.len() {
-            return Err(Error::graph(format!("the body has {} results for {} variables", next.len(), variables.len())));
+            return Err(Error::graph(format!(
+                "the body has {} results for {} variables",
+                next.len(),
+                variables.len()
+            )));
         }
         variables = next;
-        let bytes = variables.iter().fold(0usize, |sum, tensor| sum.saturating_add(tensor.byte_len()));
+        let bytes =
+            variables.iter().fold(0usize, |sum, tensor| sum.saturating_add(tensor.byte_len()));
         if bytes > MOST_LOOP_BYTES {
             return Err(Error::limit(format!(
                 "the loop's variables take {bytes} bytes, the limit is {MOST_LOOP_BYTES}"
@@ -187,7 +207,12 @@ mod tests {
         let end = graph.add_constant("limit", Tensor::scalar(limit));
         let go = graph.add_value("go", ValueType::fixed(DType::Bool, &[]));
         let i = graph.inputs[0].value;
-        graph.add_node("less", binary(BinaryFunction::Less), vec![Some(i), Some(end)], vec![Some(go)]);
+        graph.add_node(
+            "less",
+            binary(BinaryFunction::Less),
+            vec![Some(i), Some(end)],
+            vec![Some(go)],
+        );
         graph.outputs.push(Port { name: "go".into(), value: go });
         graph
     }
@@ -203,7 +228,12 @@ mod tests {
         for value in [i, x_in] {
             graph.inputs.push(Port { name: String::new(), value });
         }
-        graph.add_node("count", binary(BinaryFunction::Add), vec![Some(i), Some(one)], vec![Some(next)]);
+        graph.add_node(
+            "count",
+            binary(BinaryFunction::Add),
+            vec![Some(i), Some(one)],
+            vec![Some(next)],
+        );
         graph.add_node("work", op, vec![Some(x_in), Some(x_in)], vec![Some(x_out)]);
         for value in [next, x_out] {
             graph.outputs.push(Port { name: String::new(), value });
@@ -215,7 +245,10 @@ mod tests {
     fn a_loop_runs_until_its_condition_fails() {
         for rounds in [0i32, 1, 10] {
             let x = int(&[2]);
-            let loop_ = While { condition: condition(rounds, x.clone()), body: body(x, binary(BinaryFunction::Add)) };
+            let loop_ = While {
+                condition: condition(rounds, x.clone()),
+                body: body(x, binary(BinaryFunction::Add)),
+            };
             let start = vec![Tensor::scalar(0i32), Tensor::from_slice(&[2], &[1i32, 3]).unwrap()];
             let end = while_loop(&loop_, start).unwrap();
             assert_eq!(end[0].as_slice::<i32>().unwrap(), [rounds]);
@@ -236,7 +269,10 @@ mod tests {
     #[test]
     fn a_failure_says_where_and_on_what() {
         let x = int(&[2]);
-        let loop_ = While { condition: condition(3, x.clone()), body: body(x, binary(BinaryFunction::And)) };
+        let loop_ = While {
+            condition: condition(3, x.clone()),
+            body: body(x, binary(BinaryFunction::And)),
+        };
         let start = vec![Tensor::scalar(0i32), Tensor::from_slice(&[2], &[1i32, 3]).unwrap()];
         let text = while_loop(&loop_, start).unwrap_err().to_string();
         assert!(text.starts_with("body: node 1 (work, And) of int32 [2], int32 [2]: "), "{text}");

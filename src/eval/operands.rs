@@ -4,7 +4,8 @@ use crate::error::{Error, Result};
 use crate::graph::ValueType;
 use crate::tensor::{DType, Tensor, element_count};
 
-/// Most bytes of one tensor that an op may make: 2 GiB, what a TFLite file could hold and far over any recurrent model's need.
+/// Most bytes of one tensor that an op may make: 2 GiB, what a TFLite file could hold and far over
+/// any recurrent model's need.
 const MOST_BYTES: usize = 1 << 31;
 
 /// The operands of a node by slot, with named errors for what is missing.
@@ -29,7 +30,8 @@ impl<'a> Operands<'a> {
 
     /// The operand in `slot`; `name` is for the message.
     pub(crate) fn tensor(&self, slot: usize, name: &str) -> Result<&'a Tensor> {
-        self.optional(slot).ok_or_else(|| Error::graph(format!("operand {slot} ({name}) is missing")))
+        self.optional(slot)
+            .ok_or_else(|| Error::graph(format!("operand {slot} ({name}) is missing")))
     }
 
     /// Every operand; none may be absent.
@@ -57,9 +59,9 @@ impl<'a> Operands<'a> {
         self.outputs.get(slot).copied().flatten()
     }
 
-    /// Whether the operand in `slot` holds quantised numbers: a small integer type with a scale.
-    pub(crate) fn is_quantised(&self, slot: usize) -> bool {
-        self.ty(slot).is_some_and(is_quantised)
+    /// Whether the operand in `slot` holds quantized numbers: a small integer type with a scale.
+    pub(crate) fn is_quantized(&self, slot: usize) -> bool {
+        self.ty(slot).is_some_and(is_quantized)
     }
 
     /// Scale and zero point of the operand in `slot`.
@@ -73,8 +75,8 @@ impl<'a> Operands<'a> {
     }
 }
 
-/// Whether a type stands for quantised numbers.
-pub(crate) fn is_quantised(ty: &ValueType) -> bool {
+/// Whether a type stands for quantized numbers.
+pub(crate) fn is_quantized(ty: &ValueType) -> bool {
     matches!(ty.dtype, DType::I8 | DType::U8 | DType::I16) && ty.quantization.is_some()
 }
 
@@ -89,7 +91,7 @@ impl Affine {
     fn of(ty: Option<&ValueType>, name: &str) -> Result<Affine> {
         let quantization = ty
             .and_then(|ty| ty.quantization.as_ref())
-            .ok_or_else(|| Error::graph(format!("{name} is quantised and has no scale")))?;
+            .ok_or_else(|| Error::graph(format!("{name} is quantized and has no scale")))?;
         let (scale, zero) = quantization
             .as_per_tensor()
             .ok_or_else(|| Error::unsupported(format!("{name} has a scale for each channel")))?;
@@ -101,7 +103,7 @@ impl Affine {
         if !(scale.is_finite() && scale > 0.0) {
             return Err(Error::graph(format!("{name} has the scale {scale}")));
         }
-        // The widest quantised type is int16.
+        // The widest quantized type is int16.
         let zero = i32::try_from(zero)
             .ok()
             .filter(|zero| zero.unsigned_abs() <= 1 << 16)
@@ -110,11 +112,14 @@ impl Affine {
     }
 }
 
-/// The number of elements of a result, checked against the memory limit before anything is allocated.
+/// The number of elements of a result, checked against the memory limit before anything is
+/// allocated.
 pub(crate) fn checked_count(dtype: DType, shape: &[usize]) -> Result<usize> {
     let count = element_count(shape)?;
     if count.checked_mul(dtype.size()).is_none_or(|bytes| bytes > MOST_BYTES) {
-        return Err(Error::limit(format!("a {dtype} tensor of shape {shape:?} passes the limit of 2^31 bytes")));
+        return Err(Error::limit(format!(
+            "a {dtype} tensor of shape {shape:?} passes the limit of 2^31 bytes"
+        )));
     }
     Ok(count)
 }
@@ -122,17 +127,19 @@ pub(crate) fn checked_count(dtype: DType, shape: &[usize]) -> Result<usize> {
 /// Resolves an axis that may count from the end.
 pub(crate) fn axis_index(axis: i64, rank: usize) -> Result<usize> {
     let wrapped = if axis < 0 { axis.checked_add(rank as i64) } else { Some(axis) };
-    wrapped
-        .and_then(|axis| usize::try_from(axis).ok())
-        .filter(|&axis| axis < rank)
-        .ok_or_else(|| Error::input(format!("axis {axis} does not exist in a tensor of rank {rank}")))
+    wrapped.and_then(|axis| usize::try_from(axis).ok()).filter(|&axis| axis < rank).ok_or_else(
+        || Error::input(format!("axis {axis} does not exist in a tensor of rank {rank}")),
+    )
 }
 
 /// The one integer of a scalar operand.
 pub(crate) fn scalar_i64(tensor: &Tensor, name: &str) -> Result<i64> {
     match tensor.to_i64()?.as_slice() {
         [value] => Ok(*value),
-        _ => Err(Error::input(format!("{name} must be one number, its shape is {:?}", tensor.shape()))),
+        _ => Err(Error::input(format!(
+            "{name} must be one number, its shape is {:?}",
+            tensor.shape()
+        ))),
     }
 }
 

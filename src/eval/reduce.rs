@@ -2,12 +2,13 @@
 
 use super::movement::{self, View};
 use super::operands::{Operands, axis_index, checked_count, scalar_i64};
-use super::quantised;
+use super::quantized;
 use crate::error::{Error, Result};
 use crate::graph::op::{ArgMax, Reduce, ReduceFunction, Softmax};
 use crate::tensor::{DType, Tensor};
 
-/// x with the reduced axes moved to the end: as `groups` rows of `size` elements, and the result's shape.
+/// x with the reduced axes moved to the end: as `groups` rows of `size` elements, and the result's
+/// shape.
 pub(super) struct Groups {
     pub rows: Tensor,
     pub groups: usize,
@@ -27,7 +28,9 @@ pub(super) fn group(x: &Tensor, axes: &Tensor, keep_dims: bool) -> Result<Groups
     let (shape, strides) = order.map(|k| (whole.shape[k], whole.strides[k])).unzip();
     let rows = View { offset: 0, shape, strides }.read(x, x.shape())?;
     let part = |of: bool| (0..rank).filter(|&k| reduced[k] == of).map(|k| whole.shape[k]).product();
-    let shape = (0..rank).filter(|&k| keep_dims || !reduced[k]).map(|k| if reduced[k] { 1 } else { whole.shape[k] });
+    let shape = (0..rank)
+        .filter(|&k| keep_dims || !reduced[k])
+        .map(|k| if reduced[k] { 1 } else { whole.shape[k] });
     Ok(Groups { rows, groups: part(false), size: part(true), shape: shape.collect() })
 }
 
@@ -36,8 +39,8 @@ pub(super) fn reduce(options: &Reduce, operands: &Operands<'_>) -> Result<Tensor
     let x = operands.tensor(0, "x")?;
     let groups = group(x, operands.tensor(1, "axes")?, options.keep_dims)?;
     checked_count(x.dtype(), &groups.shape)?;
-    if operands.is_quantised(0) {
-        return quantised::reduce(options.function, &groups, operands);
+    if operands.is_quantized(0) {
+        return quantized::reduce(options.function, &groups, operands);
     }
     let (count, size) = (groups.groups, groups.size);
     if x.dtype().is_float() {
@@ -64,7 +67,9 @@ fn reduce_floats(function: ReduceFunction, values: &[f64]) -> Result<f64> {
         ReduceFunction::Product => values.iter().product(),
         ReduceFunction::Maximum => values.iter().copied().fold(f64::NEG_INFINITY, largest),
         ReduceFunction::Minimum => values.iter().copied().fold(f64::INFINITY, smallest),
-        ReduceFunction::Any | ReduceFunction::All => return Err(Error::graph(format!("{function:?} of floats"))),
+        ReduceFunction::Any | ReduceFunction::All => {
+            return Err(Error::graph(format!("{function:?} of floats")));
+        }
     })
 }
 
@@ -80,7 +85,12 @@ fn bounds(dtype: DType) -> (i64, i64) {
     }
 }
 
-fn reduce_integers(function: ReduceFunction, values: &[i64], dtype: DType, bounds: (i64, i64)) -> Result<i64> {
+fn reduce_integers(
+    function: ReduceFunction,
+    values: &[i64],
+    dtype: DType,
+    bounds: (i64, i64),
+) -> Result<i64> {
     let logical = matches!(function, ReduceFunction::Any | ReduceFunction::All);
     if logical != (dtype == DType::Bool) {
         return Err(Error::graph(format!("{function:?} of {dtype} numbers")));
@@ -88,7 +98,9 @@ fn reduce_integers(function: ReduceFunction, values: &[i64], dtype: DType, bound
     let sum = || values.iter().fold(0i64, |sum, &v| sum.wrapping_add(v));
     Ok(match function {
         ReduceFunction::Sum => sum(),
-        ReduceFunction::Mean if values.is_empty() => return Err(Error::input("the mean of no integer")),
+        ReduceFunction::Mean if values.is_empty() => {
+            return Err(Error::input("the mean of no integer"));
+        }
         ReduceFunction::Mean => sum() / values.len() as i64,
         ReduceFunction::Product => values.iter().fold(1i64, |product, &v| product.wrapping_mul(v)),
         ReduceFunction::Maximum => values.iter().copied().max().unwrap_or(bounds.0),
@@ -98,14 +110,17 @@ fn reduce_integers(function: ReduceFunction, values: &[i64], dtype: DType, bound
     })
 }
 
-/// Op [`Op::ArgMax`](crate::graph::Op::ArgMax); quantised numbers compare as they are stored.
+/// Op [`Op::ArgMax`](crate::graph::Op::ArgMax); quantized numbers compare as they are stored.
 pub(super) fn arg_max(options: &ArgMax, operands: &Operands<'_>) -> Result<Tensor> {
     let x = operands.tensor(0, "x")?;
     let axis = axis_index(scalar_i64(operands.tensor(1, "axis")?, "axis")?, x.shape().len())?;
     let groups = group(x, &Tensor::scalar(axis as i64), false)?;
     let size = groups.size;
     if size == 0 && groups.groups > 0 {
-        return Err(Error::input(format!("axis {axis} of shape {:?} has no largest entry", x.shape())));
+        return Err(Error::input(format!(
+            "axis {axis} of shape {:?} has no largest entry",
+            x.shape()
+        )));
     }
     let first = |better: &dyn Fn(usize, usize) -> bool, g: usize| {
         let row = g * size;
@@ -113,23 +128,26 @@ pub(super) fn arg_max(options: &ArgMax, operands: &Operands<'_>) -> Result<Tenso
     };
     let indices = if x.dtype().is_float() {
         let v = movement::floats(&groups.rows);
-        let better = |i: usize, best: usize| if options.minimum { v[i] < v[best] } else { v[i] > v[best] };
+        let better =
+            |i: usize, best: usize| if options.minimum { v[i] < v[best] } else { v[i] > v[best] };
         (0..groups.groups).map(|g| first(&better, g)).collect()
     } else {
         let v = movement::integers(&groups.rows)?;
-        let better = |i: usize, best: usize| if options.minimum { v[i] < v[best] } else { v[i] > v[best] };
+        let better =
+            |i: usize, best: usize| if options.minimum { v[i] < v[best] } else { v[i] > v[best] };
         (0..groups.groups).map(|g| first(&better, g)).collect()
     };
     movement::from_integers(options.dtype, &groups.shape, indices)
 }
 
-/// Op [`Op::Softmax`](crate::graph::Op::Softmax): `y_i = e^(β (x_i − max)) / Σ_j e^(β (x_j − max))` over the last axis.
+/// Op [`Op::Softmax`](crate::graph::Op::Softmax): `y_i = e^(β (x_i − max)) / Σ_j e^(β (x_j − max))`
+/// over the last axis.
 ///
 /// The largest element is taken off first: it cancels, and nothing overflows.
 pub(super) fn softmax(options: &Softmax, operands: &Operands<'_>) -> Result<Tensor> {
     let x = operands.tensor(0, "x")?;
-    if operands.is_quantised(0) {
-        return quantised::softmax(options, operands);
+    if operands.is_quantized(0) {
+        return quantized::softmax(options, operands);
     }
     if !x.dtype().is_float() {
         return Err(Error::graph(format!("softmax of {} numbers", x.dtype())));

@@ -1,6 +1,7 @@
-//! The rank-factorised memory layer, one step, in float, hybrid and integer arithmetic.
+//! The rank-factorized memory layer, one step, in float, hybrid and integer arithmetic.
 //!
-//! The memory `[B, F, M]` of every filter is shifted left by one slot and `feature_f · x` goes to the last; then
+//! The memory `[B, F, M]` of every filter is shifted left by one slot and `feature_f · x` goes to
+//! the last; then
 //!
 //! ```text
 //! y_u = activation(b_u + Σ_{r<rank} Σ_m time[u·rank+r, m] · memory[u·rank+r, m])
@@ -38,27 +39,41 @@ impl Sizes {
                 layer.rank
             ))
         };
-        let (&[rows, inputs], &[filters, columns], &[time_filters, slots]) = (x.shape(), feature, time) else {
+        let (&[rows, inputs], &[filters, columns], &[time_filters, slots]) =
+            (x.shape(), feature, time)
+        else {
             return Err(wrong());
         };
-        if inputs != columns || filters != time_filters || layer.rank == 0 || filters % layer.rank != 0 || slots == 0 {
+        if inputs != columns
+            || filters != time_filters
+            || layer.rank == 0
+            || filters % layer.rank != 0
+            || slots == 0
+        {
             return Err(wrong());
         }
         let units = filters / layer.rank;
         if let Some(bias) = layer.bias.as_ref().filter(|bias| bias.shape() != [units]) {
-            return Err(Error::graph(format!("a bias of shape {:?} for {units} units", bias.shape())));
+            return Err(Error::graph(format!(
+                "a bias of shape {:?} for {units} units",
+                bias.shape()
+            )));
         }
         Ok(Sizes { rows, inputs, filters, slots, units })
     }
 
-    /// The memory before the step, shifted by one slot: the last one of every filter is to be filled.
+    /// The memory before the step, shifted by one slot: the last one of every filter is to be
+    /// filled.
     fn shifted<E: Element>(&self, state: Option<&Tensor>) -> Result<Vec<E>> {
         let shape = [self.rows, self.filters * self.slots];
         let mut memory = match state {
             None => vec![E::default(); checked_count(E::DTYPE, &shape)?],
             Some(state) if state.shape() == shape => state.as_slice::<E>()?.to_vec(),
             Some(state) => {
-                return Err(Error::input(format!("the state has the shape {:?}, not {shape:?}", state.shape())));
+                return Err(Error::input(format!(
+                    "the state has the shape {:?}, not {shape:?}",
+                    state.shape()
+                )));
             }
         };
         memory.chunks_exact_mut(self.slots).for_each(|slots| slots.rotate_left(1));
@@ -93,17 +108,21 @@ pub(super) fn svdf(layer: &Svdf, operands: &Operands<'_>) -> Result<Vec<Option<T
             sizes.fill(&mut memory, |row, filter| {
                 let weights = &features[filter * sizes.inputs..][..sizes.inputs];
                 let x = &x[row * sizes.inputs..][..sizes.inputs];
-                weights.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum::<f64>() as f32
+                weights.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum::<f64>()
+                    as f32
             });
             sizes.results(time_product(layer, &sizes, &memory)?, memory)
         }
         SvdfArithmetic::Hybrid { asymmetric } => {
             let features = HybridMatrix::from_matrix(&layer.feature)?;
             let x = x.as_slice::<f32>()?;
-            let mut products = vec![0.0f32; checked_count(DType::F32, &[sizes.rows, sizes.filters])?];
+            let mut products =
+                vec![0.0f32; checked_count(DType::F32, &[sizes.rows, sizes.filters])?];
             for row in 0..sizes.rows {
-                let quantised = features.quantise(&x[row * sizes.inputs..][..sizes.inputs], *asymmetric);
-                features.accumulate(&quantised, &mut products[row * sizes.filters..][..sizes.filters]);
+                let quantized =
+                    features.quantize(&x[row * sizes.inputs..][..sizes.inputs], *asymmetric);
+                features
+                    .accumulate(&quantized, &mut products[row * sizes.filters..][..sizes.filters]);
             }
             let mut memory = sizes.shifted::<f32>(state)?;
             sizes.fill(&mut memory, |row, filter| products[row * sizes.filters + filter]);
@@ -118,7 +137,7 @@ pub(super) fn svdf(layer: &Svdf, operands: &Operands<'_>) -> Result<Vec<Option<T
     }
 }
 
-/// The time weights (dequantised when they are int8) over a float memory, in f64.
+/// The time weights (dequantized when they are int8) over a float memory, in f64.
 fn time_product(layer: &Svdf, sizes: &Sizes, memory: &[f32]) -> Result<Tensor> {
     let time = layer.time.to_f32();
     let bias = layer.bias.as_ref().map(Tensor::to_f32);
@@ -128,7 +147,8 @@ fn time_product(layer: &Svdf, sizes: &Sizes, memory: &[f32]) -> Result<Tensor> {
     for row in memory.chunks_exact((per_unit * sizes.units).max(1)) {
         for (unit, memory) in row.chunks_exact(per_unit).enumerate() {
             let weights = &time[unit * per_unit..][..per_unit];
-            let sum: f64 = weights.iter().zip(memory).map(|(&w, &m)| f64::from(w) * f64::from(m)).sum();
+            let sum: f64 =
+                weights.iter().zip(memory).map(|(&w, &m)| f64::from(w) * f64::from(m)).sum();
             let bias = bias.as_ref().map_or(0.0, |bias| f64::from(bias[unit]));
             y.push(activate(layer.activation, sum + bias) as f32);
         }
@@ -154,20 +174,27 @@ fn integer(
     state_scale: f32,
     output: Affine,
 ) -> Result<Vec<Option<Tensor>>> {
-    let (&[feature_scale], &[time_scale]) = (layer.feature.scales.as_slice(), layer.time.scales.as_slice()) else {
-        return Err(Error::unsupported("integer weights of a memory layer with more than one scale"));
+    let (&[feature_scale], &[time_scale]) =
+        (layer.feature.scales.as_slice(), layer.time.scales.as_slice())
+    else {
+        return Err(Error::unsupported(
+            "integer weights of a memory layer with more than one scale",
+        ));
     };
     let to_state = Multiplier::new(f64::from(input.scale * feature_scale / state_scale));
     let to_output = Multiplier::new(f64::from(state_scale * time_scale / output.scale));
-    let (features, time) = (layer.feature.data.as_slice::<i8>()?, layer.time.data.as_slice::<i16>()?);
+    let (features, time) =
+        (layer.feature.data.as_slice::<i8>()?, layer.time.data.as_slice::<i16>()?);
     let bias = layer.bias.as_ref().map(Tensor::as_slice::<i32>).transpose()?;
     let x = x.as_slice::<i8>()?;
 
     let mut memory = sizes.shifted::<i16>(state)?;
     sizes.fill(&mut memory, |row, filter| {
         let weights = &features[filter * sizes.inputs..][..sizes.inputs];
-        let terms =
-            weights.iter().zip(&x[row * sizes.inputs..]).map(|(&w, &x)| i32::from(w) * (i32::from(x) - input.zero));
+        let terms = weights
+            .iter()
+            .zip(&x[row * sizes.inputs..])
+            .map(|(&w, &x)| i32::from(w) * (i32::from(x) - input.zero));
         saturate16(to_state.apply(terms.fold(0i32, i32::wrapping_add)))
     });
     let per_unit = layer.rank * sizes.slots;
@@ -175,7 +202,10 @@ fn integer(
     let mut y = Vec::with_capacity(checked_count(DType::I8, &shape)?);
     for row in memory.chunks_exact((per_unit * sizes.units).max(1)) {
         for (unit, memory) in row.chunks_exact(per_unit).enumerate() {
-            let terms = time[unit * per_unit..].iter().zip(memory).map(|(&w, &m)| i32::from(w) * i32::from(m));
+            let terms = time[unit * per_unit..]
+                .iter()
+                .zip(memory)
+                .map(|(&w, &m)| i32::from(w) * i32::from(m));
             let sum = terms.fold(bias.map_or(0, |bias| bias[unit]), i32::wrapping_add);
             let scaled = to_output.apply(sum).saturating_add(output.zero);
             y.push(scaled.clamp(i8::MIN.into(), i8::MAX.into()) as i8);

@@ -1,4 +1,5 @@
-//! File formats: bytes to a graph, a graph to bytes. A format is known by its magic bytes, never by the file's name alone.
+//! File formats: bytes to a graph, a graph to bytes. A format is known by its magic bytes, never by
+//! the file's name alone.
 
 pub mod keras;
 pub mod tensorflow;
@@ -33,7 +34,7 @@ pub enum Format {
 pub struct Loaded {
     /// The graph as the file has it, checked; foreign loops and chains not yet fused.
     pub graph: Graph,
-    /// The format that was recognised.
+    /// The format that was recognized.
     pub format: Format,
     /// What the reader wants the user to know: ignored metadata, guessed outputs.
     pub warnings: Vec<String>,
@@ -42,15 +43,17 @@ pub struct Loaded {
 /// What a reader may be told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Tensors to take as inputs, by name; empty: those that the file says, for a TensorFlow graph every placeholder.
+    /// Tensors to take as inputs, by name; empty: those that the file says, for a TensorFlow graph
+    /// every placeholder.
     pub inputs: Vec<String>,
-    /// Tensors to return, by name; empty: those that the file says, for a TensorFlow graph the results that nothing else uses and
-    /// those that its author named.
+    /// Tensors to return, by name; empty: those that the file says, for a TensorFlow graph the
+    /// results that nothing else uses and those that its author named.
     pub outputs: Vec<String>,
     /// Signature of a SavedModel; `None`: `serving_default`.
     pub signature: Option<String>,
-    /// TensorFlow graphs with OpHint marks: make one custom op of every marked call whose name is no recurrent layer, instead of
-    /// the ops that it computes. A custom op can be written, not run.
+    /// TensorFlow graphs with OpHint marks: make one custom op of every marked call whose name is
+    /// no recurrent layer, instead of the ops that it computes. A custom op can be written, not
+    /// run.
     pub custom_ops: bool,
 }
 
@@ -65,15 +68,17 @@ pub fn read(bytes: &[u8]) -> Result<Loaded> {
 /// As [`read`], with options.
 ///
 /// # Errors
-/// As [`read`]; [`InvalidInput`](crate::ErrorKind::InvalidInput) for an option that the format has no use for, or a tensor that the
-/// model does not have.
+/// As [`read`]; [`InvalidInput`](crate::ErrorKind::InvalidInput) for an option that the format has
+/// no use for, or a tensor that the model does not have.
 pub fn read_with(bytes: &[u8], options: &Options) -> Result<Loaded> {
-    if !tflite::recognises(bytes) && tensorflow::recognises(bytes) {
+    if !tflite::recognizes(bytes) && tensorflow::recognizes(bytes) {
         return loaded(Format::GraphDef, tensorflow::read(bytes, options));
     }
     let mut model = read_plain(bytes)?;
     if options.signature.is_some() || options.custom_ops {
-        return Err(Error::input("signatures and custom ops can be chosen in TensorFlow models only"));
+        return Err(Error::input(
+            "signatures and custom ops can be chosen in TensorFlow models only",
+        ));
     }
     select_ports(&mut model.graph, options)?;
     Ok(model)
@@ -81,7 +86,7 @@ pub fn read_with(bytes: &[u8], options: &Options) -> Result<Loaded> {
 
 /// The formats that take no options of their own.
 fn read_plain(bytes: &[u8]) -> Result<Loaded> {
-    if tflite::recognises(bytes) {
+    if tflite::recognizes(bytes) {
         return loaded(Format::Tflite, tflite::read(bytes));
     }
     if bytes.starts_with(keras::ZIP_MAGIC) {
@@ -93,16 +98,27 @@ fn read_plain(bytes: &[u8]) -> Result<Loaded> {
     Err(unknown(bytes))
 }
 
-/// Keeps the outputs that were asked for, any value of the graph by its name; inputs must be those of the file.
+/// Keeps the outputs that were asked for, any value of the graph by its name; inputs must be those
+/// of the file.
 fn select_ports(graph: &mut Graph, options: &Options) -> Result<()> {
-    if let Some(name) = options.inputs.iter().find(|name| graph.inputs.iter().all(|port| port.name != **name)) {
+    if let Some(name) =
+        options.inputs.iter().find(|name| graph.inputs.iter().all(|port| port.name != **name))
+    {
         return Err(Error::input(format!("the model has no input '{name}'")));
     }
     let mut outputs = Vec::with_capacity(options.outputs.len());
     for name in &options.outputs {
         let port = graph.outputs.iter().find(|port| port.name == *name).map(|port| port.value);
-        let value = || graph.values.iter().position(|value| value.name == *name).map(|index| ValueId(index as u32));
-        let value = port.or_else(value).ok_or_else(|| Error::input(format!("the model has no tensor '{name}'")))?;
+        let value = || {
+            graph
+                .values
+                .iter()
+                .position(|value| value.name == *name)
+                .map(|index| ValueId(index as u32))
+        };
+        let value = port
+            .or_else(value)
+            .ok_or_else(|| Error::input(format!("the model has no tensor '{name}'")))?;
         outputs.push(Port { name: name.clone(), value });
     }
     if !outputs.is_empty() {
@@ -118,7 +134,8 @@ fn loaded(format: Format, read: Result<(Graph, Vec<String>)>) -> Result<Loaded> 
 /// Reads a model from a file, or from the folder of a SavedModel.
 ///
 /// # Errors
-/// [`Io`](crate::ErrorKind::Io) when the path cannot be read, or as [`read`]; the path stands in front of the error's place.
+/// [`Io`](crate::ErrorKind::Io) when the path cannot be read, or as [`read`]; the path stands in
+/// front of the error's place.
 pub fn open(path: &Path) -> Result<Loaded> {
     open_with(path, &Options::default())
 }
@@ -143,12 +160,15 @@ fn open_unplaced(path: &Path, options: &Options) -> Result<Loaded> {
         return Err(Error::new(ErrorKind::Io, "is not a file"));
     }
     if about.len() > MOST_BYTES {
-        return Err(Error::limit(format!("the file has {} bytes, over the limit of {MOST_BYTES}", about.len())));
+        return Err(Error::limit(format!(
+            "the file has {} bytes, over the limit of {MOST_BYTES}",
+            about.len()
+        )));
     }
     read_with(&fs::read(path)?, options)
 }
 
-/// What the bytes begin with, for a person to recognise.
+/// What the bytes begin with, for a person to recognize.
 fn unknown(bytes: &[u8]) -> Error {
     let seen = match bytes {
         [] => "the file is empty".to_owned(),

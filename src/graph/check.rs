@@ -8,8 +8,9 @@ use crate::error::{Error, Place, Result};
 /// Loops in loops: deeper ones are refused, so that no walk over nested graphs runs out of stack.
 pub const MOST_NESTED_LOOPS: usize = 16;
 
-/// Checks a whole graph: indices in range, every value computed once and before it is used, operand counts, types and shapes of
-/// every node ([`infer`]), weights of recurrent ops against each other, ports and states.
+/// Checks a whole graph: indices in range, every value computed once and before it is used, operand
+/// counts, types and shapes of every node ([`infer`]), weights of recurrent ops against each other,
+/// ports and states.
 ///
 /// # Errors
 /// [`InvalidGraph`](crate::ErrorKind::InvalidGraph) with the node's name and index.
@@ -17,7 +18,8 @@ pub fn check(graph: &Graph) -> Result<()> {
     check_nested(graph, 0).map(drop)
 }
 
-/// Checks a whole graph as [`check`] does, and declares what inference found: ranks and sizes that a file left open.
+/// Checks a whole graph as [`check`] does, and declares what inference found: ranks and sizes that
+/// a file left open.
 ///
 /// States keep their declaration, whose batch size is one of many.
 ///
@@ -57,14 +59,19 @@ fn check_nested(graph: &Graph, depth: usize) -> Result<Vec<Option<ValueType>>> {
         return Err(Error::limit(format!("loops are nested more than {MOST_NESTED_LOOPS} deep")));
     }
     if depth > 0 && !graph.states.is_empty() {
-        return Err(Error::graph(format!("expected no states in a loop, found {}", graph.states.len())));
+        return Err(Error::graph(format!(
+            "expected no states in a loop, found {}",
+            graph.states.len()
+        )));
     }
     let mut check = Check::new(graph)?;
     for (index, node) in graph.nodes.iter().enumerate() {
         check.node(node).within(|| place(index, node))?;
         if let Op::While(body) = &node.op {
-            check_nested(&body.condition, depth + 1).within(|| format!("{} / condition", place(index, node)))?;
-            check_nested(&body.body, depth + 1).within(|| format!("{} / body", place(index, node)))?;
+            check_nested(&body.condition, depth + 1)
+                .within(|| format!("{} / condition", place(index, node)))?;
+            check_nested(&body.body, depth + 1)
+                .within(|| format!("{} / body", place(index, node)))?;
         }
     }
     check.results()?;
@@ -80,7 +87,8 @@ pub(crate) fn place(index: usize, node: &Node) -> String {
     }
 }
 
-/// The type of a state's value before the run: its batch size is open, because it follows what is written to it.
+/// The type of a state's value before the run: its batch size is open, because it follows what is
+/// written to it.
 pub(crate) fn state_type(declared: &ValueType) -> ValueType {
     let mut ty = declared.clone();
     if let Some([batch, _, ..]) = ty.shape.as_deref_mut() {
@@ -91,7 +99,8 @@ pub(crate) fn state_type(declared: &ValueType) -> ValueType {
 
 struct Check<'a> {
     graph: &'a Graph,
-    /// What is known of each value so far: declared, refined by inference. `None` before the value is computed.
+    /// What is known of each value so far: declared, refined by inference. `None` before the value
+    /// is computed.
     types: Vec<Option<ValueType>>,
 }
 
@@ -119,9 +128,9 @@ impl<'a> Check<'a> {
 
     fn value(&self, id: ValueId) -> Result<&'a Value> {
         let count = self.graph.values.len();
-        self.graph
-            .get(id)
-            .ok_or_else(|| Error::graph(format!("expected the index of one of {count} values, found {}", id.0)))
+        self.graph.get(id).ok_or_else(|| {
+            Error::graph(format!("expected the index of one of {count} values, found {}", id.0))
+        })
     }
 
     /// Notes that a value is given or computed here; a second time is an error.
@@ -142,11 +151,19 @@ impl<'a> Check<'a> {
     fn node(&mut self, node: &Node) -> Result<()> {
         let (_, most) = arity(&node.op);
         if node.inputs.len() > most {
-            return Err(Error::graph(format!("expected at most {most} operand slots, found {}", node.inputs.len())));
+            return Err(Error::graph(format!(
+                "expected at most {most} operand slots, found {}",
+                node.inputs.len()
+            )));
         }
         let mut operands = Vec::with_capacity(node.inputs.len());
         for (slot, input) in node.inputs.iter().enumerate() {
-            operands.push(input.map(|id| self.operand(id)).transpose().within(|| format!("operand {slot}"))?);
+            operands.push(
+                input
+                    .map(|id| self.operand(id))
+                    .transpose()
+                    .within(|| format!("operand {slot}"))?,
+            );
         }
         let results = infer(&node.op, &operands, node.outputs.len())?;
         for (slot, output) in node.outputs.iter().enumerate() {
@@ -160,15 +177,20 @@ impl<'a> Check<'a> {
 
     fn operand(&self, id: ValueId) -> Result<Operand<'_>> {
         let value = self.value(id)?;
-        let ty =
-            self.types.get(id.index()).and_then(Option::as_ref).ok_or_else(|| {
-                Error::graph(format!("value {} ({}) is used before it is computed", id.0, value.name))
-            })?;
+        let ty = self.types.get(id.index()).and_then(Option::as_ref).ok_or_else(|| {
+            Error::graph(format!("value {} ({}) is used before it is computed", id.0, value.name))
+        })?;
         Ok(Operand { ty, known: value.constant.as_ref() })
     }
 
     /// The type of a result: inferred, refined by the declared sizes, which must agree.
-    fn result(&self, node: &Node, id: ValueId, slot: usize, results: &[ValueType]) -> Result<ValueType> {
+    fn result(
+        &self,
+        node: &Node,
+        id: ValueId,
+        slot: usize,
+        results: &[ValueType],
+    ) -> Result<ValueType> {
         let declared = &self.value(id)?.ty;
         if matches!(node.op, Op::Custom(_)) {
             return Ok(declared.clone());
@@ -186,7 +208,11 @@ impl<'a> Check<'a> {
         let dtype_agrees = quantize || declared.dtype == inferred.dtype;
         let shape = merge(declared.shape.as_deref(), inferred.shape.as_deref());
         let (true, Ok(shape)) = (dtype_agrees, shape) else {
-            return Err(Error::graph(format!("expected {}, found the declaration {}", show(inferred), show(declared))));
+            return Err(Error::graph(format!(
+                "expected {}, found the declaration {}",
+                show(inferred),
+                show(declared)
+            )));
         };
         Ok(ValueType { dtype: declared.dtype, shape, quantization: None })
     }
@@ -201,12 +227,19 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    /// What is written to a state must be of its type: the same elements and sizes, but for the batch.
+    /// What is written to a state must be of its type: the same elements and sizes, but for the
+    /// batch.
     fn state(&self, state: &State) -> Result<()> {
         let before = self.operand(state.value)?.ty;
         let after = self.operand(state.next)?.ty;
-        if before.dtype != after.dtype || merge(before.shape.as_deref(), after.shape.as_deref()).is_err() {
-            return Err(Error::graph(format!("expected {}, found {} written to it", show(before), show(after))));
+        if before.dtype != after.dtype
+            || merge(before.shape.as_deref(), after.shape.as_deref()).is_err()
+        {
+            return Err(Error::graph(format!(
+                "expected {}, found {} written to it",
+                show(before),
+                show(after)
+            )));
         }
         Ok(())
     }
@@ -218,14 +251,21 @@ fn declared(graph: &Graph, value: &Value) -> Result<()> {
     if let Some(tensor) = &value.constant {
         let own = ValueType::fixed(tensor.dtype(), tensor.shape());
         if own.dtype != ty.dtype || (ty.shape.is_some() && ty.shape != own.shape) {
-            return Err(Error::graph(format!("expected a constant of {}, found {}", show(ty), show(&own))));
+            return Err(Error::graph(format!(
+                "expected a constant of {}, found {}",
+                show(ty),
+                show(&own)
+            )));
         }
     }
     for dim in ty.shape.iter().flatten() {
         if let Dim::Symbol(symbol) = dim
             && symbol.index() >= graph.symbols.len()
         {
-            return Err(Error::graph(format!("expected one of {} symbols, found {dim}", graph.symbols.len())));
+            return Err(Error::graph(format!(
+                "expected one of {} symbols, found {dim}",
+                graph.symbols.len()
+            )));
         }
     }
     let Some(quantization) = &ty.quantization else {
@@ -234,18 +274,28 @@ fn declared(graph: &Graph, value: &Value) -> Result<()> {
     let count = quantization.scales.len();
     if count == 0 || quantization.zero_points.len() != count {
         return Err(Error::graph(format!(
-            "quantisation: expected as many zero points as scales, found {} and {count}",
+            "quantization: expected as many zero points as scales, found {} and {count}",
             quantization.zero_points.len()
         )));
     }
-    if let Some(scale) = quantization.scales.iter().find(|scale| !(scale.is_finite() && **scale >= 0.0)) {
-        return Err(Error::graph(format!("quantisation: expected scales of 0 or more, found {scale}")));
+    if let Some(scale) =
+        quantization.scales.iter().find(|scale| !(scale.is_finite() && **scale >= 0.0))
+    {
+        return Err(Error::graph(format!(
+            "quantization: expected scales of 0 or more, found {scale}"
+        )));
     }
     let axis = ty.shape.as_ref().map(|shape| shape.get(quantization.axis).copied());
     match axis {
-        Some(size) if count > 1 && !size.is_some_and(|size| size.agrees_with(Dim::Known(count))) => Err(Error::graph(
-            format!("quantisation: expected {count} entries on axis {}, found {}", quantization.axis, show(ty)),
-        )),
+        Some(size)
+            if count > 1 && !size.is_some_and(|size| size.agrees_with(Dim::Known(count))) =>
+        {
+            Err(Error::graph(format!(
+                "quantization: expected {count} entries on axis {}, found {}",
+                quantization.axis,
+                show(ty)
+            )))
+        }
         _ => Ok(()),
     }
 }
@@ -328,10 +378,16 @@ mod tests {
     fn a_value_with_two_sources_is_refused() {
         let (mut graph, x, y) = small();
         graph.add_node("again", Op::Unary(Unary::Neg), vec![Some(x)], vec![Some(y)]);
-        assert!(complaint(&graph).starts_with("node 1 (again, Neg): result 0: value 1 (y) has a source already"));
+        assert!(
+            complaint(&graph)
+                .starts_with("node 1 (again, Neg): result 0: value 1 (y) has a source already")
+        );
         let (mut graph, x, _) = small();
         graph.nodes[0].outputs[0] = Some(x);
-        assert!(complaint(&graph).contains("value 0 (x) has a source"), "the same tensor in and out (CVE-2020-15210)");
+        assert!(
+            complaint(&graph).contains("value 0 (x) has a source"),
+            "the same tensor in and out (CVE-2020-15210)"
+        );
         let (mut graph, x, _) = small();
         graph.inputs.push(Port { name: "twice".into(), value: x });
         assert!(complaint(&graph).starts_with("input 1 (twice)"));
@@ -360,7 +416,10 @@ mod tests {
         graph.states.push(State { name: "s".into(), value: s, next: y, reset: 0 });
         check(&graph).unwrap();
         graph.values[s.index()].ty = float(&[2, 4]);
-        assert!(complaint(&graph).contains("expected float32 [?, 4], found float32 [2, 3] written to it"));
+        assert!(
+            complaint(&graph)
+                .contains("expected float32 [?, 4], found float32 [2, 3] written to it")
+        );
         graph.values[s.index()].ty = ValueType::fixed(DType::I8, &[2, 3]);
         assert!(complaint(&graph).contains("expected int8"));
     }
@@ -371,7 +430,10 @@ mod tests {
             (float(&[2, 4]), "expected float32 [2, 3], found the declaration float32 [2, 4]"),
             (float(&[6]), "found the declaration float32 [6]"),
             (ValueType::fixed(DType::I32, &[2, 3]), "found the declaration int32 [2, 3]"),
-            (ValueType::symbolic(DType::F32, vec![Dim::Symbol(Symbol(0)), Dim::Unknown]), "one of 0 symbols"),
+            (
+                ValueType::symbolic(DType::F32, vec![Dim::Symbol(Symbol(0)), Dim::Unknown]),
+                "one of 0 symbols",
+            ),
         ] {
             let (mut graph, _, y) = small();
             graph.values[y.index()].ty = ty;
@@ -464,7 +526,10 @@ mod tests {
         assert!(complaint(&graph).contains("as many condition inputs and body outputs"));
         body_of(&mut graph).body = around(None);
         body_of(&mut graph).body.values[0].ty.dtype = DType::I32;
-        assert!(complaint(&graph).contains("loop variable 0: expected float32 [2, 3], body input is int32"));
+        assert!(
+            complaint(&graph)
+                .contains("loop variable 0: expected float32 [2, 3], body input is int32")
+        );
     }
 
     fn body_of(graph: &mut Graph) -> &mut While {

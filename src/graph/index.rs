@@ -22,7 +22,8 @@ impl<T: Clone + Default> ValueMap<T> {
         *self.entry(id) = entry;
     }
 
-    /// The entry of a value, made when there was none: a pass may add values after it made the table.
+    /// The entry of a value, made when there was none: a pass may add values after it made the
+    /// table.
     pub fn entry(&mut self, id: ValueId) -> &mut T {
         if id.index() >= self.entries.len() {
             self.entries.resize(id.index() + 1, T::default());
@@ -101,12 +102,21 @@ mod tests {
         assert_eq!(index.producers[x], None);
         assert_eq!(index.consumers[x], [node, node]);
         assert_eq!(index.producer(&graph, y).unwrap().input(1), Some(x));
-        assert_eq!((graph.node(node).unwrap().input(2), graph.node(node).unwrap().output(1)), (None, None));
+        assert_eq!(
+            (graph.node(node).unwrap().input(2), graph.node(node).unwrap().output(1)),
+            (None, None)
+        );
 
         let mut map: ValueMap<u8> = ValueMap::new(&graph);
         map.set(ValueId(9), 7);
         assert_eq!(
-            (map[ValueId(9)], map[ValueId(3)], map[ValueId(1000)], map.take(ValueId(9)), map[ValueId(9)]),
+            (
+                map[ValueId(9)],
+                map[ValueId(3)],
+                map[ValueId(1000)],
+                map.take(ValueId(9)),
+                map[ValueId(9)]
+            ),
             (7, 0, 0, 7, 0)
         );
     }

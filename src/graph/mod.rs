@@ -1,4 +1,5 @@
-//! The graph: values, the nodes that compute them, and the states that live from one run to the next.
+//! The graph: values, the nodes that compute them, and the states that live from one run to the
+//! next.
 
 pub mod check;
 mod index;
@@ -20,7 +21,8 @@ use crate::tensor::Tensor;
 pub struct ValueId(pub u32);
 
 impl ValueId {
-    /// The value at a position of [`Graph::values`]; readers cap the number of values far below 2^32.
+    /// The value at a position of [`Graph::values`]; readers cap the number of values far below
+    /// 2^32.
     pub fn at(position: usize) -> Self {
         ValueId(position as u32)
     }
@@ -47,7 +49,8 @@ impl NodeId {
     }
 }
 
-/// A model: values and the nodes that compute them, in an order in which every value is computed before it is used.
+/// A model: values and the nodes that compute them, in an order in which every value is computed
+/// before it is used.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Graph {
     /// Name of the model or function; may be empty.
@@ -122,7 +125,7 @@ pub struct State {
     pub value: ValueId,
     /// What the state is after the run; `value` itself when no node writes it.
     pub next: ValueId,
-    /// What every element is after a reset: 0, or the zero point of a quantised state.
+    /// What every element is after a reset: 0, or the zero point of a quantized state.
     pub reset: i64,
 }
 
@@ -199,7 +202,9 @@ impl Graph {
     }
 
     /// Every node with its index, in order.
-    pub fn enumerate(&self) -> impl DoubleEndedIterator<Item = (NodeId, &Node)> + ExactSizeIterator {
+    pub fn enumerate(
+        &self,
+    ) -> impl DoubleEndedIterator<Item = (NodeId, &Node)> + ExactSizeIterator {
         self.nodes.iter().enumerate().map(|(position, node)| (NodeId::at(position), node))
     }
 

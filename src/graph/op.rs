@@ -1,14 +1,17 @@
-//! The closed list of ops. No match over [`Op`] has a wildcard arm, so adding an op makes the compiler name every place to change.
+//! The closed list of ops. No match over [`Op`] has a wildcard arm, so adding an op makes the
+//! compiler name every place to change.
 //!
-//! What TFLite has as an option is a field here; what it has as an operand is an operand (an input value) here, also when it is
-//! nearly always constant (a permutation, axes, a target shape): the planner knows its value from constants and shapes.
-//! Image tensors are `[N, height, width, channels]`. Axes may be negative, counted from the end.
+//! What TFLite has as an option is a field here; what it has as an operand is an operand (an input
+//! value) here, also when it is nearly always constant (a permutation, axes, a target shape): the
+//! planner knows its value from constants and shapes. Image tensors are
+//! `[N, height, width, channels]`. Axes may be negative, counted from the end.
 
 use super::Graph;
 use super::recurrent::{Matrix, Recurrent};
 use crate::tensor::{DType, Tensor};
 
-/// An operation of the graph. The doc of each variant lists its inputs → outputs; `?` marks the ones that may be absent.
+/// An operation of the graph. The doc of each variant lists its inputs → outputs; `?` marks the
+/// ones that may be absent.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(clippy::large_enum_variant)]
 pub enum Op {
@@ -38,9 +41,9 @@ pub enum Op {
     ArgMax(ArgMax),
     /// x → y of another type: floats truncate towards zero.
     Cast(DType),
-    /// real or quantised x → quantised y; scales are those of the values.
+    /// real or quantized x → quantized y; scales are those of the values.
     Quantize,
-    /// quantised or f16 x → f32 y.
+    /// quantized or f16 x → f32 y.
     Dequantize,
     /// x, permutation → y.
     Transpose,
@@ -72,7 +75,8 @@ pub enum Op {
     Pack(Pack),
     /// x → one tensor for each index of an axis.
     Unpack(Unpack),
-    /// x, axis (scalar), sizes? (one may be −1; absent: equal parts) → as many tensors as the node has outputs.
+    /// x, axis (scalar), sizes? (one may be −1; absent: equal parts) → as many tensors as the node
+    /// has outputs.
     Split,
     /// x₀, x₁, … → one tensor.
     Concat(Concat),
@@ -80,7 +84,8 @@ pub enum Op {
     Reverse,
     /// x, lengths `[batch]` → x with the first `length` entries reversed, for each batch index.
     ReverseSequence(ReverseSequence),
-    /// x `[n, ..]`, index (scalar), item `[..]` → x with item at index: how a loop writes a list of tensors.
+    /// x `[n, ..]`, index (scalar), item `[..]` → x with item at index: how a loop writes a list of
+    /// tensors.
     SetItem,
     /// loop variables → their final values.
     While(Box<While>),
@@ -338,10 +343,10 @@ pub struct ReverseSequence {
     pub batch_axis: i64,
 }
 
-/// Rank-factorised memory layer (SVDF), one step.
+/// Rank-factorized memory layer (SVDF), one step.
 ///
-/// The memory of every filter is shifted left by one slot, `feature_f · x` goes to the last slot, and
-/// `y_u = activation(b_u + Σ_{r<rank} Σ_m time[u·rank+r, m] · memory[u·rank+r, m])`.
+/// The memory of every filter is shifted left by one slot, `feature_f · x` goes to the last slot,
+/// and `y_u = activation(b_u + Σ_{r<rank} Σ_m time[u·rank+r, m] · memory[u·rank+r, m])`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Svdf {
     /// Filters a unit.
@@ -350,7 +355,7 @@ pub struct Svdf {
     pub activation: Activation,
     /// `[F, I]`, `F = units·rank`; f32 or i8.
     pub feature: Matrix,
-    /// `[F, M]`; f32, i8 (dequantised) or i16 (integer).
+    /// `[F, M]`; f32, i8 (dequantized) or i16 (integer).
     pub time: Matrix,
     /// `[units]`; f32 or i32.
     pub bias: Option<Tensor>,
@@ -363,7 +368,7 @@ pub struct Svdf {
 pub enum SvdfArithmetic {
     /// Float throughout.
     Float,
-    /// Int8 feature weights, x quantised per batch row.
+    /// Int8 feature weights, x quantized per batch row.
     Hybrid {
         /// The activations' zero point is free.
         asymmetric: bool,
@@ -398,7 +403,8 @@ pub struct Custom {
 }
 
 impl Op {
-    /// The name that is printed: the variant's name, or the function of an element-wise op and a reduction.
+    /// The name that is printed: the variant's name, or the function of an element-wise op and a
+    /// reduction.
     pub fn name(&self) -> &'static str {
         match self {
             Op::Recurrent(_) => "Recurrent",

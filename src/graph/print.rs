@@ -8,7 +8,8 @@ use super::types::{Dim, ValueType};
 use super::{Graph, Node, ValueId};
 use crate::tensor::{DType, Tensor};
 
-/// Names longer than this lose their beginning, which is the path of the layer and the less telling part.
+/// Names longer than this lose their beginning, which is the path of the layer and the less telling
+/// part.
 const LONGEST_NAME: usize = 36;
 
 /// Constants of at most this many elements are written out where they are used.
@@ -31,14 +32,22 @@ pub fn text(graph: &Graph) -> String {
 }
 
 fn section(out: &mut String, graph: &Graph, indent: &str) {
-    let ports = graph.inputs.iter().map(|port| ["input".to_owned(), clip(&port.name), value(graph, port.value)]);
+    let ports = graph
+        .inputs
+        .iter()
+        .map(|port| ["input".to_owned(), clip(&port.name), value(graph, port.value)]);
     let states = graph.states.iter().map(|state| {
-        let reset = if state.reset == 0 { String::new() } else { format!("  reset to {}", state.reset) };
+        let reset =
+            if state.reset == 0 { String::new() } else { format!("  reset to {}", state.reset) };
         ["state".to_owned(), clip(&state.name), format!("{}{reset}", value(graph, state.value))]
     });
-    let outputs = graph.outputs.iter().map(|port| ["output".to_owned(), clip(&port.name), value(graph, port.value)]);
+    let outputs = graph
+        .outputs
+        .iter()
+        .map(|port| ["output".to_owned(), clip(&port.name), value(graph, port.value)]);
     table(out, indent, ports.chain(states).map(|row| row.to_vec()).collect(), |_, _| {});
-    let nodes: Vec<Vec<String>> = graph.nodes.iter().enumerate().map(|(index, node)| row(graph, index, node)).collect();
+    let nodes: Vec<Vec<String>> =
+        graph.nodes.iter().enumerate().map(|(index, node)| row(graph, index, node)).collect();
     table(out, indent, nodes, |out, index| {
         if let Some(Op::While(body)) = graph.nodes.get(index).map(|node| &node.op) {
             nested(out, body, indent);
@@ -55,11 +64,21 @@ fn nested(out: &mut String, body: &While, indent: &str) {
     }
 }
 
-/// Rows with columns of equal width, the first column to the right where it is a number; `after` writes below a row.
-fn table(out: &mut String, indent: &str, rows: Vec<Vec<String>>, after: impl Fn(&mut String, usize)) {
+/// Rows with columns of equal width, the first column to the right where it is a number; `after`
+/// writes below a row.
+fn table(
+    out: &mut String,
+    indent: &str,
+    rows: Vec<Vec<String>>,
+    after: impl Fn(&mut String, usize),
+) {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0)
     };
     // One wide row must not push the others off the screen.
     let widths: Vec<usize> = (0..columns).map(|column| width(column).min(56)).collect();
@@ -81,7 +100,8 @@ fn table(out: &mut String, indent: &str, rows: Vec<Vec<String>>, after: impl Fn(
 fn row(graph: &Graph, index: usize, node: &Node) -> Vec<String> {
     let list = |ids: &[Option<ValueId>]| {
         let present: Vec<ValueId> = ids.iter().flatten().copied().collect();
-        let mut shapes: Vec<String> = present.iter().take(MOST_OPERANDS).map(|id| operand(graph, *id)).collect();
+        let mut shapes: Vec<String> =
+            present.iter().take(MOST_OPERANDS).map(|id| operand(graph, *id)).collect();
         if present.len() > MOST_OPERANDS {
             shapes.push(format!("… {} more", present.len() - MOST_OPERANDS));
         }
@@ -140,7 +160,9 @@ pub fn type_text(graph: &Graph, ty: &ValueType) -> String {
         None => "[..]".to_owned(),
         Some(dims) => {
             let size = |dim: &Dim| match dim {
-                Dim::Symbol(symbol) => graph.symbols.get(symbol.index()).cloned().unwrap_or_else(|| dim.to_string()),
+                Dim::Symbol(symbol) => {
+                    graph.symbols.get(symbol.index()).cloned().unwrap_or_else(|| dim.to_string())
+                }
                 Dim::Known(_) | Dim::Unknown => dim.to_string(),
             };
             format!("[{}]", dims.iter().map(size).collect::<Vec<_>>().join(", "))
@@ -163,7 +185,12 @@ pub fn options(op: &Op) -> String {
             let units = svdf.feature.rows().checked_div(svdf.rank).unwrap_or(0);
             say(
                 true,
-                &format!("{}→{units}, rank {}, memory {}", svdf.feature.columns(), svdf.rank, svdf.time.columns()),
+                &format!(
+                    "{}→{units}, rank {}, memory {}",
+                    svdf.feature.columns(),
+                    svdf.rank,
+                    svdf.time.columns()
+                ),
             );
             say(svdf.activation != Activation::Linear, &activation(svdf.activation));
             say(matches!(svdf.arithmetic, SvdfArithmetic::Hybrid { .. }), "hybrid");
@@ -187,7 +214,9 @@ pub fn options(op: &Op) -> String {
             let text = activation(*function);
             say(text != function.name(), &text);
         }
-        Op::Binary(binary) => say(binary.activation != Activation::Linear, &activation(binary.activation)),
+        Op::Binary(binary) => {
+            say(binary.activation != Activation::Linear, &activation(binary.activation))
+        }
         Op::Softmax(softmax) => {
             say(softmax.beta != 1.0, &format!("beta {}", softmax.beta));
             say(softmax.log, "logarithm");
@@ -218,12 +247,20 @@ pub fn options(op: &Op) -> String {
             say(concat.activation != Activation::Linear, &activation(concat.activation));
         }
         Op::ReverseSequence(reverse) => {
-            say(true, &format!("time axis {}, batch axis {}", reverse.time_axis, reverse.batch_axis));
+            say(
+                true,
+                &format!("time axis {}, batch axis {}", reverse.time_axis, reverse.batch_axis),
+            );
         }
         Op::While(body) => {
-            say(true, &format!("{} variables, {} nodes", body.body.inputs.len(), body.body.nodes.len()));
+            say(
+                true,
+                &format!("{} variables, {} nodes", body.body.inputs.len(), body.body.nodes.len()),
+            );
         }
-        Op::Custom(custom) => say(true, &format!("{} ({} bytes of options)", custom.name, custom.options.len())),
+        Op::Custom(custom) => {
+            say(true, &format!("{} ({} bytes of options)", custom.name, custom.options.len()))
+        }
         Op::Unary(_)
         | Op::Select
         | Op::Quantize
@@ -269,7 +306,8 @@ fn activation(function: Activation) -> String {
     }
 }
 
-/// A recurrent layer in one line: `LSTM 28→64, peephole, clip 10, time-major, bidirectional concat`.
+/// A recurrent layer in one line:
+/// `LSTM 28→64, peephole, clip 10, time-major, bidirectional concat`.
 pub fn recurrent(layer: &Recurrent) -> String {
     let mut parts = vec![format!("{} {}", layer.cell.name(), sizes(layer))];
     parts.extend(cell_options(&layer.cell));
@@ -391,7 +429,8 @@ mod tests {
             layer_norm: None,
             projection: None,
         };
-        let direction = |reverse| Direction { reverse, source: Source::X, weights: Arc::new(weights.clone()) };
+        let direction =
+            |reverse| Direction { reverse, source: Source::X, weights: Arc::new(weights.clone()) };
         Recurrent {
             cell: Cell::Lstm(Lstm {
                 gate: Activation::Sigmoid,
@@ -412,7 +451,10 @@ mod tests {
     #[test]
     fn a_recurrent_layer_is_one_line() {
         let mut layer = lstm();
-        assert_eq!(recurrent(&layer), "LSTM 28→64, clip 10, peephole, time-major, bidirectional concat");
+        assert_eq!(
+            recurrent(&layer),
+            "LSTM 28→64, clip 10, peephole, time-major, bidirectional concat"
+        );
         let Cell::Lstm(cell) = &mut layer.cell else { panic!() };
         cell.candidate = Activation::Relu;
         cell.cell_clip = None;
@@ -422,8 +464,15 @@ mod tests {
         weights.peephole = None;
         weights.projection = Some(Projection { weight: matrix(&[32, 64]), bias: None });
         layer.arithmetic = Arithmetic::Hybrid { asymmetric: true };
-        assert_eq!(recurrent(&layer), "LSTM 28→64→32, candidate Relu, time-major, reverse, hybrid asymmetric");
-        layer.cell = Cell::Gru(Gru { gate: Activation::Sigmoid, candidate: Activation::Tanh, reset_after: true });
+        assert_eq!(
+            recurrent(&layer),
+            "LSTM 28→64→32, candidate Relu, time-major, reverse, hybrid asymmetric"
+        );
+        layer.cell = Cell::Gru(Gru {
+            gate: Activation::Sigmoid,
+            candidate: Activation::Tanh,
+            reset_after: true,
+        });
         assert!(recurrent(&layer).starts_with("GRU 28→85→32, reset after"));
     }
 
@@ -439,8 +488,17 @@ mod tests {
         let z = graph.add_value("z", ValueType::unranked(DType::F32));
         graph.inputs.push(Port { name: "pixels\u{1b}[2J".into(), value: x });
         graph.states.push(State { name: "memory".into(), value: h, next: h, reset: -3 });
-        let dense = FullyConnected { activation: Activation::Relu, keep_leading_axes: false, asymmetric_inputs: false };
-        graph.add_node("dense", Op::FullyConnected(dense), vec![Some(x), Some(w), None], vec![Some(y)]);
+        let dense = FullyConnected {
+            activation: Activation::Relu,
+            keep_leading_axes: false,
+            asymmetric_inputs: false,
+        };
+        graph.add_node(
+            "dense",
+            Op::FullyConnected(dense),
+            vec![Some(x), Some(w), None],
+            vec![Some(y)],
+        );
         graph.add_node("", Op::Transpose, vec![Some(y), Some(order)], vec![Some(z)]);
         graph.outputs.push(Port { name: "classes".into(), value: z });
         let expected = "\

@@ -1,8 +1,8 @@
-//! The canonical recurrent layer. Every way to write a recurrent layer ends as this one op, and no code after
-//! `formats` and `passes` knows a foreign gate order or weight layout.
+//! The canonical recurrent layer. Every way to write a recurrent layer ends as this one op, and no
+//! code after `formats` and `passes` knows a foreign gate order or weight layout.
 //!
-//! Sizes: `T` time steps, `B` batch rows, `I` input width, `A` auxiliary width, `H` cells (units), `P` output width
-//! (`P = H` without projection), `G` gate blocks.
+//! Sizes: `T` time steps, `B` batch rows, `I` input width, `A` auxiliary width, `H` cells (units),
+//! `P` output width (`P = H` without projection), `G` gate blocks.
 //!
 //! | cell | gate blocks, in this order |
 //! |---|---|
@@ -34,7 +34,8 @@ use crate::tensor::Tensor;
 /// | [`Recurrent::h_n`]`(d)` | output state after the last processed step | `[B, P]` |
 /// | [`Recurrent::c_n`]`(d)` | cell state after the last processed step (LSTM only) | `[B, H]` |
 ///
-/// With [`Merge::Concat`] slot `y(0)` holds both directions joined on the last axis (`P₀ + P₁`) and `y(1)` is absent.
+/// With [`Merge::Concat`] slot `y(0)` holds both directions joined on the last axis (`P₀ + P₁`) and
+/// `y(1)` is absent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recurrent {
     /// The equations of one step.
@@ -43,7 +44,8 @@ pub struct Recurrent {
     pub directions: Vec<Direction>,
     /// Order of the time and batch axes of inputs and outputs.
     pub layout: Layout,
-    /// What happens at a step that lengths or mask leave out; read only when the operand is present.
+    /// What happens at a step that lengths or mask leave out; read only when the operand is
+    /// present.
     pub masking: Masking,
     /// How the outputs of two directions are returned.
     pub merge: Merge,
@@ -51,7 +53,8 @@ pub struct Recurrent {
     pub arithmetic: Arithmetic,
 }
 
-/// The equations of one step. `W x`, `R h`, `A a` are the matrix products of [`CellWeights`]; `b` its bias.
+/// The equations of one step. `W x`, `R h`, `A a` are the matrix products of [`CellWeights`]; `b`
+/// its bias.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Cell {
     /// Long short-term memory.
@@ -62,7 +65,8 @@ pub enum Cell {
     Rnn(Rnn),
 }
 
-/// One LSTM step, with `s_k = W_k x + R_k h (+ A_k a) (+ p_k ∘ c)`, the peephole of i and f on the old `c`, of o on the new one:
+/// One LSTM step, with `s_k = W_k x + R_k h (+ A_k a) (+ p_k ∘ c)`, the peephole of i and f on the
+/// old `c`, of o on the new one:
 ///
 /// ```text
 /// s_k = b_k + s_k                                  without layer norm
@@ -72,7 +76,8 @@ pub enum Cell {
 /// h' = m          or clip(Q m + q, projection_clip) with a projection
 /// ```
 ///
-/// Peephole, projection, layer norm and diagonal recurrent weights are on when [`CellWeights`] has them.
+/// Peephole, projection, layer norm and diagonal recurrent weights are on when [`CellWeights`] has
+/// them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lstm {
     /// Activation of the input, forget and output gates.
@@ -145,12 +150,14 @@ pub struct CellWeights {
     pub auxiliary: Option<Matrix>,
     /// `[G·H]`, f32 (i32 for integer arithmetic). A forget bias is folded in.
     pub bias: Option<Tensor>,
-    /// GRU with `reset_after` only: `[H]`, f32, the recurrent bias of the candidate. Those of the gates are summed into `bias`.
+    /// GRU with `reset_after` only: `[H]`, f32, the recurrent bias of the candidate. Those of the
+    /// gates are summed into `bias`.
     pub recurrent_bias: Option<Tensor>,
-    /// LSTM: `[3·H]` for input, forget, output, or `[2·H]` for forget, output when coupled.
-    /// f32 (dequantised when the source is hybrid), i16 with one scale a block for integer arithmetic.
+    /// LSTM: `[3·H]` for input, forget, output, or `[2·H]` for forget, output when coupled. f32
+    /// (dequantized when the source is hybrid), i16 with one scale a block for integer arithmetic.
     pub peephole: Option<Matrix>,
-    /// LSTM: layer-norm coefficients `[G·H]`; f32, i16 with one scale a block for integer arithmetic.
+    /// LSTM: layer-norm coefficients `[G·H]`; f32, i16 with one scale a block for integer
+    /// arithmetic.
     pub layer_norm: Option<Matrix>,
     /// LSTM: projection to the output width.
     pub projection: Option<Projection>,
@@ -168,10 +175,11 @@ pub struct Projection {
 /// Weights with the scales of their rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Matrix {
-    /// f32, f16, i8 or (integer peephole and layer norm) i16; `[rows, columns]`, or `[rows]` for vectors.
-    /// The u8 basic kernel keeps u8.
+    /// f32, f16, i8 or (integer peephole and layer norm) i16; `[rows, columns]`, or `[rows]` for
+    /// vectors. The u8 basic kernel keeps u8.
     pub data: Tensor,
-    /// Empty for float data. Otherwise `n` scales that divide the rows into `n` equal runs: `weight = scale · data`.
+    /// Empty for float data. Otherwise `n` scales that divide the rows into `n` equal runs:
+    /// `weight = scale · data`.
     pub scales: Vec<f32>,
 }
 
@@ -202,12 +210,13 @@ pub enum Merge {
     Concat,
 }
 
-/// The arithmetic that a model's source promises; `reference` honours it bit for bit.
+/// The arithmetic that a model's source promises; `reference` honors it bit for bit.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Arithmetic {
     /// Float throughout; weights may be stored in f16.
     Float,
-    /// Int8 weights, activations quantised per batch row at every step (`tflite-recurrent-ops` section 9).
+    /// Int8 weights, activations quantized per batch row at every step (`tflite-recurrent-ops`
+    /// section 9).
     Hybrid {
         /// The activations' zero point is free.
         asymmetric: bool,
@@ -230,7 +239,8 @@ pub struct IntegerScales {
     pub output_state: (f32, i32),
     /// `k`: the cell state's scale is `2^k`.
     pub cell_scale_log2: i32,
-    /// Scales of the gates' intermediates (input, forget, cell, output); used with layer norm only, `2^-12` otherwise.
+    /// Scales of the gates' intermediates (input, forget, cell, output); used with layer norm only,
+    /// `2^-12` otherwise.
     pub gates: [f32; 4],
     /// Scale and zero point of the gated output before the projection.
     pub hidden: (f32, i32),
@@ -319,7 +329,9 @@ impl CellWeights {
 
     /// `P`: width of the output, for a cell of `gate_blocks` blocks.
     pub fn output_width(&self, gate_blocks: usize) -> usize {
-        self.projection.as_ref().map_or_else(|| self.units(gate_blocks), |projection| projection.weight.rows())
+        self.projection
+            .as_ref()
+            .map_or_else(|| self.units(gate_blocks), |projection| projection.weight.rows())
     }
 
     /// Whether the recurrent weights are a diagonal.
@@ -329,7 +341,8 @@ impl CellWeights {
 
     /// Every matrix and vector that is present, with a name for messages.
     pub fn parts(&self) -> Vec<(&'static str, &Tensor)> {
-        let mut parts = vec![("input weights", &self.input.data), ("recurrent weights", &self.recurrent.data)];
+        let mut parts =
+            vec![("input weights", &self.input.data), ("recurrent weights", &self.recurrent.data)];
         parts.extend(self.auxiliary.as_ref().map(|m| ("auxiliary weights", &m.data)));
         parts.extend(self.bias.as_ref().map(|t| ("bias", t)));
         parts.extend(self.recurrent_bias.as_ref().map(|t| ("recurrent bias", t)));

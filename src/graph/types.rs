@@ -1,10 +1,11 @@
-//! Types of values: element type, symbolic shape, quantisation.
+//! Types of values: element type, symbolic shape, quantization.
 
 use std::fmt;
 
 use crate::tensor::{DType, Quantization};
 
-/// A size that a graph was given by name, such as `batch`: an index into [`Graph::symbols`](super::Graph::symbols).
+/// A size that a graph was given by name, such as `batch`: an index into
+/// [`Graph::symbols`](super::Graph::symbols).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Symbol(pub u32);
 
@@ -62,14 +63,18 @@ pub struct ValueType {
     pub dtype: DType,
     /// Sizes of the axes, outermost first; `None` when even the rank is unknown.
     pub shape: Option<Vec<Dim>>,
-    /// How stored numbers map to real ones, for quantised types.
+    /// How stored numbers map to real ones, for quantized types.
     pub quantization: Option<Quantization>,
 }
 
 impl ValueType {
     /// A type whose sizes are all known.
     pub fn fixed(dtype: DType, shape: &[usize]) -> Self {
-        ValueType { dtype, shape: Some(shape.iter().map(|&n| Dim::Known(n)).collect()), quantization: None }
+        ValueType {
+            dtype,
+            shape: Some(shape.iter().map(|&n| Dim::Known(n)).collect()),
+            quantization: None,
+        }
     }
 
     /// A type of symbolic shape.

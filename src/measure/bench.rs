@@ -1,4 +1,5 @@
-//! Timing of a session: warm-up, repeated runs, a row of numbers; rows against those of an earlier time.
+//! Timing of a session: warm-up, repeated runs, a row of numbers; rows against those of an earlier
+//! time.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -16,7 +17,8 @@ use crate::tensor::Tensor;
 /// How long to measure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Effort {
-    /// Runs that are not counted, at the least; the first compiles, the next ones warm caches and clocks.
+    /// Runs that are not counted, at the least; the first compiles, the next ones warm caches and
+    /// clocks.
     pub warmup_runs: usize,
     /// Counted runs, at the least.
     pub runs: usize,
@@ -58,7 +60,9 @@ pub fn measure(session: &Session, inputs: &[(&str, &Tensor)], effort: Effort) ->
     let mut times_ms = Vec::new();
     let begin = Instant::now();
     let enough = Duration::from_secs_f64(effort.seconds.clamp(0.0, 3600.0));
-    while times_ms.len() < effort.runs.max(1) || (begin.elapsed() < enough && times_ms.len() < MOST_RUNS) {
+    while times_ms.len() < effort.runs.max(1)
+        || (begin.elapsed() < enough && times_ms.len() < MOST_RUNS)
+    {
         stream.reset();
         let start = Instant::now();
         stream.run_into(inputs, &mut outputs)?;
@@ -84,12 +88,16 @@ pub struct Phases {
     pub idle: f64,
 }
 
-/// Runs a session that was built with [`timestamps`](crate::backend::BackendOptions::timestamps) and returns where the time goes;
-/// `None` for one that was built without.
+/// Runs a session that was built with [`timestamps`](crate::backend::BackendOptions::timestamps)
+/// and returns where the time goes; `None` for one that was built without.
 ///
 /// # Errors
 /// The session's.
-pub fn phases(session: &Session, inputs: &[(&str, &Tensor)], runs: usize) -> Result<Option<Phases>> {
+pub fn phases(
+    session: &Session,
+    inputs: &[(&str, &Tensor)],
+    runs: usize,
+) -> Result<Option<Phases>> {
     let mut stream = session.stream();
     let mut outputs = Outputs::default();
     let mut times = Vec::new();
@@ -112,7 +120,8 @@ pub fn phases(session: &Session, inputs: &[(&str, &Tensor)], runs: usize) -> Res
     }))
 }
 
-/// One row of a benchmark. What does not apply to a model from a file (its cell, its width) is absent.
+/// One row of a benchmark. What does not apply to a model from a file (its cell, its width) is
+/// absent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Row {
@@ -172,11 +181,13 @@ pub struct Row {
     pub weights_gbs: Option<f64>,
     /// `gflops` as a share of the device's multiply-add rate, when ceilings were measured.
     pub fma_share: Option<f64>,
-    /// `weights_gbs` as a share of the bandwidth of the level that the weights fit in (of a GPU: of a copy in its memory).
+    /// `weights_gbs` as a share of the bandwidth of the level that the weights fit in (of a GPU: of
+    /// a copy in its memory).
     pub bandwidth_share: Option<f64>,
     /// Largest distance from the reference, when it was asked for.
     pub max_abs: Option<f64>,
-    /// Where the time of a GPU run goes, by the device's own clock, when that was asked for; of other runs than the times above.
+    /// Where the time of a GPU run goes, by the device's own clock, when that was asked for; of
+    /// other runs than the times above.
     pub phases_ms: Option<Phases>,
     /// GPU dispatches of a run.
     pub dispatches: u64,
@@ -258,7 +269,8 @@ impl Row {
         }
     }
 
-    /// The row with the shape of a synthetic network, and the rates that follow from it; a step lasts `step_ms` in the world.
+    /// The row with the shape of a synthetic network, and the rates that follow from it; a step
+    /// lasts `step_ms` in the world.
     #[must_use]
     pub fn with_shape(mut self, shape: &Shape, time: usize, batch: usize, step_ms: f64) -> Row {
         let seconds = self.median_ms / 1e3;
@@ -279,7 +291,8 @@ impl Row {
     /// The row with its rates as shares of what the device can do; [`Row::with_shape`] comes first.
     #[must_use]
     pub fn with_ceilings(mut self, shape: &Shape, ceilings: &Ceilings) -> Row {
-        let share = |of: Option<f64>, most: f64| of.filter(|_| most > 0.0).map(|value| value / most);
+        let share =
+            |of: Option<f64>, most: f64| of.filter(|_| most > 0.0).map(|value| value / most);
         self.fma_share = share(self.gflops, ceilings.fma_gflops);
         let level = ceilings.bandwidth_for(self.weight_bytes(shape));
         self.bandwidth_share = level.and_then(|level| share(self.weights_gbs, level.gbs));
@@ -300,7 +313,10 @@ impl Row {
     pub fn title(&self) -> String {
         let size = |n: Option<usize>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
         let (time, batch, hidden) = (size(self.time), size(self.batch), size(self.hidden));
-        format!("{} {} {} T = {time} B = {batch} H = {hidden}", self.device, self.strategy, self.precision)
+        format!(
+            "{} {} {} T = {time} B = {batch} H = {hidden}",
+            self.device, self.strategy, self.precision
+        )
     }
 
     /// Whether both rows measure the same thing.
@@ -308,8 +324,10 @@ impl Row {
         self.device == other.device
             && self.model == other.model
             && self.cell == other.cell
-            && (self.time, self.batch, self.input, self.hidden) == (other.time, other.batch, other.input, other.hidden)
-            && (self.layers, self.bidirectional, self.threads) == (other.layers, other.bidirectional, other.threads)
+            && (self.time, self.batch, self.input, self.hidden)
+                == (other.time, other.batch, other.input, other.hidden)
+            && (self.layers, self.bidirectional, self.threads)
+                == (other.layers, other.bidirectional, other.threads)
             && (&self.precision, &self.strategy) == (&other.precision, &other.strategy)
     }
 }
@@ -349,7 +367,9 @@ pub fn precision_of(name: &str) -> Result<Precision> {
         "f16" => Ok(Precision::F16),
         "bf16" => Ok(Precision::Bf16),
         "int8" => Ok(Precision::Int8),
-        other => Err(Error::input(format!("precision `{other}`: expected full, f16, bf16 or int8"))),
+        other => {
+            Err(Error::input(format!("precision `{other}`: expected full, f16, bf16 or int8")))
+        }
     }
 }
 
@@ -373,11 +393,18 @@ impl Change {
 
 /// Finds each new row among the old ones.
 pub fn against(new: &[Row], old: &[Row]) -> Vec<Change> {
-    let spread =
-        |row: &Row| if row.median_ms > 0.0 { (row.median_ms - row.min_ms).max(row.sd_ms) / row.median_ms } else { 0.0 };
+    let spread = |row: &Row| {
+        if row.median_ms > 0.0 {
+            (row.median_ms - row.min_ms).max(row.sd_ms) / row.median_ms
+        } else {
+            0.0
+        }
+    };
     let mut changes = Vec::new();
     for (index, row) in new.iter().enumerate() {
-        if let Some(before) = old.iter().find(|before| before.same_point(row)).filter(|before| before.median_ms > 0.0) {
+        if let Some(before) =
+            old.iter().find(|before| before.same_point(row)).filter(|before| before.median_ms > 0.0)
+        {
             let noise = 1.0 + (spread(row).hypot(spread(before)) * 3.0).max(0.05);
             changes.push(Change { row: index, ratio: row.median_ms / before.median_ms, noise });
         }
@@ -385,8 +412,8 @@ pub fn against(new: &[Row], old: &[Row]) -> Vec<Change> {
     changes
 }
 
-/// Where the GPU overtakes the CPU: for each shape but its hidden size, the smallest hidden size at which the GPU's median
-/// is the smaller one; `None` when it never is.
+/// Where the GPU overtakes the CPU: for each shape but its hidden size, the smallest hidden size at
+/// which the GPU's median is the smaller one; `None` when it never is.
 pub fn crossovers(rows: &[Row]) -> Vec<(Row, Option<usize>)> {
     let mut seen: Vec<(Row, Option<usize>)> = Vec::new();
     let alike = |a: &Row, b: &Row| {
@@ -394,7 +421,8 @@ pub fn crossovers(rows: &[Row]) -> Vec<(Row, Option<usize>)> {
             == (&b.cell, b.time, b.batch, b.layers, b.bidirectional, &b.precision)
     };
     let fastest = |device: &str, like: &Row| {
-        let rows = rows.iter().filter(|r| r.device == device && alike(r, like) && r.hidden == like.hidden);
+        let rows =
+            rows.iter().filter(|r| r.device == device && alike(r, like) && r.hidden == like.hidden);
         rows.map(|row| row.median_ms).min_by(f64::total_cmp)
     };
     for row in rows.iter().filter(|row| row.device == "gpu" && row.hidden.is_some()) {
@@ -413,13 +441,20 @@ mod tests {
     use super::*;
 
     fn row(device: &str, hidden: usize, median_ms: f64) -> Row {
-        Row { device: device.into(), hidden: Some(hidden), median_ms, min_ms: median_ms * 0.99, ..Row::default() }
+        Row {
+            device: device.into(),
+            hidden: Some(hidden),
+            median_ms,
+            min_ms: median_ms * 0.99,
+            ..Row::default()
+        }
     }
 
     #[test]
     fn a_regression_is_more_than_noise() {
         let old = [row("cpu", 64, 1.0), row("cpu", 128, 1.0)];
-        let changes = against(&[row("cpu", 64, 1.04), row("cpu", 128, 1.5), row("cpu", 256, 9.0)], &old);
+        let changes =
+            against(&[row("cpu", 64, 1.04), row("cpu", 128, 1.5), row("cpu", 256, 9.0)], &old);
         assert_eq!(changes.iter().map(Change::is_regression).collect::<Vec<_>>(), [false, true]);
     }
 

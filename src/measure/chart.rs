@@ -1,4 +1,5 @@
-//! The time of a step over the number of units, as a picture: a line for each device, strategy and shape, both axes logarithmic.
+//! The time of a step over the number of units, as a picture: a line for each device, strategy and
+//! shape, both axes logarithmic.
 
 use std::fmt::Write as _;
 
@@ -12,8 +13,9 @@ const BOTTOM: f64 = 50.0;
 /// Room for the names of the lines.
 const RIGHT: f64 = 250.0;
 
-/// Colours that are told apart without red against green.
-const COLOURS: [&str; 8] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#7f7f7f"];
+/// Colors that are told apart without red against green.
+const COLORS: [&str; 8] =
+    ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#7f7f7f"];
 
 /// Points (H, µs a step) of rows that differ in H only.
 struct Line {
@@ -24,7 +26,9 @@ struct Line {
 fn lines(rows: &[Row]) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
     for row in rows {
-        let (Some(time), Some(batch), Some(hidden)) = (row.time, row.batch, row.hidden) else { continue };
+        let (Some(time), Some(batch), Some(hidden)) = (row.time, row.batch, row.hidden) else {
+            continue;
+        };
         if time == 0 || row.median_ms <= 0.0 || hidden == 0 {
             continue;
         }
@@ -32,7 +36,12 @@ fn lines(rows: &[Row]) -> Vec<Line> {
         if row.strategy == row.device {
             name.clone_from(&row.device);
         }
-        let _ = write!(name, " {} {} T{time} B{batch}", row.cell.as_deref().unwrap_or(""), row.precision);
+        let _ = write!(
+            name,
+            " {} {} T{time} B{batch}",
+            row.cell.as_deref().unwrap_or(""),
+            row.precision
+        );
         if let Some(threads) = row.threads {
             let _ = write!(name, " {threads}t");
         }
@@ -103,34 +112,47 @@ pub fn steps(rows: &[Row]) -> String {
         let at = x.place(tick);
         let (top, bottom, below) = (y.to, y.from, y.from + 16.0);
         let _ = writeln!(svg, r##"<path d="M{at:.1} {top}V{bottom}" stroke="#ddd"/>"##);
-        let _ = writeln!(svg, r##"<text x="{at:.1}" y="{below}" text-anchor="middle">{tick}</text>"##);
+        let _ =
+            writeln!(svg, r##"<text x="{at:.1}" y="{below}" text-anchor="middle">{tick}</text>"##);
     }
     for tick in y.ticks(10.0) {
         let at = y.place(tick);
         let (left, right, before) = (x.from, x.to, x.from - 6.0);
         let _ = writeln!(svg, r##"<path d="M{left} {at:.1}H{right}" stroke="#ddd"/>"##);
-        let _ = writeln!(svg, r##"<text x="{before}" y="{:.1}" text-anchor="end">{tick}</text>"##, at + 4.0);
-    }
-    let middle = (x.from + x.to) / 2.0;
-    let _ = writeln!(svg, r##"<text x="{middle}" y="{}" text-anchor="middle">units (H)</text>"##, HEIGHT - 12.0);
-    let _ = writeln!(svg, r##"<text x="{LEFT}" y="18">µs a step, median</text>"##);
-    for (index, line) in lines.iter().enumerate() {
-        let colour = COLOURS[index % COLOURS.len()];
-        let dash = ["", "6 3", "2 2"][(index / COLOURS.len()) % 3];
-        let path: Vec<String> =
-            line.points.iter().map(|&(hidden, time)| format!("{:.1} {:.1}", x.place(hidden), y.place(time))).collect();
         let _ = writeln!(
             svg,
-            r##"<path class="line" d="M{}" fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"/>"##,
+            r##"<text x="{before}" y="{:.1}" text-anchor="end">{tick}</text>"##,
+            at + 4.0
+        );
+    }
+    let middle = (x.from + x.to) / 2.0;
+    let _ = writeln!(
+        svg,
+        r##"<text x="{middle}" y="{}" text-anchor="middle">units (H)</text>"##,
+        HEIGHT - 12.0
+    );
+    let _ = writeln!(svg, r##"<text x="{LEFT}" y="18">µs a step, median</text>"##);
+    for (index, line) in lines.iter().enumerate() {
+        let color = COLORS[index % COLORS.len()];
+        let dash = ["", "6 3", "2 2"][(index / COLORS.len()) % 3];
+        let path: Vec<String> = line
+            .points
+            .iter()
+            .map(|&(hidden, time)| format!("{:.1} {:.1}", x.place(hidden), y.place(time)))
+            .collect();
+        let _ = writeln!(
+            svg,
+            r##"<path class="line" d="M{}" fill="none" stroke="{color}" stroke-width="2" stroke-dasharray="{dash}"/>"##,
             path.join("L")
         );
         for &(hidden, time) in &line.points {
             let (cx, cy) = (x.place(hidden), y.place(time));
-            let _ = writeln!(svg, r##"<circle cx="{cx:.1}" cy="{cy:.1}" r="3" fill="{colour}"/>"##);
+            let _ = writeln!(svg, r##"<circle cx="{cx:.1}" cy="{cy:.1}" r="3" fill="{color}"/>"##);
         }
         let (at, row) = (WIDTH - RIGHT + 16.0, TOP + 16.0 * index as f64);
         let name = super::svg::escape(&line.name);
-        let _ = writeln!(svg, r##"<text x="{at}" y="{:.1}" fill="{colour}">{name}</text>"##, row + 8.0);
+        let _ =
+            writeln!(svg, r##"<text x="{at}" y="{:.1}" fill="{color}">{name}</text>"##, row + 8.0);
     }
     svg.push_str("</svg>\n");
     svg
@@ -156,7 +178,12 @@ mod tests {
 
     #[test]
     fn a_line_for_each_strategy_with_a_point_for_each_size() {
-        let svg = steps(&[row("loop", 64, 1.0), row("step", 64, 5.0), row("loop", 256, 4.0), row("a<b", 64, 2.0)]);
+        let svg = steps(&[
+            row("loop", 64, 1.0),
+            row("step", 64, 5.0),
+            row("loop", 256, 4.0),
+            row("a<b", 64, 2.0),
+        ]);
         assert_eq!((svg.matches("class=\"line\"").count(), svg.matches("<circle").count()), (3, 4));
         assert!(svg.contains("gpu loop") && svg.contains("a&lt;b") && svg.ends_with("</svg>\n"));
         assert!(!svg.contains("NaN") && !svg.contains("inf"));

@@ -19,15 +19,17 @@ pub struct Tolerance {
 impl Tolerance {
     /// Equal, bit for bit up to the sign of zero: integer arithmetic is defined exactly.
     pub const EXACT: Tolerance = Tolerance { atol: 0.0, rtol: 0.0 };
-    /// `reference` against a stored float result: the other program rounds to f32 after every product and sum, in an order of its own.
+    /// `reference` against a stored float result: the other program rounds to f32 after every
+    /// product and sum, in an order of its own.
     pub const STORED: Tolerance = Tolerance { atol: 1e-5, rtol: 0.0 };
-    /// `cpu` and `gpu` against `reference`: sums in f32, and activations that are a few units in the last place off, carried
-    /// through the time steps. The relative part is for outputs that no activation bounds.
+    /// `cpu` and `gpu` against `reference`: sums in f32, and activations that are a few units in
+    /// the last place off, carried through the time steps. The relative part is for outputs that no
+    /// activation bounds.
     pub const DEVICE: Tolerance = Tolerance { atol: 1e-5, rtol: 1e-5 };
 
-    /// `cpu` and `gpu` with weights of less precision against `reference` with those of the file: the project's bars for layers whose
-    /// outputs are of the order of 1, relative beyond. Measured on layers of 64 to 512 units: f16 3e-5 to 2e-4, bf16 up to 4e-3, int8 up
-    /// to 3e-2.
+    /// `cpu` and `gpu` with weights of less precision against `reference` with those of the file:
+    /// the project's bars for layers whose outputs are of the order of 1, relative beyond. Measured
+    /// on layers of 64 to 512 units: f16 3e-5 to 2e-4, bf16 up to 4e-3, int8 up to 3e-2.
     pub fn of(precision: Precision) -> Tolerance {
         let bar = |x: f64| Tolerance { atol: x, rtol: x };
         match precision {
@@ -49,7 +51,8 @@ impl Tolerance {
 pub struct Comparison {
     /// Number of elements compared.
     pub elements: usize,
-    /// Largest `|actual − expected|`; infinite where one is NaN or infinite and the other is not the same.
+    /// Largest `|actual − expected|`; infinite where one is NaN or infinite and the other is not
+    /// the same.
     pub max_abs: f64,
     /// Largest error relative to `|expected|`, which counts as at least [`Comparison::SMALLEST`].
     pub max_rel: f64,
@@ -91,8 +94,8 @@ pub struct Worst {
 }
 
 impl Comparison {
-    /// Expected values below this count as this in the relative error: one rounding of a sum of terms around 1 is 6e-8, which
-    /// next to an exact 0 would be an infinite relative error.
+    /// Expected values below this count as this in the relative error: one rounding of a sum of
+    /// terms around 1 is 6e-8, which next to an exact 0 would be an infinite relative error.
     pub const SMALLEST: f64 = 1e-6;
 
     /// Whether every element is within the tolerance that it was compared under.
@@ -100,8 +103,8 @@ impl Comparison {
         self.outside == 0 && self.mismatch.is_none()
     }
 
-    /// Whether NaN and infinities are where they were expected, and shapes and types are equal: what can be asked of a result
-    /// whose distance is only stated.
+    /// Whether NaN and infinities are where they were expected, and shapes and types are equal:
+    /// what can be asked of a result whose distance is only stated.
     pub fn is_comparable(&self) -> bool {
         self.mismatch.is_none() && self.max_abs.is_finite()
     }
@@ -109,12 +112,17 @@ impl Comparison {
 
 /// Compares `actual` with `expected`; `roles` says what the axes mean, as far as it is known.
 ///
-/// NaN equals NaN at the same place, and an infinity the same infinity. Tensors of another shape or type are not compared:
-/// [`Comparison::mismatch`] says so.
+/// NaN equals NaN at the same place, and an infinity the same infinity. Tensors of another shape or
+/// type are not compared: [`Comparison::mismatch`] says so.
 ///
 /// # Errors
 /// None for tensors of one type.
-pub fn compare(expected: &Tensor, actual: &Tensor, tolerance: Tolerance, roles: &[AxisRole]) -> Result<Comparison> {
+pub fn compare(
+    expected: &Tensor,
+    actual: &Tensor,
+    tolerance: Tolerance,
+    roles: &[AxisRole],
+) -> Result<Comparison> {
     let mut out = Comparison {
         elements: expected.len(),
         max_abs: 0.0,
@@ -139,14 +147,19 @@ pub fn compare(expected: &Tensor, actual: &Tensor, tolerance: Tolerance, roles: 
     let (mut sum, mut dot, mut norms) = (0.0, 0.0, [0.0; 2]);
     for (at, (&e, &a)) in wanted.iter().zip(&found).enumerate() {
         out.nan = [out.nan[0] + usize::from(e.is_nan()), out.nan[1] + usize::from(a.is_nan())];
-        out.infinite = [out.infinite[0] + usize::from(e.is_infinite()), out.infinite[1] + usize::from(a.is_infinite())];
+        out.infinite = [
+            out.infinite[0] + usize::from(e.is_infinite()),
+            out.infinite[1] + usize::from(a.is_infinite()),
+        ];
         let error = distance(e, a);
         sum += error;
         if e.is_finite() && a.is_finite() {
             dot += e * a;
             norms = [norms[0] + e * e, norms[1] + a * a];
         }
-        out.max_rel = out.max_rel.max(error / if e.is_finite() { e.abs().max(Comparison::SMALLEST) } else { 1.0 });
+        out.max_rel = out
+            .max_rel
+            .max(error / if e.is_finite() { e.abs().max(Comparison::SMALLEST) } else { 1.0 });
         if error > out.max_abs {
             out.max_abs = error;
             worst = Some((at, e, a));
@@ -173,7 +186,8 @@ pub fn compare(expected: &Tensor, actual: &Tensor, tolerance: Tolerance, roles: 
     }
     out.worst = worst.map(|(at, expected_value, actual_value)| {
         let index = unravel(at, expected.shape());
-        let [step, row, unit] = [AxisRole::Step, AxisRole::Row, AxisRole::Unit].map(|role| place(&index, roles, role));
+        let [step, row, unit] =
+            [AxisRole::Step, AxisRole::Row, AxisRole::Unit].map(|role| place(&index, roles, role));
         Worst { step, row, unit, index, expected: expected_value, actual: actual_value }
     });
     Ok(out)
@@ -201,12 +215,14 @@ fn distance(expected: f64, actual: f64) -> f64 {
     }
 }
 
-/// Number of steps from one f32 to the next that lie between two; 0 for two NaN, the largest number for one.
+/// Number of steps from one f32 to the next that lie between two; 0 for two NaN, the largest number
+/// for one.
 fn ulps(a: f32, b: f32) -> u64 {
     if a.is_nan() || b.is_nan() {
         return if a.is_nan() && b.is_nan() { 0 } else { u64::MAX };
     }
-    // The bits of a float order like its magnitude: mirrored for negative numbers they order like the number.
+    // The bits of a float order like its magnitude: mirrored for negative numbers they order like
+    // the number.
     let ordered = |x: f32| {
         let bits = i64::from(x.to_bits() & 0x7fff_ffff);
         if x.is_sign_negative() { -bits } else { bits }
@@ -255,7 +271,8 @@ mod tests {
         let expected = tensor(&[3, 2, 4], &data);
         data[8 + 1] += 2e-5; // step 1, row 0, unit 1
         data[16 + 4 + 3] -= 0.25; // step 2, row 1, unit 3
-        let c = compare(&expected, &tensor(&[3, 2, 4], &data), Tolerance::STORED, &TIME_MAJOR).unwrap();
+        let c =
+            compare(&expected, &tensor(&[3, 2, 4], &data), Tolerance::STORED, &TIME_MAJOR).unwrap();
         let worst = c.worst.clone().unwrap();
         assert_eq!((worst.step, worst.row, worst.unit), (Some(2), Some(1), Some(3)));
         assert_eq!((worst.expected, worst.actual), (0.5, 0.25));
@@ -291,8 +308,13 @@ mod tests {
     #[test]
     fn integers_are_compared_in_their_own_steps() {
         let tensor = |data: Vec<i8>| Tensor::from_vec(&[3], data).unwrap();
-        let c = compare(&tensor(vec![-128, 0, 5]), &tensor(vec![127, 0, 6]), Tolerance { atol: 1.0, rtol: 0.0 }, &[])
-            .unwrap();
+        let c = compare(
+            &tensor(vec![-128, 0, 5]),
+            &tensor(vec![127, 0, 6]),
+            Tolerance { atol: 1.0, rtol: 0.0 },
+            &[],
+        )
+        .unwrap();
         assert_eq!((c.max_abs, c.outside, c.max_ulp), (255.0, 1, None));
     }
 

@@ -1,4 +1,5 @@
-//! Holding devices against stored results, against `reference`, and value by value against each other.
+//! Holding devices against stored results, against `reference`, and value by value against each
+//! other.
 
 use super::compare::{Comparison, Tolerance, compare};
 use super::golden::Run;
@@ -16,8 +17,8 @@ use crate::tensor::DType;
 pub struct Rule {
     /// How far it may be from them.
     pub tolerance: Tolerance,
-    /// Whether it must be within the tolerance. Otherwise its distance is only stated, and it must merely have the same shapes and
-    /// types, and no NaN or infinity where none is expected.
+    /// Whether it must be within the tolerance. Otherwise its distance is only stated, and it must
+    /// merely have the same shapes and types, and no NaN or infinity where none is expected.
     pub judged: bool,
 }
 
@@ -39,7 +40,13 @@ pub struct Check {
 impl Check {
     /// A device that could not be opened, or a run that failed.
     pub fn failed(device: &str, run: &str, rule: Rule, error: Error) -> Check {
-        Check { run: run.to_owned(), output: String::new(), device: device.to_owned(), rule, result: Err(error) }
+        Check {
+            run: run.to_owned(),
+            output: String::new(),
+            device: device.to_owned(),
+            rule,
+            result: Err(error),
+        }
     }
 
     /// Whether the output is as the rule wants it.
@@ -52,16 +59,17 @@ impl Check {
     }
 }
 
-/// Whether a graph computes in hybrid or integer arithmetic somewhere, so that devices that compute in float cannot be exact.
-pub fn is_quantised(graph: &Graph) -> bool {
-    let quantised_value = graph
-        .values
-        .iter()
-        .any(|value| value.ty.quantization.is_some() && matches!(value.ty.dtype, DType::I8 | DType::U8 | DType::I16));
-    let quantised_op = graph.nodes.iter().any(|node| match &node.op {
+/// Whether a graph computes in hybrid or integer arithmetic somewhere, so that devices that compute
+/// in float cannot be exact.
+pub fn is_quantized(graph: &Graph) -> bool {
+    let quantized_value = graph.values.iter().any(|value| {
+        value.ty.quantization.is_some()
+            && matches!(value.ty.dtype, DType::I8 | DType::U8 | DType::I16)
+    });
+    let quantized_op = graph.nodes.iter().any(|node| match &node.op {
         Op::Recurrent(op) => op.arithmetic != Arithmetic::Float,
         Op::Svdf(op) => op.arithmetic != SvdfArithmetic::Float,
-        Op::While(op) => is_quantised(&op.condition) || is_quantised(&op.body),
+        Op::While(op) => is_quantized(&op.condition) || is_quantized(&op.body),
         Op::Quantize => true,
         Op::FullyConnected(_)
         | Op::MatMul(_)
@@ -97,20 +105,22 @@ pub fn is_quantised(graph: &Graph) -> bool {
         | Op::SetItem
         | Op::Custom(_) => false,
     });
-    quantised_value || quantised_op
+    quantized_value || quantized_op
 }
 
-/// The rule for a device: `reference` within `tolerance`; `cpu` and `gpu` within `tolerance` widened by `allowance` for float models,
-/// while for hybrid and integer models, which they run on dequantised weights, the distance is stated.
+/// The rule for a device: `reference` within `tolerance`; `cpu` and `gpu` within `tolerance`
+/// widened by `allowance` for float models, while for hybrid and integer models, which they run on
+/// dequantized weights, the distance is stated.
 pub fn rule(model: &Model, device: &Device, tolerance: Tolerance, allowance: f64) -> Rule {
     if device.is_reference() {
         Rule { tolerance, judged: true }
     } else {
-        Rule { tolerance: tolerance.widened(allowance), judged: !is_quantised(model.graph()) }
+        Rule { tolerance: tolerance.widened(allowance), judged: !is_quantized(model.graph()) }
     }
 }
 
-/// Makes the runs on a session, the state reset or carried as their tags say, and compares every output that they name.
+/// Makes the runs on a session, the state reset or carried as their tags say, and compares every
+/// output that they name.
 pub fn check(session: &Session, device: &str, runs: &[Run], rule: Rule) -> Vec<Check> {
     let model = session.model();
     let graph = model.graph();
@@ -129,7 +139,9 @@ pub fn check(session: &Session, device: &str, runs: &[Run], rule: Rule) -> Vec<C
         };
         for (name, expected) in &run.outputs {
             let roles = axes_of_output(model, graph, name);
-            let result = outputs.get(name).and_then(|actual| compare(expected, actual, rule.tolerance, &roles));
+            let result = outputs
+                .get(name)
+                .and_then(|actual| compare(expected, actual, rule.tolerance, &roles));
             let (run, output, device) = (run.tag.clone(), name.clone(), device.to_owned());
             checks.push(Check { run, output, device, rule, result });
         }
@@ -142,8 +154,8 @@ fn axes_of_output(model: &Model, graph: &Graph, name: &str) -> Vec<AxisRole> {
     port.map(|port| roles(graph, port.value)).unwrap_or_default()
 }
 
-/// Runs with seeded random inputs, and the outputs of `reference` as the expected ones: one from the reset state, and for a model
-/// with state a second one that goes on from it.
+/// Runs with seeded random inputs, and the outputs of `reference` as the expected ones: one from
+/// the reset state, and for a model with state a second one that goes on from it.
 ///
 /// # Errors
 /// Those of [`seeded`] and of the run.
@@ -158,7 +170,8 @@ pub fn seeded_runs(model: &Model, sizes: Sizes, seed: u64) -> Result<Vec<Run>> {
         let inputs = seeded(model, sizes, seed.wrapping_add(offset))?;
         let mut run = Run { tag: tag.to_owned(), inputs, outputs: Vec::new() };
         let outputs = stream.run(&run.named_inputs()).within(|| format!("reference, run {tag}"))?;
-        run.outputs = outputs.iter().map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
+        run.outputs =
+            outputs.iter().map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect();
         runs.push(run);
     }
     Ok(runs)
@@ -179,11 +192,12 @@ pub struct Intermediate {
     pub comparison: Comparison,
 }
 
-/// Compares every value that a node computes with `reference`, in the graph's order, for one run from the reset state. The first
-/// entry that does not hold is the first node that diverges.
+/// Compares every value that a node computes with `reference`, in the graph's order, for one run
+/// from the reset state. The first entry that does not hold is the first node that diverges.
 ///
 /// # Errors
-/// Those of the runs; [`Unsupported`](crate::ErrorKind::Unsupported) when the device cannot run the graph with all its values as outputs.
+/// Those of the runs; [`Unsupported`](crate::ErrorKind::Unsupported) when the device cannot run the
+/// graph with all its values as outputs.
 pub fn intermediates(
     model: &Model,
     device: &Device,
@@ -195,7 +209,11 @@ pub fn intermediates(
     let open = Model::from_graph(open)?;
     let inputs = run.named_inputs();
     let expected = Session::new(&open, Device::reference())?.run(&inputs)?;
-    let actual = Session::builder(&open).device(device.clone()).options(options.clone()).build()?.run(&inputs)?;
+    let actual = Session::builder(&open)
+        .device(device.clone())
+        .options(options.clone())
+        .build()?
+        .run(&inputs)?;
     let graph = open.graph();
     let results = expected.tensors().iter().zip(actual.tensors()).zip(&values);
     let mut intermediates = Vec::with_capacity(values.len());
@@ -218,7 +236,9 @@ fn with_all_values(graph: &Graph) -> Result<(Graph, Vec<(NodeId, ValueId)>)> {
     open.outputs.clear();
     let mut values = Vec::new();
     for (index, node) in graph.nodes.iter().enumerate() {
-        let node_id = NodeId(u32::try_from(index).map_err(|_| Error::internal("more nodes than can be numbered"))?);
+        let node_id = NodeId(
+            u32::try_from(index).map_err(|_| Error::internal("more nodes than can be numbered"))?,
+        );
         for value in node.outputs.iter().flatten() {
             open.outputs.push(Port { name: format!("{}", values.len()), value: *value });
             values.push((node_id, *value));

@@ -1,8 +1,9 @@
 //! Golden files: inputs and stored outputs of a series of runs, in one `.npz`.
 //!
-//! The keys are `<run>.in.<tensor>` and `<run>.out.<tensor>`, in the order in which the runs are made. A run starts from the reset
-//! state, unless its tag ends in `+`: then it goes on from the state that the run before it left. A tensor is named as in the
-//! model, or by its position. Outputs that the file does not name are not checked.
+//! The keys are `<run>.in.<tensor>` and `<run>.out.<tensor>`, in the order in which the runs are
+//! made. A run starts from the reset state, unless its tag ends in `+`: then it goes on from the
+//! state that the run before it left. A tensor is named as in the model, or by its position.
+//! Outputs that the file does not name are not checked.
 
 use std::path::Path;
 
@@ -35,7 +36,8 @@ impl Run {
 /// Reads a golden file.
 ///
 /// # Errors
-/// Those of [`npz::load`]; [`Malformed`](crate::ErrorKind::Malformed) for a key that is not of this form and for a file without runs.
+/// Those of [`npz::load`]; [`Malformed`](crate::ErrorKind::Malformed) for a key that is not of this
+/// form and for a file without runs.
 pub fn load(path: impl AsRef<Path>) -> Result<Vec<Run>> {
     let path = path.as_ref();
     runs(npz::load(path)?).within(|| path.display().to_string())
@@ -49,8 +51,10 @@ pub fn runs(entries: Vec<(String, Tensor)>) -> Result<Vec<Run>> {
     let mut runs: Vec<Run> = Vec::new();
     for (key, tensor) in entries {
         let Some((tag, is_input, name)) = split(&key) else {
-            return Err(Error::malformed("a key of the form `<run>.in.<tensor>` or `<run>.out.<tensor>` was expected")
-                .within(key));
+            return Err(Error::malformed(
+                "a key of the form `<run>.in.<tensor>` or `<run>.out.<tensor>` was expected",
+            )
+            .within(key));
         };
         let run = match runs.iter_mut().find(|run| run.tag == tag) {
             Some(run) => run,
@@ -76,7 +80,9 @@ fn split(key: &str) -> Option<(&str, bool, &str)> {
     let input = key.split_once(".in.").map(|(tag, name)| (tag, true, name));
     let output = key.split_once(".out.").map(|(tag, name)| (tag, false, name));
     match (input, output) {
-        (Some(input), Some(output)) => Some(if input.0.len() < output.0.len() { input } else { output }),
+        (Some(input), Some(output)) => {
+            Some(if input.0.len() < output.0.len() { input } else { output })
+        }
         (input, output) => input.or(output),
     }
 }
@@ -91,7 +97,8 @@ mod tests {
         let entry = |key: &str| (key.to_owned(), Tensor::scalar(0.0f32));
         let keys = ["b.in.x:0", "b.out.y", "a+.in.x:0", "b.out.z.in.w", "a+.out.0"];
         let runs = runs(keys.map(entry).to_vec()).unwrap();
-        let tags: Vec<(&str, bool)> = runs.iter().map(|run| (run.tag.as_str(), run.continues())).collect();
+        let tags: Vec<(&str, bool)> =
+            runs.iter().map(|run| (run.tag.as_str(), run.continues())).collect();
         assert_eq!(tags, [("b", false), ("a+", true)]);
         let names: Vec<&str> = runs[0].outputs.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["y", "z.in.w"]);

@@ -7,7 +7,8 @@ use crate::graph::Graph;
 use crate::session::{Axis, Model, TensorSpec};
 use crate::tensor::{DType, Tensor, element_count};
 
-/// Sizes that the caller chooses; `None`: as the model declares them, or the default where it leaves them open.
+/// Sizes that the caller chooses; `None`: as the model declares them, or the default where it
+/// leaves them open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sizes {
     /// Batch rows.
@@ -21,11 +22,13 @@ const DEFAULT_BATCH: usize = 1;
 /// Time steps where neither the model nor the caller says how many.
 const DEFAULT_TIME: usize = 16;
 
-/// Random inputs for `model`, by name, in its order: floats uniform in −1 .. 1, stored integers of quantised inputs over their
-/// whole range, other integers 0 or 1 (they are indices or lengths, and these are valid ones).
+/// Random inputs for `model`, by name, in its order: floats uniform in −1 .. 1, stored integers of
+/// quantized inputs over their whole range, other integers 0 or 1 (they are indices or lengths, and
+/// these are valid ones).
 ///
 /// # Errors
-/// [`InvalidInput`](crate::ErrorKind::InvalidInput) when a size is chosen and no axis of any input can be told to be the one.
+/// [`InvalidInput`](crate::ErrorKind::InvalidInput) when a size is chosen and no axis of any input
+/// can be told to be the one.
 pub fn seeded(model: &Model, sizes: Sizes, seed: u64) -> Result<Vec<(String, Tensor)>> {
     let mut random = Random::new(seed);
     shapes(model, sizes)?
@@ -70,7 +73,9 @@ pub fn shapes(model: &Model, sizes: Sizes) -> Result<Vec<Vec<usize>>> {
         }
         shapes.push(shape);
     }
-    let unknown = |what: &str| Error::input(format!("no axis of any input can be told to be the {what} axis"));
+    let unknown = |what: &str| {
+        Error::input(format!("no axis of any input can be told to be the {what} axis"))
+    };
     if sizes.batch.is_some() && !batch_found {
         return Err(unknown("batch"));
     }
@@ -103,22 +108,33 @@ fn tensor(spec: &TensorSpec, shape: &[usize], random: &mut Random) -> Result<Ten
     };
     macro_rules! integers {
         ($ty:ty) => {{
-            // Quantised numbers over the whole range of their type; `as` saturates.
-            let quantised = spec.quantization.is_some();
-            let (from, to) = if quantised { (<$ty>::MIN as f32, <$ty>::MAX as f32 + 1.0) } else { (0.0, 2.0) };
-            let most = if quantised { <$ty>::MAX } else { 1 };
-            Tensor::from_vec(shape, uniform(from, to).into_iter().map(|x| (x.floor() as $ty).min(most)).collect())
+            // Quantized numbers over the whole range of their type; `as` saturates.
+            let quantized = spec.quantization.is_some();
+            let (from, to) =
+                if quantized { (<$ty>::MIN as f32, <$ty>::MAX as f32 + 1.0) } else { (0.0, 2.0) };
+            let most = if quantized { <$ty>::MAX } else { 1 };
+            Tensor::from_vec(
+                shape,
+                uniform(from, to).into_iter().map(|x| (x.floor() as $ty).min(most)).collect(),
+            )
         }};
     }
     match spec.dtype {
         DType::F32 => Tensor::from_vec(shape, uniform(-1.0, 1.0)),
-        DType::F64 => Tensor::from_vec(shape, uniform(-1.0, 1.0).into_iter().map(f64::from).collect()),
-        DType::F16 => Tensor::from_vec(shape, uniform(-1.0, 1.0).into_iter().map(half::f16::from_f32).collect()),
+        DType::F64 => {
+            Tensor::from_vec(shape, uniform(-1.0, 1.0).into_iter().map(f64::from).collect())
+        }
+        DType::F16 => Tensor::from_vec(
+            shape,
+            uniform(-1.0, 1.0).into_iter().map(half::f16::from_f32).collect(),
+        ),
         DType::I8 => integers!(i8),
         DType::U8 => integers!(u8),
         DType::I16 => integers!(i16),
         DType::I32 => integers!(i32),
         DType::I64 => integers!(i64),
-        DType::Bool => Tensor::from_vec(shape, uniform(0.0, 2.0).into_iter().map(|x| x >= 1.0).collect()),
+        DType::Bool => {
+            Tensor::from_vec(shape, uniform(0.0, 2.0).into_iter().map(|x| x >= 1.0).collect())
+        }
     }
 }

@@ -19,8 +19,8 @@ pub enum AxisRole {
 /// Nodes followed back at most: a chain in a real model is far shorter.
 const MOST_NODES: usize = 10_000;
 
-/// What the axes of `value` mean. Where no recurrent op can be found behind it, `[.., rows, units]` is assumed for two axes and
-/// nothing for others; the answer is then empty.
+/// What the axes of `value` mean. Where no recurrent op can be found behind it, `[.., rows, units]`
+/// is assumed for two axes and nothing for others; the answer is then empty.
 pub fn roles(graph: &Graph, value: ValueId) -> Vec<AxisRole> {
     let producers = graph.producers();
     let mut fuel = MOST_NODES;
@@ -75,14 +75,17 @@ fn trace(
                 return None;
             }
             let kept = |axis: &usize| *axis >= 32 || options.shrink_axis_mask & (1 << *axis) == 0;
-            Some((0..roles.len()).filter(kept).filter_map(|axis| roles.get(axis).copied()).collect())
+            Some(
+                (0..roles.len()).filter(kept).filter_map(|axis| roles.get(axis).copied()).collect(),
+            )
         }
         // The last axis is made anew.
         Op::FullyConnected(_) | Op::MatMul(_) => {
             let mut roles = behind(0)?;
             *roles.last_mut()? = AxisRole::Unit;
-            Some(roles)
-                .filter(|roles| graph.get(value).and_then(|v| v.ty.rank()).is_none_or(|rank| rank == roles.len()))
+            Some(roles).filter(|roles| {
+                graph.get(value).and_then(|v| v.ty.rank()).is_none_or(|rank| rank == roles.len())
+            })
         }
         Op::Transpose => {
             let roles = behind(0)?;
@@ -90,9 +93,17 @@ fn trace(
         }
         Op::Squeeze(squeeze) => {
             let roles = behind(0)?;
-            let removed: Option<Vec<usize>> = squeeze.axes.iter().map(|&axis| wrap(axis, roles.len())).collect();
+            let removed: Option<Vec<usize>> =
+                squeeze.axes.iter().map(|&axis| wrap(axis, roles.len())).collect();
             let removed = removed.filter(|removed| !removed.is_empty())?;
-            Some(roles.iter().enumerate().filter(|(axis, _)| !removed.contains(axis)).map(|(_, role)| *role).collect())
+            Some(
+                roles
+                    .iter()
+                    .enumerate()
+                    .filter(|(axis, _)| !removed.contains(axis))
+                    .map(|(_, role)| *role)
+                    .collect(),
+            )
         }
         Op::ExpandDims => insert(behind(0)?, *constant(1)?.first()?, AxisRole::Other),
         // Outputs of an unrolled chain, one a step.
@@ -131,13 +142,14 @@ fn recurrent_roles(recurrent: &Recurrent, slot: usize) -> Vec<AxisRole> {
     }
 }
 
-/// What the axes of an input mean, by the first recurrent op that it feeds. Where none can be found, `[rows, units]` is assumed
-/// for two axes and nothing for others; the answer is then empty.
+/// What the axes of an input mean, by the first recurrent op that it feeds. Where none can be
+/// found, `[rows, units]` is assumed for two axes and nothing for others; the answer is then empty.
 pub fn input_roles(graph: &Graph, value: ValueId) -> Vec<AxisRole> {
     // What is known of each value, from the last node to the first.
     let mut known: Vec<Option<Vec<AxisRole>>> = vec![None; graph.values.len()];
     for node in graph.nodes.iter().rev() {
-        let result = node.outputs.iter().flatten().find_map(|id| known.get(id.index()).cloned().flatten());
+        let result =
+            node.outputs.iter().flatten().find_map(|id| known.get(id.index()).cloned().flatten());
         for (slot, id) in node.inputs.iter().enumerate() {
             let Some(id) = *id else { continue };
             let constant = |slot: usize| graph.constant(node.input(slot)?)?.to_i64().ok();
@@ -148,9 +160,10 @@ pub fn input_roles(graph: &Graph, value: ValueId) -> Vec<AxisRole> {
                 *entry = y.and_then(|y| reshaped(&sizes(graph, y)?, result, &sizes(graph, id)?));
                 continue;
             }
-            if let (Some(roles), Some(entry)) =
-                (operand_roles(&node.op, slot, result.as_deref(), &constant), known.get_mut(id.index()))
-            {
+            if let (Some(roles), Some(entry)) = (
+                operand_roles(&node.op, slot, result.as_deref(), &constant),
+                known.get_mut(id.index()),
+            ) {
                 *entry = Some(roles);
             }
         }
@@ -173,7 +186,9 @@ fn operand_roles(
     let same = || result.map(<[AxisRole]>::to_vec);
     match op {
         Op::Recurrent(recurrent) => match slot {
-            Recurrent::X | Recurrent::AUXILIARY => Some(recurrent_roles(recurrent, Recurrent::y(0))),
+            Recurrent::X | Recurrent::AUXILIARY => {
+                Some(recurrent_roles(recurrent, Recurrent::y(0)))
+            }
             // Lengths `[B]`, or a mask over steps and rows: the rank would have to tell.
             Recurrent::MASK => None,
             _ => Some(vec![AxisRole::Row, AxisRole::Unit]),
@@ -258,24 +273,34 @@ fn operand_roles(
     }
 }
 
-/// Declared sizes of a value's axes, 0 where one is open (no declared axis has that size where this is used).
+/// Declared sizes of a value's axes, 0 where one is open (no declared axis has that size where this
+/// is used).
 fn sizes(graph: &Graph, id: ValueId) -> Option<Vec<usize>> {
     let shape = graph.get(id)?.ty.shape.as_ref()?;
     Some(shape.iter().map(|dim| dim.known().unwrap_or(0)).collect())
 }
 
-/// What the axes mean after a reshape that only moves, adds or removes axes of size 1: how converters write the transposition of
-/// a batch of one.
+/// What the axes mean after a reshape that only moves, adds or removes axes of size 1: how
+/// converters write the transposition of a batch of one.
 fn reshaped(from: &[usize], roles: &[AxisRole], to: &[usize]) -> Option<Vec<AxisRole>> {
-    let long = |sizes: &[usize]| sizes.iter().copied().filter(|&size| size != 1).collect::<Vec<_>>();
+    let long =
+        |sizes: &[usize]| sizes.iter().copied().filter(|&size| size != 1).collect::<Vec<_>>();
     if from.len() != roles.len() || long(from) != long(to) {
         return None;
     }
-    let of =
-        |is_one: bool| from.iter().zip(roles).filter(move |(size, _)| (**size == 1) == is_one).map(|(_, role)| *role);
+    let of = |is_one: bool| {
+        from.iter()
+            .zip(roles)
+            .filter(move |(size, _)| (**size == 1) == is_one)
+            .map(|(_, role)| *role)
+    };
     let (mut ones, mut others) = (of(true), of(false));
     to.iter()
-        .map(|&size| if size == 1 { Some(ones.next().unwrap_or(AxisRole::Other)) } else { others.next() })
+        .map(
+            |&size| {
+                if size == 1 { Some(ones.next().unwrap_or(AxisRole::Other)) } else { others.next() }
+            },
+        )
         .collect()
 }
 
@@ -298,7 +323,10 @@ mod tests {
 
     #[test]
     fn a_reshape_that_moves_a_one_is_followed() {
-        assert_eq!(reshaped(&[28, 1, 64], &[Step, Row, Unit], &[1, 28, 64]), Some(vec![Row, Step, Unit]));
+        assert_eq!(
+            reshaped(&[28, 1, 64], &[Step, Row, Unit], &[1, 28, 64]),
+            Some(vec![Row, Step, Unit])
+        );
         assert_eq!(reshaped(&[28, 1, 64], &[Step, Row, Unit], &[28, 64]), Some(vec![Step, Unit]));
         assert_eq!(reshaped(&[2, 8], &[Row, Unit], &[1, 2, 8]), Some(vec![Other, Row, Unit]));
         assert_eq!(reshaped(&[28, 2, 64], &[Step, Row, Unit], &[56, 64]), None);

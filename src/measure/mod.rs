@@ -1,4 +1,5 @@
-//! Measuring: how far two results are apart, what a series of timings says, and networks and sizes to measure with.
+//! Measuring: how far two results are apart, what a series of timings says, and networks and sizes
+//! to measure with.
 
 pub mod bench;
 pub mod chart;

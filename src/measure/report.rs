@@ -3,10 +3,15 @@
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 
 /// A line under the headings and nothing else.
-const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
+const STYLE: TableStyle =
+    TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
 /// A table with these headings; the columns from `numbers` on are aligned to the right.
-pub fn table<S: ToString>(headings: &[&str], numbers: usize, rows: impl IntoIterator<Item = Vec<S>>) -> String {
+pub fn table<S: ToString>(
+    headings: &[&str],
+    numbers: usize,
+    rows: impl IntoIterator<Item = Vec<S>>,
+) -> String {
     let mut table = Table::new();
     table.load_style(STYLE).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(headings);

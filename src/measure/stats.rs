@@ -22,11 +22,13 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Summarises a series; all zero for an empty one. NaN sorts last.
+    /// Summarizes a series; all zero for an empty one. NaN sorts last.
     pub fn of(values: &[f64]) -> Summary {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
-        let (Some(&min), Some(&max)) = (sorted.first(), sorted.last()) else { return Summary::default() };
+        let (Some(&min), Some(&max)) = (sorted.first(), sorted.last()) else {
+            return Summary::default();
+        };
         let count = sorted.len();
         let mean = sorted.iter().sum::<f64>() / count as f64;
         let squares: f64 = sorted.iter().map(|value| (value - mean).powi(2)).sum();
@@ -36,13 +38,16 @@ impl Summary {
     }
 }
 
-/// The value at this share (0 to 1) of a sorted series, interpolated between neighbours; 0 for an empty one.
+/// The value at this share (0 to 1) of a sorted series, interpolated between neighbors; 0 for an
+/// empty one.
 pub fn percentile(sorted: &[f64], share: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
     let position = share.clamp(0.0, 1.0) * last as f64;
     let below = position.floor() as usize;
-    let (low, high) =
-        (sorted.get(below).copied().unwrap_or(0.0), sorted.get(below + 1).or(sorted.last()).copied().unwrap_or(0.0));
+    let (low, high) = (
+        sorted.get(below).copied().unwrap_or(0.0),
+        sorted.get(below + 1).or(sorted.last()).copied().unwrap_or(0.0),
+    );
     low + (high - low) * (position - position.floor())
 }
 

@@ -32,7 +32,8 @@ struct Card {
     height: f64,
 }
 
-/// Draws a graph: recurrent ops large and in colour with their sizes, states dashed, constants left out. `op_name` names an op.
+/// Draws a graph: recurrent ops large and in color with their sizes, states dashed, constants left
+/// out. `op_name` names an op.
 pub fn graph(graph: &Graph, op_name: impl Fn(&Op) -> String) -> String {
     let mut cards: Vec<Card> = Vec::new();
     let mut edges: Vec<(usize, usize, String)> = Vec::new();
@@ -83,7 +84,11 @@ pub fn graph(graph: &Graph, op_name: impl Fn(&Op) -> String) -> String {
     edges.iter().for_each(|(from, to, label)| draw_edge(&mut svg, &cards, *from, *to, label));
     cards.iter().for_each(|card| draw_card(&mut svg, card));
     if left_out > 0 {
-        let _ = writeln!(svg, r#"<text x="{MARGIN}" y="{}">and {left_out} more nodes</text>"#, height + LINE);
+        let _ = writeln!(
+            svg,
+            r#"<text x="{MARGIN}" y="{}">and {left_out} more nodes</text>"#,
+            height + LINE
+        );
     }
     svg.push_str("</svg>\n");
     svg
@@ -100,8 +105,13 @@ fn recurrent_lines(recurrent: &Recurrent, node: &Node) -> Vec<String> {
     for direction in &recurrent.directions {
         let weights = &direction.weights;
         let width = weights.output_width(gates);
-        let projected = if weights.projection.is_some() { format!(" → {width}") } else { String::new() };
-        lines.push(format!("{} → {} units{projected}", weights.input.columns(), weights.units(gates)));
+        let projected =
+            if weights.projection.is_some() { format!(" → {width}") } else { String::new() };
+        lines.push(format!(
+            "{} → {} units{projected}",
+            weights.input.columns(),
+            weights.units(gates)
+        ));
     }
     let mut traits = vec![match recurrent.layout {
         Layout::TimeMajor => "time-major",
@@ -121,18 +131,22 @@ fn recurrent_lines(recurrent: &Recurrent, node: &Node) -> Vec<String> {
 }
 
 fn shape_text(graph: &Graph, id: ValueId) -> String {
-    let Some(shape) = graph.get(id).and_then(|value| value.ty.shape.as_ref()) else { return String::new() };
+    let Some(shape) = graph.get(id).and_then(|value| value.ty.shape.as_ref()) else {
+        return String::new();
+    };
     let sizes: Vec<String> = shape
         .iter()
         .map(|dim| match *dim {
-            crate::graph::Dim::Symbol(symbol) => graph.symbols.get(symbol.index()).cloned().unwrap_or_default(),
+            crate::graph::Dim::Symbol(symbol) => {
+                graph.symbols.get(symbol.index()).cloned().unwrap_or_default()
+            }
             dim => dim.to_string(),
         })
         .collect();
     format!("[{}]", sizes.join(", "))
 }
 
-/// Places the boxes layer by layer, each layer centred; returns the size of the picture.
+/// Places the boxes layer by layer, each layer centerd; returns the size of the picture.
 fn arrange(cards: &mut [Card]) -> (f64, f64) {
     let layers = cards.iter().map(|card| card.layer + 1).max().unwrap_or(0);
     let mut members: Vec<Vec<usize>> = vec![Vec::new(); layers];
@@ -180,7 +194,11 @@ fn draw_edge(svg: &mut String, cards: &[Card], from: usize, to: usize, label: &s
     );
     if !label.is_empty() {
         let (x, y) = (x1 * 0.4 + x2 * 0.6 + 4.0, y1 * 0.4 + y2 * 0.6);
-        let _ = writeln!(svg, r##"<text x="{x:.1}" y="{y:.1}" fill="#667" font-size="9">{}</text>"##, escape(label));
+        let _ = writeln!(
+            svg,
+            r##"<text x="{x:.1}" y="{y:.1}" fill="#667" font-size="9">{}</text>"##,
+            escape(label)
+        );
     }
 }
 

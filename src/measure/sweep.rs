@@ -1,4 +1,5 @@
-//! Lists of sizes as a user writes them: `8`, `1,8,64`, `64-1024*2` (64, 128, … 1024), `16-64+16` (16, 32, 48, 64).
+//! Lists of sizes as a user writes them: `8`, `1,8,64`, `64-1024*2` (64, 128, … 1024), `16-64+16`
+//! (16, 32, 48, 64).
 
 use std::str::FromStr;
 
@@ -18,7 +19,9 @@ impl FromStr for Sizes {
         let mut sizes = Vec::new();
         for part in text.split(',') {
             range(part.trim(), &mut sizes).ok_or_else(|| {
-                Error::input(format!("`{part}` is no size and no range such as 64-1024*2 or 16-64+16"))
+                Error::input(format!(
+                    "`{part}` is no size and no range such as 64-1024*2 or 16-64+16"
+                ))
             })?;
         }
         Ok(Sizes(sizes))
@@ -62,9 +65,19 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Sizes>().unwrap().0, sizes, "{text}");
         }
-        for wrong in
-            ["", "a", "1-", "1-8", "8-1*2", "1-8*1", "0-8*2", "1-8+0", "1,,2", "-4", "1-18446744073709551615*3x"]
-        {
+        for wrong in [
+            "",
+            "a",
+            "1-",
+            "1-8",
+            "8-1*2",
+            "1-8*1",
+            "0-8*2",
+            "1-8+0",
+            "1,,2",
+            "-4",
+            "1-18446744073709551615*3x",
+        ] {
             assert!(wrong.parse::<Sizes>().is_err(), "{wrong}");
         }
     }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::graph::op::Activation;
 use crate::graph::recurrent::{
-    Arithmetic, Cell, CellWeights, Direction, Gru, Layout, Lstm, Masking, Matrix, Merge, Recurrent, Rnn, Source,
+    Arithmetic, Cell, CellWeights, Direction, Gru, Layout, Lstm, Masking, Matrix, Merge, Recurrent,
+    Rnn, Source,
 };
 use crate::graph::{Dim, Graph, Op, Port, ValueType};
 use crate::tensor::{DType, Tensor};
@@ -55,9 +56,11 @@ impl CellKind {
                 cell_clip: None,
                 projection_clip: None,
             }),
-            CellKind::Gru => {
-                Cell::Gru(Gru { gate: Activation::Sigmoid, candidate: Activation::Tanh, reset_after: true })
-            }
+            CellKind::Gru => Cell::Gru(Gru {
+                gate: Activation::Sigmoid,
+                candidate: Activation::Tanh,
+                reset_after: true,
+            }),
             CellKind::Rnn => Cell::Rnn(Rnn { activation: Activation::Tanh }),
         }
     }
@@ -79,8 +82,8 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Multiplications and additions of `time` steps of `batch` rows, counted as two operations each; the gates' activations
-    /// and products, linear in `H`, are left out.
+    /// Multiplications and additions of `time` steps of `batch` rows, counted as two operations
+    /// each; the gates' activations and products, linear in `H`, are left out.
     pub fn operations(&self, time: usize, batch: usize) -> f64 {
         let directions = if self.bidirectional { 2.0 } else { 1.0 };
         let gates = self.cell.cell().gate_blocks() as f64;
@@ -90,26 +93,34 @@ impl Shape {
         2.0 * gates * hidden * directions * (first + upper) * time as f64 * batch as f64
     }
 
-    /// Bytes of the recurrent weights of all layers and directions, as f32: what every step reads at least once.
+    /// Bytes of the recurrent weights of all layers and directions, as f32: what every step reads
+    /// at least once.
     pub fn recurrent_bytes(&self) -> f64 {
         let directions = if self.bidirectional { 2.0 } else { 1.0 };
-        4.0 * self.cell.cell().gate_blocks() as f64 * (self.hidden * self.hidden * self.layers) as f64 * directions
+        4.0 * self.cell.cell().gate_blocks() as f64
+            * (self.hidden * self.hidden * self.layers) as f64
+            * directions
     }
 
-    /// A network of this shape: input `x` `[time, batch, I]`, output `y` `[time, batch, H or 2·H]`, time-major, batch and time open.
+    /// A network of this shape: input `x` `[time, batch, I]`, output `y` `[time, batch, H or 2·H]`,
+    /// time-major, batch and time open.
     ///
-    /// Weights are uniform in `±1/sqrt(H)`, the usual initialisation, so that states stay in the range of a trained network.
+    /// Weights are uniform in `±1/sqrt(H)`, the usual initialization, so that states stay in the
+    /// range of a trained network.
     ///
     /// # Errors
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a size of 0, [`Limit`](crate::ErrorKind::Limit) when sizes overflow.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a size of 0,
+    /// [`Limit`](crate::ErrorKind::Limit) when sizes overflow.
     pub fn graph(&self, seed: u64) -> Result<Graph> {
         if self.input == 0 || self.hidden == 0 || self.layers == 0 {
             return Err(Error::input("input, hidden and layers are at least 1"));
         }
-        let mut graph = Graph { name: format!("{}-{}", self.cell.name(), self.hidden), ..Graph::default() };
+        let mut graph =
+            Graph { name: format!("{}-{}", self.cell.name(), self.hidden), ..Graph::default() };
         let mut random = Random::new(seed);
         let (time, batch) = (graph.add_symbol("time"), graph.add_symbol("batch"));
-        let of_width = |width| ValueType::symbolic(DType::F32, vec![time, batch, Dim::Known(width)]);
+        let of_width =
+            |width| ValueType::symbolic(DType::F32, vec![time, batch, Dim::Known(width)]);
         let mut x = graph.add_value("x", of_width(self.input));
         graph.inputs.push(Port { name: "x".into(), value: x });
         let mut width = self.input;
@@ -148,7 +159,9 @@ impl Shape {
 
     fn weights(&self, cell: &Cell, width: usize, random: &mut Random) -> Result<CellWeights> {
         let hidden = self.hidden;
-        let rows = hidden.checked_mul(cell.gate_blocks()).ok_or_else(|| Error::limit("hidden overflows"))?;
+        let rows = hidden
+            .checked_mul(cell.gate_blocks())
+            .ok_or_else(|| Error::limit("hidden overflows"))?;
         let bound = 1.0 / (hidden as f32).sqrt();
         let recurrent_bias = match self.cell {
             CellKind::Gru => Some(random.tensor(&[hidden], bound)?),
@@ -205,22 +218,26 @@ mod tests {
 
     #[test]
     fn operations_count_every_product_once() {
-        let shape = Shape { cell: CellKind::Lstm, input: 3, hidden: 2, layers: 2, bidirectional: true };
-        // A row and step: first layer 2 directions × 8×(3+2), second 2 × 8×(4+2); two operations each.
+        let shape =
+            Shape { cell: CellKind::Lstm, input: 3, hidden: 2, layers: 2, bidirectional: true };
+        // A row and step: first layer 2 directions × 8×(3+2), second 2 × 8×(4+2); two operations
+        // each.
         assert_eq!(shape.operations(1, 1), 2.0 * (2.0 * 8.0 * 5.0 + 2.0 * 8.0 * 6.0));
         assert_eq!(shape.operations(7, 3), 21.0 * shape.operations(1, 1));
     }
 
     #[test]
     fn equal_seeds_give_equal_networks() {
-        let shape = Shape { cell: CellKind::Gru, input: 3, hidden: 4, layers: 2, bidirectional: false };
+        let shape =
+            Shape { cell: CellKind::Gru, input: 3, hidden: 4, layers: 2, bidirectional: false };
         assert_eq!(shape.graph(1).unwrap(), shape.graph(1).unwrap());
         assert_ne!(shape.graph(1).unwrap(), shape.graph(2).unwrap());
     }
 
     #[test]
     fn sizes_of_zero_are_refused() {
-        let shape = Shape { cell: CellKind::Rnn, input: 3, hidden: 0, layers: 1, bidirectional: false };
+        let shape =
+            Shape { cell: CellKind::Rnn, input: 3, hidden: 0, layers: 1, bidirectional: false };
         assert!(shape.graph(1).is_err());
     }
 }

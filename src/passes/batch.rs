@@ -1,8 +1,9 @@
 //! Reshapes that a converter made of transposes, made transposes again.
 //!
-//! With one batch row, swapping the batch and the time axis moves no element, and converters write the swap as a reshape to
-//! constant sizes: `[1, T, I]` to `[T, 1, I]`. Such a model takes no second batch row, though every layer in it could. The
-//! transpose gives the same result for one row, and the only sensible one for more.
+//! With one batch row, swapping the batch and the time axis moves no element, and converters write
+//! the swap as a reshape to constant sizes: `[1, T, I]` to `[T, 1, I]`. Such a model takes no
+//! second batch row, though every layer in it could. The transpose gives the same result for one
+//! row, and the only sensible one for more.
 
 use super::Report;
 use crate::error::Result;
@@ -20,7 +21,8 @@ pub fn batch(mut graph: Graph) -> Result<(Graph, Report)> {
         let node = &graph.nodes[index];
         report.made.push(format!("reshape {} becomes a transpose {permutation:?}", node.name));
         let name = format!("{}/permutation", node.name);
-        let permutation = graph.add_constant(name, Tensor::from_vec(&[permutation.len()], permutation)?);
+        let permutation =
+            graph.add_constant(name, Tensor::from_vec(&[permutation.len()], permutation)?);
         let node = &mut graph.nodes[index];
         node.op = Op::Transpose;
         if let Some(slot) = node.inputs.get_mut(1) {
@@ -30,7 +32,8 @@ pub fn batch(mut graph: Graph) -> Result<(Graph, Report)> {
     Ok((graph, report))
 }
 
-/// The permutation that a reshape stands for: its only axis of size 1 goes elsewhere, the others keep their order.
+/// The permutation that a reshape stands for: its only axis of size 1 goes elsewhere, the others
+/// keep their order.
 fn moved_axis(graph: &Graph, index: usize) -> Option<Vec<i32>> {
     let node = graph.nodes.get(index)?;
     if !matches!(node.op, Op::Reshape) {

@@ -1,7 +1,9 @@
-//! Constants computed ahead, ops that change nothing left out, nodes whose results nobody wants removed.
+//! Constants computed ahead, ops that change nothing left out, nodes whose results nobody wants
+//! removed.
 //!
-//! One walk forward and one back, so linear in the number of nodes. Sizes are *not* turned into constants even where the model
-//! fixes them: a run may bind others (a longer batch), and the planner knows the values then.
+//! One walk forward and one back, so linear in the number of nodes. Sizes are *not* turned into
+//! constants even where the model fixes them: a run may bind others (a longer batch), and the
+//! planner knows the values then.
 
 use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
@@ -17,8 +19,9 @@ use crate::graph::op::{Activation, While};
 use crate::graph::{Dim, Graph, Node, Op, ValueId, ValueType};
 use crate::tensor::{DType, Tensor};
 
-/// Results of up to this many elements are computed ahead whatever they are made of; larger ones only when they are no larger than
-/// their operands (a transposed weight), so that a file never grows: a filled or tiled tensor stays a recipe.
+/// Results of up to this many elements are computed ahead whatever they are made of; larger ones
+/// only when they are no larger than their operands (a transposed weight), so that a file never
+/// grows: a filled or tiled tensor stays a recipe.
 const SMALL: usize = 4096;
 
 /// Folds a graph and the bodies of its loops.
@@ -85,7 +88,10 @@ fn rewrite(mut graph: Graph, counts: &mut Counts) -> Graph {
                 let (Some(id), Some(tensor)) = (output, tensor) else { continue };
                 if let Some(value) = graph.get_mut(*id) {
                     let quantization = value.ty.quantization.take();
-                    value.ty = ValueType { quantization, ..ValueType::fixed(tensor.dtype(), tensor.shape()) };
+                    value.ty = ValueType {
+                        quantization,
+                        ..ValueType::fixed(tensor.dtype(), tensor.shape())
+                    };
                     value.constant = Some(tensor);
                 }
                 constants.merge(&graph, *id, &mut alias);
@@ -105,7 +111,8 @@ fn rewrite(mut graph: Graph, counts: &mut Counts) -> Graph {
     compact(graph)
 }
 
-/// What a node's results are, from what its operands are known to be now: the more exact one of this and the declaration.
+/// What a node's results are, from what its operands are known to be now: the more exact one of
+/// this and the declaration.
 pub(super) fn refine(graph: &mut Graph, node: &Node) {
     let operands: Vec<Option<Operand<'_>>> = node
         .inputs
@@ -146,7 +153,9 @@ fn unchanged(graph: &Graph, node: &Node) -> Option<ValueId> {
     let same = match &node.op {
         Op::Activation(Activation::Linear) => true,
         Op::Cast(dtype) => from.ty.dtype == *dtype,
-        Op::Transpose => second(1).is_some_and(|axes| axes.iter().enumerate().all(|(k, &axis)| axis == k as i64)),
+        Op::Transpose => {
+            second(1).is_some_and(|axes| axes.iter().enumerate().all(|(k, &axis)| axis == k as i64))
+        }
         Op::Reshape | Op::Squeeze(_) | Op::BroadcastTo => same_shape(),
         Op::Tile => second(1).is_some_and(|times| times.iter().all(|&n| n == 1)),
         Op::Concat(options) => node.inputs.len() == 1 && options.activation == Activation::Linear,
@@ -187,7 +196,9 @@ fn unchanged(graph: &Graph, node: &Node) -> Option<ValueId> {
 /// The results of a node whose operands are all constant, when they are worth keeping.
 fn computed(graph: &Graph, node: &Node) -> Option<Vec<Option<Tensor>>> {
     match &node.op {
-        Op::Recurrent(_) | Op::Svdf(_) | Op::While(_) | Op::Custom(_) | Op::Shape(_) => return None,
+        Op::Recurrent(_) | Op::Svdf(_) | Op::While(_) | Op::Custom(_) | Op::Shape(_) => {
+            return None;
+        }
         _ => {}
     }
     let mut size = 0usize;
@@ -203,8 +214,11 @@ fn computed(graph: &Graph, node: &Node) -> Option<Vec<Option<Tensor>>> {
             }
         });
     }
-    let outputs: Vec<Option<&ValueType>> =
-        node.outputs.iter().map(|output| output.and_then(|id| graph.get(id)).map(|value| &value.ty)).collect();
+    let outputs: Vec<Option<&ValueType>> = node
+        .outputs
+        .iter()
+        .map(|output| output.and_then(|id| graph.get(id)).map(|value| &value.ty))
+        .collect();
     // Sizes before the work: nothing large is even computed.
     for ty in outputs.iter().flatten() {
         let count = ty.known_shape()?.iter().try_fold(1usize, |n, &size| n.checked_mul(size))?;
@@ -215,15 +229,23 @@ fn computed(graph: &Graph, node: &Node) -> Option<Vec<Option<Tensor>>> {
         }
     }
     let results = evaluate(&node.op, &inputs, &outputs).ok()?;
-    results.iter().zip(&node.outputs).all(|(result, output)| output.is_none() || result.is_some()).then_some(results)
+    results
+        .iter()
+        .zip(&node.outputs)
+        .all(|(result, output)| output.is_none() || result.is_some())
+        .then_some(results)
 }
 
-/// Loop variables that the body leaves alone and that are constant before the loop become constants of body and condition.
+/// Loop variables that the body leaves alone and that are constant before the loop become constants
+/// of body and condition.
 fn move_invariants(graph: &Graph, node: &mut Node, alias: &mut [ValueId]) -> usize {
     let Op::While(inner) = &mut node.op else { return 0 };
     let While { condition, body } = &mut **inner;
     let count = node.inputs.len();
-    if [body.inputs.len(), body.outputs.len(), condition.inputs.len(), node.outputs.len()].iter().any(|&n| n != count) {
+    if [body.inputs.len(), body.outputs.len(), condition.inputs.len(), node.outputs.len()]
+        .iter()
+        .any(|&n| n != count)
+    {
         return 0;
     }
     let mut keep = vec![true; count];
@@ -236,7 +258,9 @@ fn move_invariants(graph: &Graph, node: &mut Node, alias: &mut [ValueId]) -> usi
         if let Some(result) = node.outputs[k].take() {
             set(alias, result, operand);
         }
-        let Some(value) = graph.get(operand).filter(|value| value.constant.is_some()) else { continue };
+        let Some(value) = graph.get(operand).filter(|value| value.constant.is_some()) else {
+            continue;
+        };
         for part in [&mut *body, &mut *condition] {
             let id = part.inputs[k].value;
             if let Some(inner) = part.get_mut(id) {
@@ -263,7 +287,8 @@ fn move_invariants(graph: &Graph, node: &mut Node, alias: &mut [ValueId]) -> usi
     moved
 }
 
-/// Removes the nodes that no output and no state needs, and the results that nobody reads; returns how many nodes.
+/// Removes the nodes that no output and no state needs, and the results that nobody reads; returns
+/// how many nodes.
 fn remove_dead(graph: &mut Graph) -> usize {
     let mut wanted = vec![false; graph.values.len()];
     let want = |id: ValueId, wanted: &mut Vec<bool>| {
@@ -271,7 +296,12 @@ fn remove_dead(graph: &mut Graph) -> usize {
             *slot = true;
         }
     };
-    for id in graph.outputs.iter().map(|port| port.value).chain(graph.states.iter().map(|state| state.next)) {
+    for id in graph
+        .outputs
+        .iter()
+        .map(|port| port.value)
+        .chain(graph.states.iter().map(|state| state.next))
+    {
         want(id, &mut wanted);
     }
     let before = graph.nodes.len();
@@ -330,7 +360,8 @@ fn compact(mut graph: Graph) -> Graph {
     graph
 }
 
-/// Constants by content: equal ones become one, so that steps of a chain which carry copies of their weights share them.
+/// Constants by content: equal ones become one, so that steps of a chain which carry copies of
+/// their weights share them.
 #[derive(Default)]
 struct Constants {
     by_content: HashMap<u64, Vec<ValueId>>,
@@ -343,8 +374,12 @@ impl Constants {
         let mut hasher = DefaultHasher::new();
         tensor.shape().hash(&mut hasher);
         let hashed = match tensor.dtype() {
-            DType::F32 => tensor.as_slice::<f32>().map(|data| bytemuck::cast_slice::<f32, u8>(data).hash(&mut hasher)),
-            DType::F16 => tensor.as_slice::<f16>().map(|data| bytemuck::cast_slice::<f16, u8>(data).hash(&mut hasher)),
+            DType::F32 => tensor
+                .as_slice::<f32>()
+                .map(|data| bytemuck::cast_slice::<f32, u8>(data).hash(&mut hasher)),
+            DType::F16 => tensor
+                .as_slice::<f16>()
+                .map(|data| bytemuck::cast_slice::<f16, u8>(data).hash(&mut hasher)),
             DType::I8 => tensor.as_slice::<i8>().map(|data| data.hash(&mut hasher)),
             DType::I32 => tensor.as_slice::<i32>().map(|data| data.hash(&mut hasher)),
             DType::I64 => tensor.as_slice::<i64>().map(|data| data.hash(&mut hasher)),
@@ -356,7 +391,8 @@ impl Constants {
         let same = self.by_content.entry(hasher.finish()).or_default();
         let is_same = |other: &&ValueId| {
             graph.get(**other).is_some_and(|other| {
-                other.ty.quantization == value.ty.quantization && bits_equal(other.constant.as_ref(), tensor)
+                other.ty.quantization == value.ty.quantization
+                    && bits_equal(other.constant.as_ref(), tensor)
             })
         };
         match same.iter().find(is_same) {

@@ -1,7 +1,8 @@
-//! Rewrites of the graph, in order. Each says what it matched and made, and why it declined what looked like a match.
+//! Rewrites of the graph, in order. Each says what it matched and made, and why it declined what
+//! looked like a match.
 
 mod batch;
-pub mod dequantise;
+pub mod dequantize;
 mod fold;
 mod merge;
 mod recurrence;
@@ -40,7 +41,8 @@ pub struct Declined {
 /// A rewrite: the new graph, and what was done.
 type Pass = fn(Graph) -> Result<(Graph, Report)>;
 
-/// The passes, in their order. `fold` makes weights constant for the passes that look for cells, and clears up after them.
+/// The passes, in their order. `fold` makes weights constant for the passes that look for cells,
+/// and clears up after them.
 const PASSES: [(&str, Pass); 7] = [
     ("fold", fold::fold),
     ("loops", recurrence::loops),
@@ -55,13 +57,15 @@ const PASSES: [(&str, Pass); 7] = [
 /// Runs every pass in order; the graph is checked after each.
 ///
 /// # Errors
-/// Only when a pass broke the graph ([`Internal`](crate::ErrorKind::Internal)): declining is no error.
+/// Only when a pass broke the graph ([`Internal`](crate::ErrorKind::Internal)): declining is no
+/// error.
 pub fn run_all(mut graph: Graph) -> Result<(Graph, Vec<Report>)> {
     let mut reports = Vec::new();
     for (name, pass) in PASSES {
         let (mut rewritten, report) = pass(graph)?;
-        refine(&mut rewritten)
-            .map_err(|error| Error::internal(format!("pass `{name}` broke the graph")).with_source(error))?;
+        refine(&mut rewritten).map_err(|error| {
+            Error::internal(format!("pass `{name}` broke the graph")).with_source(error)
+        })?;
         graph = rewritten;
         reports.push(Report { pass: name, ..report });
     }

@@ -22,7 +22,8 @@ pub(super) fn live_nodes(graph: &Graph, given: impl Fn(ValueId) -> bool) -> Vec<
     graph.outputs.iter().for_each(|port| need(port.value));
     graph.states.iter().for_each(|state| need(state.next));
     let mut live = vec![false; graph.nodes.len()];
-    // Nodes stand after the nodes that compute their inputs, so one pass from the end sees every use before its source.
+    // Nodes stand after the nodes that compute their inputs, so one pass from the end sees every
+    // use before its source.
     for (node, live) in graph.nodes.iter().zip(&mut live).rev() {
         *live = node.outputs.iter().flatten().any(|id| needed.get(id.index()) == Some(&true));
         if *live {
@@ -41,7 +42,8 @@ pub(super) fn live_nodes(graph: &Graph, given: impl Fn(ValueId) -> bool) -> Vec<
 /// Puts the plan together.
 pub(super) fn plan(graph: &Arc<Graph>, facts: Facts, options: PlanOptions) -> Result<Plan> {
     let live = live_nodes(graph, |id| facts.known.get(id.index()).is_some_and(Option::is_some));
-    let steps: Vec<NodeId> = (0u32..).zip(&live).filter(|(_, live)| **live).map(|(index, _)| NodeId(index)).collect();
+    let steps: Vec<NodeId> =
+        (0u32..).zip(&live).filter(|(_, live)| **live).map(|(index, _)| NodeId(index)).collect();
     let mut values: Vec<PlannedValue> = facts
         .known
         .into_iter()
@@ -58,26 +60,47 @@ pub(super) fn plan(graph: &Arc<Graph>, facts: Facts, options: PlanOptions) -> Re
             values[id.index()].last_use = Some(position);
         }
     }
-    let kept = graph.outputs.iter().map(|port| port.value).chain(graph.states.iter().map(|state| state.next));
+    let kept = graph
+        .outputs
+        .iter()
+        .map(|port| port.value)
+        .chain(graph.states.iter().map(|state| state.next));
     for id in kept {
         if let Some(value) = values.get_mut(id.index()) {
             value.kept = true;
         }
     }
     let peak_bytes = peak(graph, &values, &steps, options)?;
-    Ok(Plan { graph: Arc::clone(graph), values, steps, state_shapes: facts.state_shapes, peak_bytes })
+    Ok(Plan {
+        graph: Arc::clone(graph),
+        values,
+        steps,
+        state_shapes: facts.state_shapes,
+        peak_bytes,
+    })
 }
 
-/// The most bytes that live at once. Inputs and states count from the start to the end, as do kept values.
-fn peak(graph: &Graph, values: &[PlannedValue], steps: &[NodeId], options: PlanOptions) -> Result<u64> {
+/// The most bytes that live at once. Inputs and states count from the start to the end, as do kept
+/// values.
+fn peak(
+    graph: &Graph,
+    values: &[PlannedValue],
+    steps: &[NodeId],
+    options: PlanOptions,
+) -> Result<u64> {
     let bytes = |id: &ValueId| -> u64 {
         let index = id.index();
-        match (values.get(index).and_then(|value| value.shape.as_deref()), graph.values.get(index)) {
+        match (values.get(index).and_then(|value| value.shape.as_deref()), graph.values.get(index))
+        {
             (Some(shape), Some(value)) => size(shape, value.ty.dtype),
             _ => 0,
         }
     };
-    let given = graph.inputs.iter().map(|port| port.value).chain(graph.states.iter().map(|state| state.value));
+    let given = graph
+        .inputs
+        .iter()
+        .map(|port| port.value)
+        .chain(graph.states.iter().map(|state| state.value));
     let mut now = given.map(|id| bytes(&id)).fold(0u64, u64::saturating_add);
     let mut peak = now;
     let mut computed = vec![false; values.len()];
@@ -99,7 +122,8 @@ fn peak(graph: &Graph, values: &[PlannedValue], steps: &[NodeId], options: PlanO
         // A value is freed once: after the step that reads it last, or at once when none does.
         for id in node.inputs.iter().chain(&node.outputs).flatten() {
             let index = id.index();
-            let done = values[index].last_use.is_none_or(|last| last <= position) && !values[index].kept;
+            let done =
+                values[index].last_use.is_none_or(|last| last <= position) && !values[index].kept;
             if done && computed[index] {
                 computed[index] = false;
                 now = now.saturating_sub(bytes(id));
@@ -116,7 +140,8 @@ fn size(shape: &[usize], dtype: DType) -> u64 {
     shape.iter().fold(dtype.size() as u64, |product, &n| product.saturating_mul(n as u64))
 }
 
-/// What a layer needs beside its results, wanted or not: the gates' sums of every step and the outputs, for each direction.
+/// What a layer needs beside its results, wanted or not: the gates' sums of every step and the
+/// outputs, for each direction.
 fn scratch(node: &Node, values: &[PlannedValue]) -> u64 {
     let Op::Recurrent(layer) = &node.op else {
         return 0;
@@ -126,6 +151,9 @@ fn scratch(node: &Node, values: &[PlannedValue]) -> u64 {
         return 0;
     };
     let blocks = layer.cell.gate_blocks();
-    let widths = layer.directions.iter().map(|d| d.weights.input.rows().saturating_add(d.weights.output_width(blocks)));
+    let widths = layer
+        .directions
+        .iter()
+        .map(|d| d.weights.input.rows().saturating_add(d.weights.output_width(blocks)));
     size(&[*a, *b, widths.fold(0, usize::saturating_add)], DType::F32)
 }

@@ -8,18 +8,22 @@ use crate::graph::op::While;
 use crate::graph::{Dim, Graph, Node, Op, ValueId, ValueType};
 use crate::tensor::{DType, Tensor};
 
-/// Largest result that is computed while planning. Shapes, permutations and initial states are far smaller; larger results are
-/// left to the run, so that a plan does not grow with the model's weights.
+/// Largest result that is computed while planning. Shapes, permutations and initial states are far
+/// smaller; larger results are left to the run, so that a plan does not grow with the model's
+/// weights.
 const MOST_KNOWN_ELEMENTS: usize = 65_536;
 
-/// Elements that all evaluations of one plan may read and write together: some 0.1 s, however many nodes a file has.
+/// Elements that all evaluations of one plan may read and write together: some 0.1 s, however many
+/// nodes a file has.
 const EVALUATION_BUDGET: usize = 1 << 24;
 
-/// Loops in loops whose bodies are still gone through; each level goes through the next at most [`LOOP_ROUNDS`] times.
+/// Loops in loops whose bodies are still gone through; each level goes through the next at most
+/// [`LOOP_ROUNDS`] times.
 const DEEPEST_LOOP: usize = 3;
 
-/// How often a loop's body is gone through to find the sizes that stay as they are. Once is enough for nearly every loop:
-/// nothing changes. Twice when some variable grows; a third time when others depend on it.
+/// How often a loop's body is gone through to find the sizes that stay as they are. Once is enough
+/// for nearly every loop: nothing changes. Twice when some variable grows; a third time when others
+/// depend on it.
 const LOOP_ROUNDS: usize = 3;
 
 /// What is known of every value of a graph, by value index.
@@ -32,14 +36,19 @@ pub(super) struct Facts {
 
 /// Goes through the graph until the shapes of its states are known.
 ///
-/// A state's batch size is open in the first round, which finds out what is written to it; the second round starts from that.
+/// A state's batch size is open in the first round, which finds out what is written to it; the
+/// second round starts from that.
 pub(super) fn with_states(graph: &Graph, inputs: &[ValueType]) -> Result<Facts> {
     let live = super::lifetime::live_nodes(graph, |_| false);
     let mut states = Vec::with_capacity(graph.states.len());
     for state in &graph.states {
         let declared = &value_of(graph, state.value)?.ty;
         // Nothing follows what no node writes.
-        states.push(if state.next == state.value { declared.clone() } else { state_type(declared) });
+        states.push(if state.next == state.value {
+            declared.clone()
+        } else {
+            state_type(declared)
+        });
     }
     let mut facts = Walk::new(0).graph(graph, inputs, &states, &live)?;
     if graph.states.is_empty() {
@@ -48,10 +57,13 @@ pub(super) fn with_states(graph: &Graph, inputs: &[ValueType]) -> Result<Facts> 
     for (state, ty) in graph.states.iter().zip(&mut states) {
         let next = facts.get(state.next).and_then(ValueType::known_shape);
         let declared = value_of(graph, state.value)?.ty.known_shape();
-        let shape = next
-            .or(declared)
-            .ok_or_else(|| Error::graph(format!("state {:?}: its shape follows from nothing", state.name)))?;
-        *ty = ValueType { quantization: ty.quantization.clone(), ..ValueType::fixed(ty.dtype, &shape) };
+        let shape = next.or(declared).ok_or_else(|| {
+            Error::graph(format!("state {:?}: its shape follows from nothing", state.name))
+        })?;
+        *ty = ValueType {
+            quantization: ty.quantization.clone(),
+            ..ValueType::fixed(ty.dtype, &shape)
+        };
     }
     facts = Walk::new(0).graph(graph, inputs, &states, &live)?;
     for (state, ty) in graph.states.iter().zip(&states) {
@@ -91,9 +103,16 @@ impl Walk {
         Walk { depth, budget: EVALUATION_BUDGET }
     }
 
-    fn graph(&mut self, graph: &Graph, inputs: &[ValueType], states: &[ValueType], live: &[bool]) -> Result<Facts> {
+    fn graph(
+        &mut self,
+        graph: &Graph,
+        inputs: &[ValueType],
+        states: &[ValueType],
+        live: &[bool],
+    ) -> Result<Facts> {
         let count = graph.values.len();
-        let mut facts = Facts { types: vec![None; count], known: vec![None; count], state_shapes: Vec::new() };
+        let mut facts =
+            Facts { types: vec![None; count], known: vec![None; count], state_shapes: Vec::new() };
         for (index, value) in graph.values.iter().enumerate() {
             if let Some(tensor) = &value.constant {
                 facts.types[index] = Some(value.ty.clone());
@@ -145,7 +164,10 @@ impl Walk {
                 let name = graph.get(id).map_or("", |value| value.name.as_str());
                 Error::graph(format!("value {} ({name}) is used before it is computed", id.0))
             })?;
-            operands.push(Some(Operand { ty, known: facts.known.get(id.index()).and_then(Option::as_ref) }));
+            operands.push(Some(Operand {
+                ty,
+                known: facts.known.get(id.index()).and_then(Option::as_ref),
+            }));
         }
         let types = infer(&node.op, &operands, node.outputs.len())?;
         if let Op::Custom(custom) = &node.op {
@@ -157,14 +179,19 @@ impl Walk {
         if let Op::While(body) = &node.op
             && self.depth < DEEPEST_LOOP
         {
-            let variables: Vec<ValueType> = operands.iter().flatten().map(|operand| operand.ty.clone()).collect();
+            let variables: Vec<ValueType> =
+                operands.iter().flatten().map(|operand| operand.ty.clone()).collect();
             return self.loop_types(body, variables);
         }
         Ok(types)
     }
 
     /// The types of a loop's variables that hold before and after every round.
-    fn loop_types(&mut self, body: &While, mut variables: Vec<ValueType>) -> Result<Vec<ValueType>> {
+    fn loop_types(
+        &mut self,
+        body: &While,
+        mut variables: Vec<ValueType>,
+    ) -> Result<Vec<ValueType>> {
         let live = super::lifetime::live_nodes(&body.body, |_| false);
         for _ in 0..LOOP_ROUNDS {
             self.depth += 1;
@@ -172,7 +199,8 @@ impl Walk {
             self.depth -= 1;
             let facts = round?;
             let after = body.body.outputs.iter().map(|port| facts.get(port.value));
-            let stable: Vec<ValueType> = variables.iter().zip(after).map(|(ty, after)| common(ty, after)).collect();
+            let stable: Vec<ValueType> =
+                variables.iter().zip(after).map(|(ty, after)| common(ty, after)).collect();
             if stable == variables {
                 return Ok(variables);
             }
@@ -199,19 +227,24 @@ impl Walk {
         let Some(inputs) = known_operands(graph, node, facts) else {
             return Ok(Vec::new());
         };
-        let cost = types
-            .iter()
-            .map(|ty| ty.known_shape())
-            .try_fold(0usize, |sum, shape| sum.checked_add(crate::tensor::element_count(&shape?).ok()?));
+        let cost = types.iter().map(|ty| ty.known_shape()).try_fold(0usize, |sum, shape| {
+            sum.checked_add(crate::tensor::element_count(&shape?).ok()?)
+        });
         let read: usize = inputs.iter().flatten().map(|(tensor, _)| tensor.len()).sum();
-        let affordable = cost.filter(|&cost| cost <= MOST_KNOWN_ELEMENTS).and_then(|cost| cost.checked_add(read));
+        let affordable = cost
+            .filter(|&cost| cost <= MOST_KNOWN_ELEMENTS)
+            .and_then(|cost| cost.checked_add(read));
         let Some(left) = affordable.and_then(|cost| self.budget.checked_sub(cost)) else {
             return Ok(Vec::new());
         };
         self.budget = left;
-        let wanted: Vec<Option<&ValueType>> =
-            node.outputs.iter().map(|id| id.and_then(|id| graph.get(id)).map(|value| &value.ty)).collect();
-        // A node that fails fails again when it runs, with its operands in the message; in a loop it may never run.
+        let wanted: Vec<Option<&ValueType>> = node
+            .outputs
+            .iter()
+            .map(|id| id.and_then(|id| graph.get(id)).map(|value| &value.ty))
+            .collect();
+        // A node that fails fails again when it runs, with its operands in the message; in a loop
+        // it may never run.
         Ok(evaluate(&node.op, &inputs, &wanted).unwrap_or_default())
     }
 }
@@ -232,7 +265,8 @@ fn known_operands<'a>(
     node.inputs.iter().map(|id| id.map_or(Some(None), |id| known(id).map(Some))).collect()
 }
 
-/// Whether an op is worth evaluating while planning: products, layers and loops cost more than their operands' elements.
+/// Whether an op is worth evaluating while planning: products, layers and loops cost more than
+/// their operands' elements.
 fn decides_shapes(op: &Op) -> bool {
     match op {
         Op::Recurrent(_)
@@ -276,11 +310,13 @@ fn decides_shapes(op: &Op) -> bool {
 }
 
 fn shape_tensor(dtype: DType, shape: &[usize]) -> Option<Tensor> {
-    let sizes: Vec<i64> = shape.iter().map(|&size| i64::try_from(size).ok()).collect::<Option<_>>()?;
+    let sizes: Vec<i64> =
+        shape.iter().map(|&size| i64::try_from(size).ok()).collect::<Option<_>>()?;
     match dtype {
         DType::I64 => Tensor::from_vec(&[sizes.len()], sizes).ok(),
         DType::I32 => {
-            let sizes: Vec<i32> = sizes.into_iter().map(|size| i32::try_from(size).ok()).collect::<Option<_>>()?;
+            let sizes: Vec<i32> =
+                sizes.into_iter().map(|size| i32::try_from(size).ok()).collect::<Option<_>>()?;
             Tensor::from_vec(&[sizes.len()], sizes).ok()
         }
         _ => None,

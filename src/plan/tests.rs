@@ -5,13 +5,15 @@ use std::sync::Arc;
 use super::*;
 use crate::ErrorKind;
 use crate::graph::op::{
-    Activation, Binary, BinaryFunction, Concat, Custom, FullyConnected, Op, Pack, StridedSlice, Unary, While,
+    Activation, Binary, BinaryFunction, Concat, Custom, FullyConnected, Op, Pack, StridedSlice,
+    Unary, While,
 };
 use crate::graph::{Dim, Port, State, ValueType};
 use crate::tensor::DType;
 
 const NEG: Op = Op::Unary(Unary::Neg);
-const ADD: Op = Op::Binary(Binary { function: BinaryFunction::Add, activation: Activation::Linear });
+const ADD: Op =
+    Op::Binary(Binary { function: BinaryFunction::Add, activation: Activation::Linear });
 
 /// A graph that is written one line a value.
 struct Build(Graph);
@@ -28,7 +30,8 @@ impl Build {
     }
 
     fn node(&mut self, name: &str, op: Op, inputs: &[ValueId]) -> ValueId {
-        let of_x = inputs.first().and_then(|&x| self.0.get(x)).map_or(DType::F32, |value| value.ty.dtype);
+        let of_x =
+            inputs.first().and_then(|&x| self.0.get(x)).map_or(DType::F32, |value| value.ty.dtype);
         let dtype = match op {
             Op::Shape(_) => DType::I32,
             Op::Fill => DType::F32,
@@ -59,7 +62,11 @@ fn shapes_follow_from_the_inputs() {
     let batch = b.0.add_symbol("batch");
     let x = b.input("x", &[batch, k(4)]);
     let w = b.0.add_constant("w", Tensor::zeros(DType::F32, &[5, 4]).unwrap());
-    let dense = FullyConnected { activation: Activation::Linear, keep_leading_axes: false, asymmetric_inputs: false };
+    let dense = FullyConnected {
+        activation: Activation::Linear,
+        keep_leading_axes: false,
+        asymmetric_inputs: false,
+    };
     let y = b.node("dense", Op::FullyConnected(dense), &[x, w]);
     b.output(y);
     let plan = b.plan(&[&[7, 4]]).unwrap();
@@ -80,7 +87,10 @@ fn one_symbol_has_one_size() {
     b.output(z);
     let error = b.plan(&[&[7, 4], &[4, 3]]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
-    assert_eq!(error.to_string(), "input \"z\": expected [batch] = 7 on axis 1, as input \"x\" has it, found [4, 3]");
+    assert_eq!(
+        error.to_string(),
+        "input \"z\": expected [batch] = 7 on axis 1, as input \"x\" has it, found [4, 3]"
+    );
 }
 
 #[test]
@@ -131,7 +141,11 @@ fn a_shape_is_known_without_its_tensor() {
     let plan = b.plan(&[&[3, 4], &[6, 2]]).unwrap();
     assert_eq!(plan.known(shape).unwrap().to_i64().unwrap(), [3, 4]);
     assert_eq!(plan.shape(y), Some(&[3, 4][..]));
-    assert_eq!(plan.steps, [NodeId(2)], "neither the shape nor what it is the shape of is computed");
+    assert_eq!(
+        plan.steps,
+        [NodeId(2)],
+        "neither the shape nor what it is the shape of is computed"
+    );
 }
 
 #[test]
@@ -139,7 +153,8 @@ fn arithmetic_on_shapes_is_done_while_planning() {
     // y = reshape(x, [batch, 8]) with the batch taken from x's own shape, as Keras writes it.
     let mut b = Build::new();
     let x = b.input("x", &[Dim::Unknown, k(2), k(4)]);
-    let [zero, one, eight] = [0i32, 1, 8].map(|n| b.0.add_constant("", Tensor::from_slice(&[1], &[n]).unwrap()));
+    let [zero, one, eight] =
+        [0i32, 1, 8].map(|n| b.0.add_constant("", Tensor::from_slice(&[1], &[n]).unwrap()));
     let none = b.0.add_constant("", Tensor::from_slice::<i32>(&[0], &[]).unwrap());
     let eight = b.node("scalar", Op::Reshape, &[eight, none]);
     let shape = b.node("shape", Op::Shape(DType::I32), &[x]);
@@ -199,7 +214,11 @@ fn values_are_freed_after_their_last_use() {
         last = b.node("n", NEG, &[last]);
     }
     b.output(last);
-    assert_eq!(b.plan(&[&[1000]]).unwrap().peak_bytes, 3 * 4000, "the input, one operand and one result");
+    assert_eq!(
+        b.plan(&[&[1000]]).unwrap().peak_bytes,
+        3 * 4000,
+        "the input, one operand and one result"
+    );
 }
 
 #[test]
@@ -213,7 +232,10 @@ fn a_run_over_the_memory_limit_is_refused_with_the_number() {
     Plan::with_options(&graph, &[vec![125]], options).unwrap();
     let error = Plan::with_options(&graph, &[vec![126]], options).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Limit);
-    assert_eq!(error.to_string(), "node 0 (y, Neg): a run needs 1008 bytes at this node, the limit is 1000");
+    assert_eq!(
+        error.to_string(),
+        "node 0 (y, Neg): a run needs 1008 bytes at this node, the limit is 1000"
+    );
 }
 
 #[test]
@@ -227,7 +249,11 @@ fn a_state_takes_its_batch_from_what_is_written() {
     b.output(y);
     let plan = b.plan(&[&[3, 4]]).unwrap();
     assert_eq!(plan.state_shapes, [vec![3, 4]]);
-    assert_eq!(plan.shape(y), Some(&[3, 4][..]), "what follows from the state alone has its shape too");
+    assert_eq!(
+        plan.shape(y),
+        Some(&[3, 4][..]),
+        "what follows from the state alone has its shape too"
+    );
     assert!(plan.values[next.index()].kept);
 }
 
@@ -271,7 +297,11 @@ fn growing() -> While {
     let mut body = Build::new();
     let x = body.input("x", &[Dim::Unknown, k(4)]);
     let list = body.input("list", &[Dim::Unknown, k(4)]);
-    let grown = body.node("grown", Op::Concat(Concat { axis: 0, activation: Activation::Linear }), &[list, x]);
+    let grown = body.node(
+        "grown",
+        Op::Concat(Concat { axis: 0, activation: Activation::Linear }),
+        &[list, x],
+    );
     body.output(x);
     body.output(grown);
     let mut condition = Build::new();
@@ -287,8 +317,10 @@ fn sizes_that_a_loop_keeps_are_known_after_it() {
     let mut b = Build::new();
     let x = b.input("x", &[k(1), k(4)]);
     let list = b.input("list", &[k(1), k(4)]);
-    let outputs: Vec<_> =
-        ["x'", "list'"].map(|name| b.0.add_value(name, ValueType::unranked(DType::F32))).into_iter().collect();
+    let outputs: Vec<_> = ["x'", "list'"]
+        .map(|name| b.0.add_value(name, ValueType::unranked(DType::F32)))
+        .into_iter()
+        .collect();
     b.0.add_node(
         "loop",
         Op::While(Box::new(growing())),

@@ -7,8 +7,8 @@ use crate::error::Error;
 
 /// Where a session runs.
 ///
-/// As text: `auto`, `reference`, `cpu`, `gpu`, `gpu:N` (the N-th adapter of `fuselstm devices`) or `gpu:NAME` (the first adapter
-/// whose name contains NAME, whatever the case).
+/// As text: `auto`, `reference`, `cpu`, `gpu`, `gpu:N` (the N-th adapter of `fuselstm devices`) or
+/// `gpu:NAME` (the first adapter whose name contains NAME, whatever the case).
 ///
 /// ```
 /// let device: fuselstm::Device = "gpu:llvmpipe".parse()?;
@@ -37,8 +37,8 @@ pub(super) enum Adapter {
 }
 
 impl Device {
-    /// The GPU when there is a real one (no software driver) and the work is big enough to gain from it, else the processor.
-    /// [`Session::notes`](crate::Session::notes) says which and why.
+    /// The GPU when there is a real one (no software driver) and the work is big enough to gain
+    /// from it, else the processor. [`Session::notes`](crate::Session::notes) says which and why.
     pub const fn auto() -> Self {
         Device { kind: Kind::Auto }
     }
@@ -98,7 +98,9 @@ impl FromStr for Device {
                 None | Some("") => Err(Error::input(format!(
                     "no device is called `{text}`: auto, reference, cpu, gpu, gpu:N or gpu:NAME was expected"
                 ))),
-                Some(adapter) => Ok(adapter.parse().map_or_else(|_| Device::gpu_named(adapter), Device::gpu_index)),
+                Some(adapter) => Ok(adapter
+                    .parse()
+                    .map_or_else(|_| Device::gpu_named(adapter), Device::gpu_index)),
             },
         }
     }
@@ -124,7 +126,9 @@ mod tests {
 
     #[test]
     fn text_and_device_are_each_others_inverse() {
-        for text in ["auto", "reference", "cpu", "gpu", "gpu:0", "gpu:17", "gpu:Radeon RX", "gpu:nvidia"] {
+        for text in
+            ["auto", "reference", "cpu", "gpu", "gpu:0", "gpu:17", "gpu:Radeon RX", "gpu:nvidia"]
+        {
             assert_eq!(text.parse::<Device>().unwrap().to_string(), text);
         }
         for text in ["", "GPU", "gpu:", "tpu", "cpu:0", "auto ", "gpu0"] {

@@ -1,7 +1,9 @@
-//! What `auto` does when the GPU fails after it was chosen: the processor takes over, and a note says why.
+//! What `auto` does when the GPU fails after it was chosen: the processor takes over, and a note
+//! says why.
 //!
-//! A program that the device cannot hold (a limit, an op) goes to the processor alone. A device that is lost, or does not answer, is not
-//! used again by the session; the run in which it happened is done again on the processor.
+//! A program that the device cannot hold (a limit, an op) goes to the processor alone. A device
+//! that is lost, or does not answer, is not used again by the session; the run in which it happened
+//! is done again on the processor.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -46,7 +48,10 @@ impl State {
 
 impl Fallback {
     pub(super) fn new(first: Arc<dyn Backend>, second: Second) -> Fallback {
-        Fallback { first, state: Arc::new(State { second, made: Mutex::default(), lost: Mutex::default() }) }
+        Fallback {
+            first,
+            state: Arc::new(State { second, made: Mutex::default(), lost: Mutex::default() }),
+        }
     }
 }
 
@@ -65,8 +70,12 @@ impl Backend for Fallback {
     }
 
     fn compile(&self, plan: &Arc<Plan>) -> Result<Box<dyn Program>> {
-        let mut program =
-            Replaceable { program: None, plan: Arc::clone(plan), state: Arc::clone(&self.state), note: None };
+        let mut program = Replaceable {
+            program: None,
+            plan: Arc::clone(plan),
+            state: Arc::clone(&self.state),
+            note: None,
+        };
         let reason = match self.state.lost() {
             Some(reason) => reason,
             None => match self.first.compile(plan) {
@@ -115,7 +124,9 @@ impl Replaceable {
         if let (None, Some(reason)) = (&self.note, self.state.lost()) {
             self.replace(&reason)?;
         }
-        self.program.as_mut().ok_or_else(|| crate::Error::internal("a program that was not replaced"))
+        self.program
+            .as_mut()
+            .ok_or_else(|| crate::Error::internal("a program that was not replaced"))
     }
 
     /// What to do after a run: `Some` when it has to be done again.
@@ -140,10 +151,16 @@ impl Program for Replaceable {
         }
     }
 
-    fn run_async<'a>(&'a mut self, io: Io<'a>) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>> {
+    fn run_async<'a>(
+        &'a mut self,
+        io: Io<'a>,
+    ) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>> {
         Box::pin(async move {
             let Io { inputs, states, outputs } = io;
-            let done = self.current()?.run_async(Io { inputs, states: &mut *states, outputs: &mut *outputs }).await;
+            let done = self
+                .current()?
+                .run_async(Io { inputs, states: &mut *states, outputs: &mut *outputs })
+                .await;
             match self.after(done) {
                 Some(done) => done,
                 None => self.current()?.run_async(Io { inputs, states, outputs }).await,
@@ -156,7 +173,8 @@ impl Program for Replaceable {
     }
 
     fn replacements(&self) -> u32 {
-        u32::from(self.note.is_some()) + self.program.as_ref().map_or(0, |program| program.replacements())
+        u32::from(self.note.is_some())
+            + self.program.as_ref().map_or(0, |program| program.replacements())
     }
 
     fn notes(&self) -> Vec<String> {
@@ -210,7 +228,8 @@ mod tests {
 
     impl Program for MortalProgram {
         fn run(&mut self, io: Io<'_>) -> Result<()> {
-            match self.runs.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)) {
+            match self.runs.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
+            {
                 Ok(_) => self.inner.run(io),
                 Err(_) => Err(Error::device("it was lost")),
             }
@@ -225,9 +244,11 @@ mod tests {
         }
     }
 
-    /// Two runs on a device that fails; the results, the notes, and how often the backend that takes over was made.
+    /// Two runs on a device that fails; the results, the notes, and how often the backend that
+    /// takes over was made.
     fn runs(first: Mortal, time: usize) -> (Vec<Vec<f32>>, Vec<String>, u32) {
-        let shape = Shape { cell: CellKind::Lstm, input: 3, hidden: 5, layers: 1, bidirectional: false };
+        let shape =
+            Shape { cell: CellKind::Lstm, input: 3, hidden: 5, layers: 1, bidirectional: false };
         let model = Model::from_graph(shape.graph(1).unwrap()).unwrap();
         let made = Arc::new(AtomicU32::new(0));
         let count = Arc::clone(&made);
@@ -240,7 +261,9 @@ mod tests {
         );
         let session = Session::on(&model, Arc::new(backend));
         let x = Random::new(2).tensor(&[time, 1, 3], 1.0).unwrap();
-        let run = |_| session.run(&[("x", &x)]).unwrap().get("y").unwrap().as_slice::<f32>().unwrap().to_vec();
+        let run = |_| {
+            session.run(&[("x", &x)]).unwrap().get("y").unwrap().as_slice::<f32>().unwrap().to_vec()
+        };
         let mut results: Vec<_> = (0..2).map(run).collect();
         let asynchronous = at_once(session.run_async(&[("x", &x)]));
         results.push(asynchronous.unwrap().get("y").unwrap().as_slice::<f32>().unwrap().to_vec());
@@ -250,7 +273,9 @@ mod tests {
     }
 
     /// Polls a future that never waits.
-    fn at_once(future: impl Future<Output = Result<crate::session::Outputs>>) -> Result<crate::session::Outputs> {
+    fn at_once(
+        future: impl Future<Output = Result<crate::session::Outputs>>,
+    ) -> Result<crate::session::Outputs> {
         let mut future = std::pin::pin!(future);
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         match future.as_mut().poll(&mut context) {
@@ -267,7 +292,10 @@ mod tests {
     fn a_device_that_is_lost_between_runs() {
         let (results, notes, made) = runs(mortal(1, None), 4);
         assert!(results.iter().all(|result| result == &results[3]));
-        assert!(notes.iter().any(|n| n.contains("the cpu took over") && n.contains("it was lost")), "{notes:?}");
+        assert!(
+            notes.iter().any(|n| n.contains("the cpu took over") && n.contains("it was lost")),
+            "{notes:?}"
+        );
         assert_eq!(made, 1, "later runs stay where they are");
     }
 
@@ -276,19 +304,30 @@ mod tests {
         for kind in [ErrorKind::Device, ErrorKind::Limit, ErrorKind::Unsupported] {
             let (results, notes, made) = runs(mortal(9, Some(kind)), 4);
             assert!(results.iter().all(|result| result == &results[3]));
-            assert!(notes.iter().any(|n| n.contains("the cpu took over") && n.contains("it was refused")), "{notes:?}");
+            assert!(
+                notes
+                    .iter()
+                    .any(|n| n.contains("the cpu took over") && n.contains("it was refused")),
+                "{notes:?}"
+            );
             assert_eq!(made, 1);
         }
     }
 
     #[test]
     fn what_the_caller_did_wrong_is_not_hidden() {
-        let backend =
-            Fallback::new(Arc::new(mortal(9, Some(ErrorKind::InvalidInput))), Box::new(|| panic!("not asked for")));
-        let shape = Shape { cell: CellKind::Lstm, input: 3, hidden: 5, layers: 1, bidirectional: false };
-        let session = Session::on(&Model::from_graph(shape.graph(1).unwrap()).unwrap(), Arc::new(backend));
+        let backend = Fallback::new(
+            Arc::new(mortal(9, Some(ErrorKind::InvalidInput))),
+            Box::new(|| panic!("not asked for")),
+        );
+        let shape =
+            Shape { cell: CellKind::Lstm, input: 3, hidden: 5, layers: 1, bidirectional: false };
+        let session =
+            Session::on(&Model::from_graph(shape.graph(1).unwrap()).unwrap(), Arc::new(backend));
         let x = Tensor::zeros(crate::DType::F32, &[2, 1, 3]).unwrap();
-        assert!(session.run(&[("x", &x)]).is_err_and(|error| error.kind() == ErrorKind::InvalidInput));
+        assert!(
+            session.run(&[("x", &x)]).is_err_and(|error| error.kind() == ErrorKind::InvalidInput)
+        );
     }
 
     /// The same with a device: lost between two runs, and with too small bindings.
@@ -297,22 +336,31 @@ mod tests {
     fn a_gpu_that_fails() {
         use crate::backend::BackendOptions;
         use crate::backend::gpu::testing::open;
-        let shape = Shape { cell: CellKind::Lstm, input: 3, hidden: 200, layers: 1, bidirectional: false };
+        let shape =
+            Shape { cell: CellKind::Lstm, input: 3, hidden: 200, layers: 1, bidirectional: false };
         let model = Model::from_graph(shape.graph(1).unwrap()).unwrap();
         let x = Random::new(2).tensor(&[4, 2, 3], 1.0).unwrap();
         let want = Session::new(&model, Device::reference()).unwrap().run(&[("x", &x)]).unwrap();
         let check = |session: &Session| {
             let got = session.run(&[("x", &x)]).unwrap();
-            let pairs =
-                got.get("y").unwrap().as_slice::<f32>().unwrap().iter().zip(want.get("y").unwrap().as_slice().unwrap());
+            let pairs = got
+                .get("y")
+                .unwrap()
+                .as_slice::<f32>()
+                .unwrap()
+                .iter()
+                .zip(want.get("y").unwrap().as_slice().unwrap());
             assert!(pairs.map(|(a, b): (&f32, &f32)| (a - b).abs()).fold(0f32, f32::max) < 1e-5);
         };
         let options = BackendOptions::default();
-        let took_over = |session: &Session| session.notes().iter().any(|note| note.contains("the cpu took over"));
+        let took_over = |session: &Session| {
+            session.notes().iter().any(|note| note.contains("the cpu took over"))
+        };
 
         let Some(gpu) = open(&options) else { return };
         let gpu = Arc::new(gpu);
-        let session = Session::on(&model, crate::session::open::with_fallback(gpu.clone(), &options));
+        let session =
+            Session::on(&model, crate::session::open::with_fallback(gpu.clone(), &options));
         check(&session);
         assert!(!took_over(&session));
         gpu.lose();

@@ -1,4 +1,5 @@
-//! Ties the stages together: [`Model`] (what a file says), [`Session`] (a model on a device), [`Stream`] (a session with state).
+//! Ties the stages together: [`Model`] (what a file says), [`Session`] (a model on a device),
+//! [`Stream`] (a session with state).
 
 mod auto;
 mod device;
@@ -23,7 +24,8 @@ use crate::graph::Graph;
 use crate::tensor::Tensor;
 use pool::Pool;
 
-/// A model made ready for a device. Cloning shares everything; any number of threads may run it at the same time.
+/// A model made ready for a device. Cloning shares everything; any number of threads may run it at
+/// the same time.
 ///
 /// ```no_run
 /// use fuselstm::{Device, Model, Session, Tensor};
@@ -94,8 +96,9 @@ impl SessionBuilder {
     /// Opens the device.
     ///
     /// # Errors
-    /// [`Device`](crate::ErrorKind::Device) when there is no such device, [`InvalidInput`](crate::ErrorKind::InvalidInput) for an
-    /// option that the device does not have, [`Unsupported`](crate::ErrorKind::Unsupported) for a model that cannot run on it.
+    /// [`Device`](crate::ErrorKind::Device) when there is no such device,
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for an option that the device does not
+    /// have, [`Unsupported`](crate::ErrorKind::Unsupported) for a model that cannot run on it.
     pub fn build(self) -> Result<Session> {
         let opened = open::open(&self.device, &self.options, self.model.graph())?;
         Ok(Session {
@@ -125,12 +128,18 @@ impl Session {
     fn on(model: &Model, backend: Arc<dyn Backend>) -> Session {
         let graph = model.graph().clone();
         let (pool, chosen, programs) = (Pool::default(), Vec::new(), Mutex::default());
-        Session { inner: Arc::new(Inner { model: model.clone(), backend, graph, pool, chosen, programs }) }
+        Session {
+            inner: Arc::new(Inner { model: model.clone(), backend, graph, pool, chosen, programs }),
+        }
     }
 
     /// Options first, then [`SessionBuilder::build`].
     pub fn builder(model: &Model) -> SessionBuilder {
-        SessionBuilder { model: model.clone(), device: Device::auto(), options: BackendOptions::default() }
+        SessionBuilder {
+            model: model.clone(),
+            device: Device::auto(),
+            options: BackendOptions::default(),
+        }
     }
 
     /// The model.
@@ -153,20 +162,23 @@ impl Session {
         self.inner.backend.driver()
     }
 
-    /// What the device can do at best, measured now; on the processor with each of these numbers of threads.
+    /// What the device can do at best, measured now; on the processor with each of these numbers of
+    /// threads.
     ///
     /// # Errors
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) for `reference`, [`Device`](crate::ErrorKind::Device).
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for `reference`,
+    /// [`Device`](crate::ErrorKind::Device).
     pub fn ceilings(&self, threads: &[usize]) -> Result<Vec<Ceilings>> {
         self.inner.backend.ceilings(threads)
     }
 
-    /// Searches for the fastest way to run these inputs from the reset state and stores it for later sessions of this user on the
-    /// same adapter and driver; a second of runs at most, and the compilation of some kernels. Only where it is asked for.
+    /// Searches for the fastest way to run these inputs from the reset state and stores it for
+    /// later sessions of this user on the same adapter and driver; a second of runs at most, and
+    /// the compilation of some kernels. Only where it is asked for.
     ///
     /// # Errors
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) for devices where there is nothing to choose, [`Io`](crate::ErrorKind::Io) when
-    /// the choice cannot be stored, or the backend's.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for devices where there is nothing to choose,
+    /// [`Io`](crate::ErrorKind::Io) when the choice cannot be stored, or the backend's.
     pub fn tune(&self, inputs: &[(&str, &Tensor)]) -> Result<Tuning> {
         let inputs = self.gather(inputs)?;
         let shapes: Vec<Vec<usize>> = inputs.iter().map(|input| input.shape().to_vec()).collect();
@@ -175,7 +187,8 @@ impl Session {
         self.inner.backend.tune(&plan, &inputs, &states)
     }
 
-    /// What the program for these inputs has to say, as [`Session::notes`] has it for all of them; compiles it when there is none.
+    /// What the program for these inputs has to say, as [`Session::notes`] has it for all of them;
+    /// compiles it when there is none.
     ///
     /// # Errors
     /// As [`Session::run`].
@@ -186,32 +199,40 @@ impl Session {
         Ok(notes)
     }
 
-    /// Why this device was chosen, and what its programs have to say: strategies, nodes that run on the host.
+    /// Why this device was chosen, and what its programs have to say: strategies, nodes that run on
+    /// the host.
     pub fn notes(&self) -> Vec<String> {
         let programs = self.inner.programs.lock().unwrap_or_else(PoisonError::into_inner);
         self.inner.chosen.iter().chain(programs.iter()).cloned().collect()
     }
 
-    /// The graph that the device is given: the model's own for `reference`, its float form for `cpu` and `gpu`.
+    /// The graph that the device is given: the model's own for `reference`, its float form for
+    /// `cpu` and `gpu`.
     pub fn graph(&self) -> &Arc<Graph> {
         &self.inner.graph
     }
 
     /// Runs once from the reset state. Inputs by name, or by position (`"0"`, `"1"`, …).
     ///
-    /// The first run with inputs of some shapes plans and compiles; later ones of the same shapes do not.
+    /// The first run with inputs of some shapes plans and compiles; later ones of the same shapes
+    /// do not.
     ///
     /// # Errors
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) naming the input, what was expected and what was given, or the backend's.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) naming the input, what was expected and
+    /// what was given, or the backend's.
     pub fn run(&self, inputs: &[(&str, &Tensor)]) -> Result<Outputs> {
         self.stream().run(inputs)
     }
 
-    /// As [`Session::run`], without blocking the thread where the device allows it; needs no particular async runtime.
+    /// As [`Session::run`], without blocking the thread where the device allows it; needs no
+    /// particular async runtime.
     ///
     /// # Errors
     /// As [`Session::run`].
-    pub fn run_async(&self, inputs: &[(&str, &Tensor)]) -> impl Future<Output = Result<Outputs>> + Send + 'static {
+    pub fn run_async(
+        &self,
+        inputs: &[(&str, &Tensor)],
+    ) -> impl Future<Output = Result<Outputs>> + Send + 'static {
         let session = self.clone();
         let inputs = session.gather(inputs);
         async move {
@@ -297,7 +318,8 @@ impl Session {
         }
     }
 
-    /// Takes back a program whose run went well, and returns its counts; a program that had to replace itself says why.
+    /// Takes back a program whose run went well, and returns its counts; a program that had to
+    /// replace itself says why.
     fn ran(&self, mut ready: pool::Ready) -> Counters {
         let (counters, replacements) = (ready.program.counters(), ready.program.replacements());
         if replacements != ready.replacements {

@@ -38,7 +38,7 @@ pub struct TensorSpec {
     pub dtype: DType,
     /// The axes, outermost first; `None` when even their number is open.
     pub axes: Option<Vec<Axis>>,
-    /// How stored numbers map to real ones, for quantised types.
+    /// How stored numbers map to real ones, for quantized types.
     pub quantization: Option<Quantization>,
 }
 
@@ -54,19 +54,23 @@ pub enum Axis {
 }
 
 impl Model {
-    /// Reads a model file, or a SavedModel folder, and fuses its loops and cells. The format is known by its magic bytes.
+    /// Reads a model file, or a SavedModel folder, and fuses its loops and cells. The format is
+    /// known by its magic bytes.
     ///
     /// # Errors
-    /// [`Io`](crate::ErrorKind::Io), [`UnknownFormat`](crate::ErrorKind::UnknownFormat), or what the reader of the format says:
-    /// which part of the file is malformed, too large or not supported.
+    /// [`Io`](crate::ErrorKind::Io), [`UnknownFormat`](crate::ErrorKind::UnknownFormat), or what
+    /// the reader of the format says: which part of the file is malformed, too large or not
+    /// supported.
     pub fn open(path: impl AsRef<Path>) -> Result<Model> {
         Model::open_with(path, &formats::Options::default())
     }
 
-    /// As [`Model::open`], with options: which tensors are inputs and outputs, which signature of a SavedModel.
+    /// As [`Model::open`], with options: which tensors are inputs and outputs, which signature of a
+    /// SavedModel.
     ///
     /// # Errors
-    /// As [`Model::open`]; [`InvalidInput`](crate::ErrorKind::InvalidInput) for an option that the format has no use for.
+    /// As [`Model::open`]; [`InvalidInput`](crate::ErrorKind::InvalidInput) for an option that the
+    /// format has no use for.
     pub fn open_with(path: impl AsRef<Path>, options: &formats::Options) -> Result<Model> {
         Model::from_loaded(formats::open_with(path.as_ref(), options)?)
     }
@@ -82,7 +86,8 @@ impl Model {
     /// Writes the model as a `.tflite` file with fused recurrent ops, and says what was written.
     ///
     /// # Errors
-    /// Those of [`convert::to_tflite`](crate::convert::to_tflite), and [`Io`](crate::ErrorKind::Io).
+    /// Those of [`convert::to_tflite`](crate::convert::to_tflite), and
+    /// [`Io`](crate::ErrorKind::Io).
     pub fn save_tflite(
         &self,
         path: impl AsRef<Path>,
@@ -119,9 +124,13 @@ impl Model {
         reports: Vec<Report>,
         warnings: Vec<String>,
     ) -> Result<Model> {
-        let specs = |ports: &[Port]| ports.iter().map(|port| TensorSpec::of(&graph, port)).collect::<Result<_>>();
+        let specs = |ports: &[Port]| {
+            ports.iter().map(|port| TensorSpec::of(&graph, port)).collect::<Result<_>>()
+        };
         let (inputs, outputs) = (specs(&graph.inputs)?, specs(&graph.outputs)?);
-        Ok(Model { inner: Arc::new(Inner { source, graph, format, reports, warnings, inputs, outputs }) })
+        Ok(Model {
+            inner: Arc::new(Inner { source, graph, format, reports, warnings, inputs, outputs }),
+        })
     }
 
     /// The inputs, in the model's order.
@@ -195,14 +204,17 @@ impl Model {
 
     pub(super) fn missing_input(&self, index: usize) -> Error {
         match self.inner.inputs.get(index) {
-            Some(spec) => Error::input(format!("input `{}` ({}) was not given", spec.name, spec.kind())),
+            Some(spec) => {
+                Error::input(format!("input `{}` ({}) was not given", spec.name, spec.kind()))
+            }
             None => Error::internal("an input that is not there"),
         }
     }
 }
 
 fn index_of(specs: &[TensorSpec], name: &str, what: &str) -> Result<usize> {
-    let mut named = specs.iter().enumerate().filter(|(_, spec)| spec.name == name).map(|(index, _)| index);
+    let mut named =
+        specs.iter().enumerate().filter(|(_, spec)| spec.name == name).map(|(index, _)| index);
     match (named.next(), named.next()) {
         (Some(index), None) => return Ok(index),
         (Some(_), Some(_)) => {
@@ -216,17 +228,23 @@ fn index_of(specs: &[TensorSpec], name: &str, what: &str) -> Result<usize> {
         Ok(index) if index < specs.len() => Ok(index),
         _ => {
             let names: Vec<String> = specs.iter().map(|spec| format!("`{}`", spec.name)).collect();
-            Err(Error::input(format!("the model has no {what} `{name}`; it has {}", names.join(", "))))
+            Err(Error::input(format!(
+                "the model has no {what} `{name}`; it has {}",
+                names.join(", ")
+            )))
         }
     }
 }
 
 impl TensorSpec {
     fn of(graph: &Graph, port: &Port) -> Result<TensorSpec> {
-        let value = graph.get(port.value).ok_or_else(|| Error::internal("a port without a value"))?;
+        let value =
+            graph.get(port.value).ok_or_else(|| Error::internal("a port without a value"))?;
         let axis = |dim: &Dim| match *dim {
             Dim::Known(size) => Axis::Known(size),
-            Dim::Symbol(Symbol(index)) => graph.symbols.get(index as usize).cloned().map_or(Axis::Open, Axis::Named),
+            Dim::Symbol(Symbol(index)) => {
+                graph.symbols.get(index as usize).cloned().map_or(Axis::Open, Axis::Named)
+            }
             Dim::Unknown => Axis::Open,
         };
         Ok(TensorSpec {

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::graph::Graph;
 #[cfg(feature = "gpu")]
 use crate::measure::report::bytes;
-use crate::passes::dequantise::dequantise;
+use crate::passes::dequantize::dequantize;
 
 /// An open device.
 pub(super) struct Opened {
@@ -21,7 +21,11 @@ pub(super) struct Opened {
     pub(super) notes: Vec<String>,
 }
 
-pub(super) fn open(device: &Device, options: &BackendOptions, graph: &Arc<Graph>) -> Result<Opened> {
+pub(super) fn open(
+    device: &Device,
+    options: &BackendOptions,
+    graph: &Arc<Graph>,
+) -> Result<Opened> {
     match &device.kind {
         Kind::Auto => auto(options, graph),
         Kind::Reference => {
@@ -39,14 +43,17 @@ pub(super) fn open(device: &Device, options: &BackendOptions, graph: &Arc<Graph>
     }
 }
 
-/// The GPU where it is real, large enough a gain is expected, and it takes the model; the processor otherwise.
+/// The GPU where it is real, large enough a gain is expected, and it takes the model; the processor
+/// otherwise.
 fn auto(options: &BackendOptions, graph: &Arc<Graph>) -> Result<Opened> {
     let on_cpu = |why: String| {
         let mut opened = open(&Device::cpu(), options, graph)?;
         opened.notes.insert(0, format!("auto chose the cpu: {why}"));
         Ok(opened)
     };
-    let Some(adapter) = devices().into_iter().find(|device| device.is_gpu && device.is_usable && !device.is_software)
+    let Some(adapter) = devices()
+        .into_iter()
+        .find(|device| device.is_gpu && device.is_usable && !device.is_software)
     else {
         return on_cpu("there is no GPU but software drivers, which are slower".to_owned());
     };
@@ -65,7 +72,8 @@ fn auto(options: &BackendOptions, graph: &Arc<Graph>) -> Result<Opened> {
     }
 }
 
-/// A GPU whose work the processor takes over when it fails; as it is where the processor would have to ignore an option.
+/// A GPU whose work the processor takes over when it fails; as it is where the processor would have
+/// to ignore an option.
 pub(super) fn with_fallback(gpu: Arc<dyn Backend>, options: &BackendOptions) -> Arc<dyn Backend> {
     if refuse_options(options, "cpu", true, false).is_err() {
         return gpu;
@@ -75,7 +83,12 @@ pub(super) fn with_fallback(gpu: Arc<dyn Backend>, options: &BackendOptions) -> 
 }
 
 /// An option that the device would have to ignore is refused.
-fn refuse_options(options: &BackendOptions, device: &str, is_cpu: bool, is_gpu: bool) -> Result<()> {
+fn refuse_options(
+    options: &BackendOptions,
+    device: &str,
+    is_cpu: bool,
+    is_gpu: bool,
+) -> Result<()> {
     let foreign = [
         ("threads", options.threads.is_some() && !is_cpu),
         ("instruction set", options.instruction_set.is_some() && !is_cpu),
@@ -88,14 +101,16 @@ fn refuse_options(options: &BackendOptions, device: &str, is_cpu: bool, is_gpu: 
         ("precision", options.precision != Precision::Full && !is_cpu && !is_gpu),
     ];
     match foreign.iter().find(|(_, refused)| *refused) {
-        Some((option, _)) => Err(Error::input(format!("the device {device} has no option `{option}`"))),
+        Some((option, _)) => {
+            Err(Error::input(format!("the device {device} has no option `{option}`")))
+        }
         None => Ok(()),
     }
 }
 
 /// The graph that `cpu` and `gpu` compute: hybrid and integer models in float.
 fn float(graph: &Arc<Graph>) -> Result<Arc<Graph>> {
-    let float = dequantise(graph)?;
+    let float = dequantize(graph)?;
     Ok(if float == **graph { graph.clone() } else { Arc::new(float) })
 }
 
@@ -141,7 +156,9 @@ pub fn devices() -> Vec<DeviceReport> {
         properties: Vec::new(),
     };
     let mut devices = vec![on_processor("reference", Reference.description())];
-    devices.extend(cpu(&BackendOptions::default()).ok().map(|cpu| on_processor("cpu", cpu.description())));
+    devices.extend(
+        cpu(&BackendOptions::default()).ok().map(|cpu| on_processor("cpu", cpu.description())),
+    );
     devices.extend(adapters());
     devices
 }
@@ -154,7 +171,10 @@ fn adapters() -> Vec<DeviceReport> {
             ("largest binding", bytes(adapter.max_binding_bytes)),
             ("workgroup memory", bytes(u64::from(adapter.workgroup_bytes))),
             ("workgroup invocations", adapter.workgroup_invocations.to_string()),
-            ("subgroup lanes", format!("{} to {}", adapter.subgroup_lanes.0, adapter.subgroup_lanes.1)),
+            (
+                "subgroup lanes",
+                format!("{} to {}", adapter.subgroup_lanes.0, adapter.subgroup_lanes.1),
+            ),
         ];
         properties.extend(adapter.refused.clone().map(|reason| ("refused", reason)));
         DeviceReport {

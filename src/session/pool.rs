@@ -6,8 +6,8 @@ use crate::backend::Program;
 use crate::plan::Plan;
 use crate::tensor::Tensor;
 
-/// Programs kept for later runs. Each holds the buffers of a run, so old ones go: eight are enough for a few input shapes, each
-/// on a few threads.
+/// Programs kept for later runs. Each holds the buffers of a run, so old ones go: eight are enough
+/// for a few input shapes, each on a few threads.
 const MOST_IDLE: usize = 8;
 
 /// A program, and the shapes that it was compiled for.

@@ -5,7 +5,8 @@ use crate::backend::{Counters, Io};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor};
 
-/// Runs of one sequence, piece by piece: every run goes on from the state that the run before it left.
+/// Runs of one sequence, piece by piece: every run goes on from the state that the run before it
+/// left.
 ///
 /// Any number of streams share one session. A run that fails leaves the state as it was.
 ///
@@ -25,7 +26,8 @@ pub struct Stream {
     session: Session,
     /// In the graph's order; `None`: as a reset leaves it, its batch size still open.
     states: Vec<Option<Tensor>>,
-    /// What the next run writes; swapped with `states` when it went well. Kept, so that a step allocates nothing.
+    /// What the next run writes; swapped with `states` when it went well. Kept, so that a step
+    /// allocates nothing.
     next: Vec<Tensor>,
     /// The inputs in the graph's order while a run lasts, `nothing` otherwise.
     inputs: Vec<Tensor>,
@@ -47,7 +49,8 @@ impl Stream {
         // The placeholder shares one empty vector, so that putting it somewhere allocates nothing.
         let nothing = Tensor::scalar(0u8);
         let states = vec![None; graph.states.len()];
-        let (inputs, given) = (vec![nothing.clone(); graph.inputs.len()], vec![false; graph.inputs.len()]);
+        let (inputs, given) =
+            (vec![nothing.clone(); graph.inputs.len()], vec![false; graph.inputs.len()]);
         Stream { states, next: Vec::new(), inputs, given, nothing, session }
     }
 
@@ -59,16 +62,17 @@ impl Stream {
     /// Runs one piece and returns its outputs. Inputs by name, or by position (`"0"`, `"1"`, …).
     ///
     /// # Errors
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) naming the input, what was expected and what was given, also when the batch
-    /// size differs from that of the steps before; or the backend's. The state stays as it was.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) naming the input, what was expected and
+    /// what was given, also when the batch size differs from that of the steps before; or the
+    /// backend's. The state stays as it was.
     pub fn run(&mut self, inputs: &[(&str, &Tensor)]) -> Result<Outputs> {
         let mut outputs = Outputs::of(&self.session)?;
         self.run_into(inputs, &mut outputs)?;
         Ok(outputs)
     }
 
-    /// As [`Stream::run`], into the outputs of an earlier run: where shapes are the same and the tensors are not shared, their
-    /// elements are written in place.
+    /// As [`Stream::run`], into the outputs of an earlier run: where shapes are the same and the
+    /// tensors are not shared, their elements are written in place.
     ///
     /// # Errors
     /// As [`Stream::run`]; what `outputs` holds then is unspecified.
@@ -92,21 +96,27 @@ impl Stream {
     /// A state; `None` when it is as a reset leaves it and no run has given it a size.
     ///
     /// # Errors
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when there is no state of this name (or position).
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when there is no state of this name (or
+    /// position).
     pub fn state(&self, name: &str) -> Result<Option<&Tensor>> {
         let index = self.state_index(name)?;
         Ok(self.states.get(index).and_then(Option::as_ref))
     }
 
-    /// Replaces a state, for example by that of another stream. Its shape is checked by the next run.
+    /// Replaces a state, for example by that of another stream. Its shape is checked by the next
+    /// run.
     ///
     /// # Errors
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when there is no state of this name (or position), or it has another type.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when there is no state of this name (or
+    /// position), or it has another type.
     pub fn set_state(&mut self, name: &str, state: Tensor) -> Result<()> {
         let index = self.state_index(name)?;
         let expected = self.state_dtype(index)?;
         if state.dtype() != expected {
-            return Err(Error::input(format!("state `{name}`: {expected} was expected, {} was given", state.dtype())));
+            return Err(Error::input(format!(
+                "state `{name}`: {expected} was expected, {} was given",
+                state.dtype()
+            )));
         }
         if let Some(slot) = self.states.get_mut(index) {
             *slot = Some(state);
@@ -157,7 +167,11 @@ impl Stream {
             return Err(error);
         }
         outputs.fit(&self.session)?;
-        ready.program.run(Io { inputs: &self.inputs, states: &mut self.next, outputs: &mut outputs.tensors })?;
+        ready.program.run(Io {
+            inputs: &self.inputs,
+            states: &mut self.next,
+            outputs: &mut outputs.tensors,
+        })?;
         outputs.counters = self.session.ran(ready);
         for (state, next) in self.states.iter_mut().zip(&mut self.next) {
             match state {
@@ -170,8 +184,11 @@ impl Stream {
 
     /// Copies the states to where the run will write them: the run may fail half-way.
     fn prepare_states(&mut self, shapes: &[Vec<usize>]) -> Result<()> {
-        for ((state, shape), name) in
-            self.states.iter().zip(shapes).zip(self.session.inner.graph.states.iter().map(|s| &s.name))
+        for ((state, shape), name) in self
+            .states
+            .iter()
+            .zip(shapes)
+            .zip(self.session.inner.graph.states.iter().map(|s| &s.name))
         {
             if let Some(state) = state.as_ref().filter(|state| state.shape() != shape) {
                 return Err(Error::input(format!(
@@ -203,9 +220,12 @@ impl Outputs {
     /// Makes the names those of the session's model; the tensors stay where there are as many.
     fn fit(&mut self, session: &Session) -> Result<()> {
         let specs = session.model().outputs();
-        if self.names.len() != specs.len() || self.names.iter().zip(specs).any(|(name, spec)| *name != spec.name) {
+        if self.names.len() != specs.len()
+            || self.names.iter().zip(specs).any(|(name, spec)| *name != spec.name)
+        {
             self.names = specs.iter().map(|spec| spec.name.clone()).collect();
-            self.tensors = specs.iter().map(|spec| Tensor::zeros(spec.dtype, &[0])).collect::<Result<_>>()?;
+            self.tensors =
+                specs.iter().map(|spec| Tensor::zeros(spec.dtype, &[0])).collect::<Result<_>>()?;
         }
         Ok(())
     }

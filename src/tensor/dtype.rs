@@ -26,7 +26,8 @@ macro_rules! dtypes {
             }
         }
 
-        /// The elements of a tensor; a clone shares them. Public in a private module: no caller can name it.
+        /// The elements of a tensor; a clone shares them. Public in a private module: no caller can
+        /// name it.
         #[derive(Clone, Debug, PartialEq)]
         pub enum Storage {
             $($variant(Arc<Vec<$ty>>),)*
@@ -41,7 +42,8 @@ macro_rules! dtypes {
                 match self { $(Storage::$variant(v) => v.len(),)* }
             }
 
-            /// Copies the elements of `other`: in place when there are as many of the same type and they are not shared.
+            /// Copies the elements of `other`: in place when there are as many of the same type and
+            /// they are not shared.
             pub(crate) fn assign(&mut self, other: &Storage) {
                 match (&mut *self, other) {
                     $((Storage::$variant(to), Storage::$variant(from)) if to.len() == from.len() => {
@@ -81,7 +83,8 @@ macro_rules! dtypes {
             }
         })*
 
-        /// Runs `$body` with `$v` bound to the typed `Arc<Vec<_>>` of a [`Storage`], whatever its type.
+        /// Runs `$body` with `$v` bound to the typed `Arc<Vec<_>>` of a [`Storage`], whatever its
+        /// type.
         macro_rules! with_storage {
             ($storage:expr, $v:ident => $body:expr) => {
                 match $storage { $($crate::tensor::Storage::$variant($v) => $body,)* }
@@ -103,7 +106,9 @@ mod sealed {
 }
 
 /// A type that tensors can hold: the types of [`DType`].
-pub trait Element: sealed::Sealed + Copy + Default + PartialEq + fmt::Debug + Send + Sync + 'static {
+pub trait Element:
+    sealed::Sealed + Copy + Default + PartialEq + fmt::Debug + Send + Sync + 'static
+{
     /// The [`DType`] of this Rust type.
     const DTYPE: DType;
 }

@@ -25,7 +25,8 @@ impl Tensor {
     /// A tensor of `shape` over `data`, which is taken as it is (row-major, no copy).
     ///
     /// # Errors
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when `data` does not have as many elements as `shape`.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when `data` does not have as many elements
+    /// as `shape`.
     ///
     /// ```
     /// let t = fuselstm::Tensor::from_vec(&[2, 3], vec![1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0])?;
@@ -35,7 +36,10 @@ impl Tensor {
     pub fn from_vec<E: Element>(shape: &[usize], data: Vec<E>) -> Result<Self> {
         let count = element_count(shape)?;
         if count != data.len() {
-            return Err(Error::input(format!("shape {shape:?} has {count} elements, the data {}", data.len())));
+            return Err(Error::input(format!(
+                "shape {shape:?} has {count} elements, the data {}",
+                data.len()
+            )));
         }
         Ok(Tensor { shape: shape.to_vec(), storage: E::store(data) })
     }
@@ -95,8 +99,9 @@ impl Tensor {
     /// As [`Tensor::as_slice`].
     pub fn as_mut_slice<E: Element>(&mut self) -> Result<&mut [E]> {
         let dtype = self.dtype();
-        E::slice_mut(&mut self.storage)
-            .ok_or_else(|| Error::input(format!("tensor holds {dtype}, {} was asked for", E::DTYPE)))
+        E::slice_mut(&mut self.storage).ok_or_else(|| {
+            Error::input(format!("tensor holds {dtype}, {} was asked for", E::DTYPE))
+        })
     }
 
     /// The elements as a vector; copies only when they are shared.
@@ -124,7 +129,8 @@ impl Tensor {
         Ok(Tensor { shape: shape.to_vec(), storage: self.storage.clone() })
     }
 
-    /// The elements converted to f32 where they are not f32 already (integers exactly up to 2²⁴, booleans to 0 and 1).
+    /// The elements converted to f32 where they are not f32 already (integers exactly up to 2²⁴,
+    /// booleans to 0 and 1).
     pub fn to_f32(&self) -> std::borrow::Cow<'_, [f32]> {
         self.storage.to_f32()
     }
@@ -134,9 +140,9 @@ impl Tensor {
     /// # Errors
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the tensor is not of an integer type.
     pub fn to_i64(&self) -> Result<Vec<i64>> {
-        self.storage
-            .to_i64()
-            .ok_or_else(|| Error::input(format!("an integer tensor was expected, this one holds {}", self.dtype())))
+        self.storage.to_i64().ok_or_else(|| {
+            Error::input(format!("an integer tensor was expected, this one holds {}", self.dtype()))
+        })
     }
 
     /// Size of the elements in bytes.
@@ -160,13 +166,15 @@ impl Tensor {
         }
     }
 
-    /// Makes this tensor share the elements of `other`, without an allocation where the ranks are alike.
+    /// Makes this tensor share the elements of `other`, without an allocation where the ranks are
+    /// alike.
     pub(crate) fn share(&mut self, other: &Tensor) {
         self.shape.clone_from(&other.shape);
         self.storage = other.storage.clone();
     }
 
-    /// Copies the elements of `other` into this tensor's own memory where they fit there, and makes a copy of them otherwise.
+    /// Copies the elements of `other` into this tensor's own memory where they fit there, and makes
+    /// a copy of them otherwise.
     pub(crate) fn assign(&mut self, other: &Tensor) {
         self.shape.clone_from(&other.shape);
         self.storage.assign(&other.storage);

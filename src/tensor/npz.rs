@@ -1,10 +1,11 @@
 //! NumPy's `.npy` arrays and `.npz` archives.
 //!
-//! Reading takes any bytes: what is not a well-formed array of a type that tensors can hold is an error, and no size in a
-//! header is believed before the bytes are there. Written files are plain version 1.0, as `numpy.load` reads them.
+//! Reading takes any bytes: what is not a well-formed array of a type that tensors can hold is an
+//! error, and no size in a header is believed before the bytes are there. Written files are plain
+//! version 1.0, as `numpy.load` reads them.
 //!
-//! The header is read here rather than by a crate: the well-known one evaluates it as a Python expression and multiplies the sizes
-//! unchecked, so that a crafted file ends the process.
+//! The header is read here rather than by a crate: the well-known one evaluates it as a Python
+//! expression and multiplies the sizes unchecked, so that a crafted file ends the process.
 
 use std::io::{Cursor, Read, Write};
 use std::path::Path;
@@ -18,14 +19,16 @@ use super::{DType, Tensor, element_count, with_storage};
 use crate::error::ErrorKind;
 use crate::error::{Error, Place as _, Result};
 
-/// Most bytes of a file, and of what an archive unpacks to: more than any test data, less than a machine's memory.
+/// Most bytes of a file, and of what an archive unpacks to: more than any test data, less than a
+/// machine's memory.
 const MOST_BYTES: u64 = 1 << 32;
 /// Most bytes of a `.npy` header; NumPy writes 118 for a plain array.
 const MOST_HEADER: usize = 1 << 16;
 /// Most entries of an archive.
 const MOST_ENTRIES: usize = 1 << 16;
 
-/// Reads a `.npz` archive or a single `.npy` array (which then has the file's stem as its name), entries in the file's order.
+/// Reads a `.npz` archive or a single `.npy` array (which then has the file's stem as its name),
+/// entries in the file's order.
 ///
 /// # Errors
 /// [`Io`](ErrorKind::Io), and those of [`from_bytes`].
@@ -34,11 +37,15 @@ pub fn load(path: impl AsRef<Path>) -> Result<Vec<(String, Tensor)>> {
     let place = || path.display().to_string();
     let size = std::fs::metadata(path).map_err(Error::from).within(place)?.len();
     if size > MOST_BYTES {
-        return Err(Error::limit(format!("{size} bytes; files of more than {MOST_BYTES} are not read")).within(place()));
+        return Err(Error::limit(format!(
+            "{size} bytes; files of more than {MOST_BYTES} are not read"
+        ))
+        .within(place()));
     }
     let bytes = std::fs::read(path).map_err(Error::from).within(place)?;
     if bytes.starts_with(MAGIC) {
-        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let stem =
+            path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         return Ok(vec![(stem, read_npy(&bytes).within(place)?)]);
     }
     from_bytes(&bytes).within(place)
@@ -47,36 +54,41 @@ pub fn load(path: impl AsRef<Path>) -> Result<Vec<(String, Tensor)>> {
 /// Reads the entries of a `.npz` archive in the archive's order, names without `.npy`.
 ///
 /// # Errors
-/// [`Malformed`](ErrorKind::Malformed), [`Unsupported`](ErrorKind::Unsupported) for element types that tensors do not have, and
-/// [`Limit`](ErrorKind::Limit), each with the entry's name.
+/// [`Malformed`](ErrorKind::Malformed), [`Unsupported`](ErrorKind::Unsupported) for element types
+/// that tensors do not have, and [`Limit`](ErrorKind::Limit), each with the entry's name.
 pub fn from_bytes(bytes: &[u8]) -> Result<Vec<(String, Tensor)>> {
-    let mut archive = ZipArchive::new(Cursor::new(bytes))
-        .map_err(|error| Error::malformed("neither a .npz archive nor a .npy array").with_source(error))?;
+    let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(|error| {
+        Error::malformed("neither a .npz archive nor a .npy array").with_source(error)
+    })?;
     if archive.len() > MOST_ENTRIES {
-        return Err(Error::limit(format!("{} entries; at most {MOST_ENTRIES} are read", archive.len())));
+        return Err(Error::limit(format!(
+            "{} entries; at most {MOST_ENTRIES} are read",
+            archive.len()
+        )));
     }
     let mut entries: Vec<(String, Tensor)> = Vec::with_capacity(archive.len());
     let mut left = MOST_BYTES;
     for index in 0..archive.len() {
-        let entry = archive
-            .by_index(index)
-            .map_err(|error| Error::malformed(format!("entry {index} cannot be read")).with_source(error))?;
+        let entry = archive.by_index(index).map_err(|error| {
+            Error::malformed(format!("entry {index} cannot be read")).with_source(error)
+        })?;
         let name = entry
             .name()
-            .map_err(|error| Error::malformed(format!("entry {index} has no readable name")).with_source(error))?
+            .map_err(|error| {
+                Error::malformed(format!("entry {index} has no readable name")).with_source(error)
+            })?
             .into_owned();
         let name = name.strip_suffix(".npy").unwrap_or(&name).to_owned();
         if entries.iter().any(|(other, _)| *other == name) {
             return Err(Error::malformed("there are two entries of this name").within(name));
         }
         let mut data = Vec::new();
-        entry
-            .take(left + 1)
-            .read_to_end(&mut data)
-            .map_err(|error| Error::malformed("cannot be unpacked").with_source(error).within(&*name))?;
-        left = left
-            .checked_sub(data.len() as u64)
-            .ok_or_else(|| Error::limit(format!("the archive unpacks to more than {MOST_BYTES} bytes")))?;
+        entry.take(left + 1).read_to_end(&mut data).map_err(|error| {
+            Error::malformed("cannot be unpacked").with_source(error).within(&*name)
+        })?;
+        left = left.checked_sub(data.len() as u64).ok_or_else(|| {
+            Error::limit(format!("the archive unpacks to more than {MOST_BYTES} bytes"))
+        })?;
         let tensor = read_npy(&data).within(|| &*name)?;
         entries.push((name, tensor));
     }
@@ -87,7 +99,10 @@ pub fn from_bytes(bytes: &[u8]) -> Result<Vec<(String, Tensor)>> {
 ///
 /// # Errors
 /// [`Io`](ErrorKind::Io).
-pub fn save<'a>(path: impl AsRef<Path>, entries: impl IntoIterator<Item = (&'a str, &'a Tensor)>) -> Result<()> {
+pub fn save<'a>(
+    path: impl AsRef<Path>,
+    entries: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
+) -> Result<()> {
     let path = path.as_ref();
     let bytes = to_bytes(entries)?;
     std::fs::write(path, bytes).map_err(Error::from).within(|| path.display().to_string())
@@ -98,7 +113,9 @@ pub fn save<'a>(path: impl AsRef<Path>, entries: impl IntoIterator<Item = (&'a s
 /// # Errors
 /// [`InvalidInput`](ErrorKind::InvalidInput) when two entries have the same name.
 pub fn to_bytes<'a>(entries: impl IntoIterator<Item = (&'a str, &'a Tensor)>) -> Result<Vec<u8>> {
-    let failed = |error: zip::result::ZipError| Error::input("the archive cannot be written").with_source(error);
+    let failed = |error: zip::result::ZipError| {
+        Error::input("the archive cannot be written").with_source(error)
+    };
     let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
     let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
     for (name, tensor) in entries {
@@ -124,20 +141,30 @@ struct Header {
 /// Reads a `.npy` array.
 ///
 /// # Errors
-/// [`Malformed`](ErrorKind::Malformed), [`Unsupported`](ErrorKind::Unsupported) or [`Limit`](ErrorKind::Limit).
+/// [`Malformed`](ErrorKind::Malformed), [`Unsupported`](ErrorKind::Unsupported) or
+/// [`Limit`](ErrorKind::Limit).
 pub fn read_npy(bytes: &[u8]) -> Result<Tensor> {
     let cut = || Error::malformed("the array ends inside its header");
-    let rest =
-        bytes.strip_prefix(MAGIC).ok_or_else(|| Error::malformed("no .npy array: its magic bytes are missing"))?;
+    let rest = bytes
+        .strip_prefix(MAGIC)
+        .ok_or_else(|| Error::malformed("no .npy array: its magic bytes are missing"))?;
     let (version, rest) = rest.split_first_chunk::<2>().ok_or_else(cut)?;
     let (length, rest) = match version {
-        [1, _] => rest.split_first_chunk::<2>().map(|(n, rest)| (usize::from(u16::from_le_bytes(*n)), rest)),
-        [2 | 3, _] => rest.split_first_chunk::<4>().map(|(n, rest)| (u32::from_le_bytes(*n) as usize, rest)),
-        [major, minor] => return Err(Error::unsupported(format!("version {major}.{minor} of the .npy format"))),
+        [1, _] => rest
+            .split_first_chunk::<2>()
+            .map(|(n, rest)| (usize::from(u16::from_le_bytes(*n)), rest)),
+        [2 | 3, _] => {
+            rest.split_first_chunk::<4>().map(|(n, rest)| (u32::from_le_bytes(*n) as usize, rest))
+        }
+        [major, minor] => {
+            return Err(Error::unsupported(format!("version {major}.{minor} of the .npy format")));
+        }
     }
     .ok_or_else(cut)?;
     if length > MOST_HEADER {
-        return Err(Error::limit(format!("a header of {length} bytes; at most {MOST_HEADER} are read")));
+        return Err(Error::limit(format!(
+            "a header of {length} bytes; at most {MOST_HEADER} are read"
+        )));
     }
     let (text, data) = rest.split_at_checked(length).ok_or_else(cut)?;
     let text = std::str::from_utf8(text).map_err(|_| Error::malformed("the header is not text"))?;
@@ -145,26 +172,35 @@ pub fn read_npy(bytes: &[u8]) -> Result<Tensor> {
     read_elements(&header, data)
 }
 
-/// Parses `{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }`: these three keys in any order, nothing else.
+/// Parses `{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }`: these three keys in any
+/// order, nothing else.
 fn parse_header(text: &str) -> Result<Header> {
     let wrong = |what: &str| Error::malformed(format!("{what} in the header `{}`", text.trim()));
-    let body =
-        text.trim().strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).ok_or_else(|| wrong("no braces"))?;
+    let body = text
+        .trim()
+        .strip_prefix('{')
+        .and_then(|rest| rest.strip_suffix('}'))
+        .ok_or_else(|| wrong("no braces"))?;
     let (mut descr, mut fortran_order, mut shape) = (None, None, None);
     let mut rest = body.trim();
     while !rest.is_empty() {
         let (key, after) = quoted(rest).ok_or_else(|| wrong("no quoted key"))?;
-        let after = after.trim_start().strip_prefix(':').ok_or_else(|| wrong("no colon"))?.trim_start();
+        let after =
+            after.trim_start().strip_prefix(':').ok_or_else(|| wrong("no colon"))?.trim_start();
         let after = match key {
             "descr" if descr.is_none() => {
                 let Some((value, after)) = quoted(after) else {
-                    return Err(Error::unsupported(format!("an array of records: `{}`", text.trim())));
+                    return Err(Error::unsupported(format!(
+                        "an array of records: `{}`",
+                        text.trim()
+                    )));
                 };
                 descr = Some(value);
                 after
             }
             "fortran_order" if fortran_order.is_none() => {
-                let (value, after) = match (after.strip_prefix("True"), after.strip_prefix("False")) {
+                let (value, after) = match (after.strip_prefix("True"), after.strip_prefix("False"))
+                {
                     (Some(after), _) => (true, after),
                     (_, Some(after)) => (false, after),
                     (None, None) => return Err(wrong("no truth value")),
@@ -232,10 +268,15 @@ fn parse_shape(inner: &str) -> Option<Vec<usize>> {
 fn read_elements(header: &Header, data: &[u8]) -> Result<Tensor> {
     let count = element_count(&header.shape)?;
     let size = header.dtype.size();
-    let needed = count.checked_mul(size).ok_or_else(|| Error::limit("the array is larger than any memory"))?;
+    let needed = count
+        .checked_mul(size)
+        .ok_or_else(|| Error::limit("the array is larger than any memory"))?;
     if data.len() != needed {
         let (shape, dtype) = (&header.shape, header.dtype);
-        return Err(Error::malformed(format!("{dtype} {shape:?} takes {needed} bytes, {} are there", data.len())));
+        return Err(Error::malformed(format!(
+            "{dtype} {shape:?} takes {needed} bytes, {} are there",
+            data.len()
+        )));
     }
     macro_rules! numbers {
         ($ty:ty) => {{
@@ -248,7 +289,8 @@ fn read_elements(header: &Header, data: &[u8]) -> Result<Tensor> {
     macro_rules! tensor {
         ($values:expr) => {{
             let values = $values;
-            let values = if header.fortran_order { row_major(&values, &header.shape) } else { values };
+            let values =
+                if header.fortran_order { row_major(&values, &header.shape) } else { values };
             Tensor::from_vec(&header.shape, values)
         }};
     }
@@ -265,7 +307,8 @@ fn read_elements(header: &Header, data: &[u8]) -> Result<Tensor> {
     }
 }
 
-/// The elements of an array whose first axis runs fastest, in the order of one whose last axis does.
+/// The elements of an array whose first axis runs fastest, in the order of one whose last axis
+/// does.
 fn row_major<E: Copy>(values: &[E], shape: &[usize]) -> Vec<E> {
     let mut strides = Vec::with_capacity(shape.len());
     let mut stride = 1;
@@ -303,9 +346,12 @@ pub fn write_npy(tensor: &Tensor) -> Vec<u8> {
         DType::Bool => "|b1",
     };
     let sizes: String = tensor.shape().iter().map(|size| format!("{size}, ")).collect();
-    let sizes = if tensor.shape().len() == 1 { sizes.trim_end() } else { sizes.trim_end_matches(", ") };
-    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({sizes}), }}");
-    // NumPy pads so that the data begin at a multiple of 64 bytes; 10 bytes stand before the header.
+    let sizes =
+        if tensor.shape().len() == 1 { sizes.trim_end() } else { sizes.trim_end_matches(", ") };
+    let mut header =
+        format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({sizes}), }}");
+    // NumPy pads so that the data begin at a multiple of 64 bytes; 10 bytes stand before the
+    // header.
     while (10 + header.len() + 1) % 64 != 0 {
         header.push(' ');
     }
@@ -347,7 +393,11 @@ mod tests {
 
     fn samples() -> Vec<(&'static str, Tensor)> {
         vec![
-            ("f32", Tensor::from_vec(&[2, 3], vec![1.5f32, -2.0, f32::NAN, f32::INFINITY, 1e-40, 0.0]).unwrap()),
+            (
+                "f32",
+                Tensor::from_vec(&[2, 3], vec![1.5f32, -2.0, f32::NAN, f32::INFINITY, 1e-40, 0.0])
+                    .unwrap(),
+            ),
             ("f64", Tensor::scalar(std::f64::consts::PI)),
             ("f16", Tensor::from_vec(&[2], vec![f16::from_f32(0.5), f16::MAX]).unwrap()),
             ("i8", Tensor::from_vec(&[3], vec![-128i8, 0, 127]).unwrap()),
@@ -360,7 +410,8 @@ mod tests {
     }
 
     fn array(header: &str, data: &[u8]) -> Vec<u8> {
-        let mut bytes = [MAGIC, &[1, 0], &(header.len() as u16).to_le_bytes(), header.as_bytes()].concat();
+        let mut bytes =
+            [MAGIC, &[1, 0], &(header.len() as u16).to_le_bytes(), header.as_bytes()].concat();
         bytes.extend_from_slice(data);
         bytes
     }
@@ -420,21 +471,40 @@ mod tests {
             ("{'descr': '<f4', 'fortran_order': False}", 4, ErrorKind::Malformed),
             ("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}", 4, ErrorKind::Malformed),
             ("{'descr': '<f4', 'fortran_order': 1, 'shape': (1,)}", 4, ErrorKind::Malformed),
-            ("{'descr': '<f4', 'fortran_order': False, 'shape': (1,), 'shape': (1,)}", 4, ErrorKind::Malformed),
+            (
+                "{'descr': '<f4', 'fortran_order': False, 'shape': (1,), 'shape': (1,)}",
+                4,
+                ErrorKind::Malformed,
+            ),
             ("{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}", 4, ErrorKind::Malformed),
             ("{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}", 5, ErrorKind::Malformed),
             ("{'descr': '<c8', 'fortran_order': False, 'shape': (1,)}", 8, ErrorKind::Unsupported),
             ("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", 8, ErrorKind::Unsupported),
             ("{'descr': '', 'fortran_order': False, 'shape': (1,)}", 8, ErrorKind::Unsupported),
-            ("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,)}", 4, ErrorKind::Unsupported),
-            ("{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296, 16)}", 4, ErrorKind::Limit),
-            ("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999999,)}", 4, ErrorKind::Malformed),
+            (
+                "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,)}",
+                4,
+                ErrorKind::Unsupported,
+            ),
+            (
+                "{'descr': '<f4', 'fortran_order': False, 'shape': (4294967296, 4294967296, 16)}",
+                4,
+                ErrorKind::Limit,
+            ),
+            (
+                "{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999999,)}",
+                4,
+                ErrorKind::Malformed,
+            ),
         ] {
             let error = read_npy(&array(header, &vec![0; data])).expect_err(header);
             assert_eq!(error.kind(), kind, "{header}: {error}");
         }
         assert_eq!(read_npy(b"\x93NUMPY\x07\x00\x00").unwrap_err().kind(), ErrorKind::Unsupported);
-        assert_eq!(read_npy(b"\x93NUMPY\x02\x00\xff\xff\xff\xff").unwrap_err().kind(), ErrorKind::Limit);
+        assert_eq!(
+            read_npy(b"\x93NUMPY\x02\x00\xff\xff\xff\xff").unwrap_err().kind(),
+            ErrorKind::Limit
+        );
     }
 
     #[test]

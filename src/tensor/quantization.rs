@@ -1,6 +1,7 @@
-//! Affine quantisation of a tensor's values.
+//! Affine quantization of a tensor's values.
 
-/// `real = scale · (stored − zero_point)`, with one pair for the whole tensor or one for each index of an axis.
+/// `real = scale · (stored − zero_point)`, with one pair for the whole tensor or one for each index
+/// of an axis.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Quantization {
     /// One scale, or one for each index of `axis`.

@@ -1,5 +1,5 @@
-//! No operand of any op ends the process: a result or an error, whatever shapes, types, values and scales.
-//! `PROPTEST_CASES` in the environment (256 without it) makes the search longer.
+//! No operand of any op ends the process: a result or an error, whatever shapes, types, values and
+//! scales. `PROPTEST_CASES` in the environment (256 without it) makes the search longer.
 
 use std::sync::Arc;
 
@@ -38,7 +38,10 @@ fn convert(dtype: DType, shape: &[usize], values: &[i64]) -> Tensor {
     match dtype {
         DType::F32 => tensor(shape, &values.iter().map(|&v| v as f32).collect::<Vec<_>>()),
         DType::F64 => tensor(shape, &values.iter().map(|&v| v as f64).collect::<Vec<_>>()),
-        DType::F16 => tensor(shape, &values.iter().map(|&v| half::f16::from_f64(v as f64)).collect::<Vec<_>>()),
+        DType::F16 => tensor(
+            shape,
+            &values.iter().map(|&v| half::f16::from_f64(v as f64)).collect::<Vec<_>>(),
+        ),
         DType::I8 => tensor(shape, &values.iter().map(|&v| v as i8).collect::<Vec<_>>()),
         DType::U8 => tensor(shape, &values.iter().map(|&v| v as u8).collect::<Vec<_>>()),
         DType::I16 => tensor(shape, &values.iter().map(|&v| v as i16).collect::<Vec<_>>()),
@@ -55,7 +58,8 @@ fn shape() -> impl Strategy<Value = Vec<usize>> {
 fn any_tensor(dtype: impl Strategy<Value = DType>) -> impl Strategy<Value = Tensor> {
     (dtype, shape()).prop_flat_map(|(dtype, shape)| {
         let count = shape.iter().product::<usize>();
-        prop::collection::vec(number(), count).prop_map(move |values| convert(dtype, &shape, &values))
+        prop::collection::vec(number(), count)
+            .prop_map(move |values| convert(dtype, &shape, &values))
     })
 }
 
@@ -78,7 +82,10 @@ fn operands() -> impl Strategy<Value = Vec<Option<Typed>>> {
     let mixed = prop_oneof![any_tensor(dtype()), any_tensor(Just(DType::I32))].boxed();
     let same = dtype().prop_flat_map(|dtype| {
         prop::collection::vec(
-            (prop_oneof![3 => any_tensor(Just(dtype)), 2 => any_tensor(Just(DType::I32))], quantization()),
+            (
+                prop_oneof![3 => any_tensor(Just(dtype)), 2 => any_tensor(Just(DType::I32))],
+                quantization(),
+            ),
             0..5,
         )
     });
@@ -201,11 +208,18 @@ fn simple_op() -> impl Strategy<Value = Op> {
 fn matrix(rows: usize, columns: usize) -> impl Strategy<Value = Matrix> {
     let shape = prop_oneof![8 => Just(vec![rows, columns]), 1 => Just(vec![rows]), 1 => shape()];
     let dtype = prop_oneof![4 => Just(DType::F32), 3 => Just(DType::I8), 1 => Just(DType::U8), 1 => dtype()];
-    let scales = prop_oneof![Just(Vec::new()), Just(vec![0.01]), Just(vec![0.01; 4]), Just(vec![f32::NAN; 3])];
+    let scales = prop_oneof![
+        Just(Vec::new()),
+        Just(vec![0.01]),
+        Just(vec![0.01; 4]),
+        Just(vec![f32::NAN; 3])
+    ];
     (shape, dtype, scales).prop_flat_map(|(shape, dtype, scales)| {
         let count = shape.iter().product::<usize>();
-        prop::collection::vec(number(), count)
-            .prop_map(move |values| Matrix { data: convert(dtype, &shape, &values), scales: scales.clone() })
+        prop::collection::vec(number(), count).prop_map(move |values| Matrix {
+            data: convert(dtype, &shape, &values),
+            scales: scales.clone(),
+        })
     })
 }
 
@@ -227,18 +241,19 @@ fn arithmetic() -> impl Strategy<Value = Arithmetic> {
 }
 
 fn recurrent_op() -> impl Strategy<Value = Op> {
-    let cell = (0u8..4, activation(), any::<bool>()).prop_map(|(which, activation, flag)| match which {
-        0 | 1 => Cell::Lstm(Lstm {
-            gate: if which == 0 { Activation::Sigmoid } else { activation },
-            candidate: if which == 0 { Activation::Tanh } else { activation },
-            output: Activation::Tanh,
-            coupled_input_forget: flag,
-            cell_clip: Some(1.0),
-            projection_clip: Some(f32::NAN),
-        }),
-        2 => Cell::Gru(Gru { gate: activation, candidate: activation, reset_after: flag }),
-        _ => Cell::Rnn(Rnn { activation }),
-    });
+    let cell =
+        (0u8..4, activation(), any::<bool>()).prop_map(|(which, activation, flag)| match which {
+            0 | 1 => Cell::Lstm(Lstm {
+                gate: if which == 0 { Activation::Sigmoid } else { activation },
+                candidate: if which == 0 { Activation::Tanh } else { activation },
+                output: Activation::Tanh,
+                coupled_input_forget: flag,
+                cell_clip: Some(1.0),
+                projection_clip: Some(f32::NAN),
+            }),
+            2 => Cell::Gru(Gru { gate: activation, candidate: activation, reset_after: flag }),
+            _ => Cell::Rnn(Rnn { activation }),
+        });
     (cell, 0usize..3, 0usize..3, arithmetic(), any::<[bool; 5]>(), 0usize..3).prop_flat_map(
         |(cell, units, input, arithmetic, [reverse, batch, hold, concat, parallel], directions)| {
             let rows = cell.gate_blocks() * units;
@@ -296,7 +311,8 @@ fn svdf_op() -> impl Strategy<Value = Op> {
 }
 
 fn evaluate(op: &Op, operands: &[Option<Typed>], outputs: &[Option<ValueType>]) {
-    let inputs: Vec<_> = operands.iter().map(|x| x.as_ref().map(|(tensor, ty)| (tensor, ty))).collect();
+    let inputs: Vec<_> =
+        operands.iter().map(|x| x.as_ref().map(|(tensor, ty)| (tensor, ty))).collect();
     let outputs: Vec<_> = outputs.iter().map(Option::as_ref).collect();
     if let Ok(results) = fuselstm::eval::evaluate(op, &inputs, &outputs) {
         assert_eq!(results.len(), outputs.len());
@@ -307,8 +323,12 @@ fn evaluate(op: &Op, operands: &[Option<Typed>], outputs: &[Option<ValueType>]) 
 }
 
 fn output_types() -> impl Strategy<Value = Vec<Option<ValueType>>> {
-    let one = (prop_oneof![2 => Just(DType::F32), 2 => Just(DType::I8), 3 => dtype()], quantization())
-        .prop_map(|(dtype, quantization)| ValueType { quantization, ..ValueType::unranked(dtype) });
+    let one =
+        (prop_oneof![2 => Just(DType::F32), 2 => Just(DType::I8), 3 => dtype()], quantization())
+            .prop_map(|(dtype, quantization)| ValueType {
+                quantization,
+                ..ValueType::unranked(dtype)
+            });
     prop::collection::vec(prop::option::weighted(0.9, one), 0..4)
 }
 

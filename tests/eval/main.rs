@@ -4,7 +4,7 @@
 mod any_operands;
 mod movement;
 mod plain;
-mod quantised;
-mod quantised_recurrent;
+mod quantized;
+mod quantized_recurrent;
 mod recurrent;
 mod support;

@@ -26,8 +26,14 @@ fn activations_at_points_known_from_elsewhere() {
         (Activation::Softplus, [0.048_587_35, 0.474_076_98, 0.693_147_2, 0.825_939_4, 2.578_889_7]),
         (Activation::Softsign, [-0.75, -0.333_333_34, 0.0, 0.2, 0.714_285_7]),
         (Activation::Swish, [-0.142_277_62, -0.188_770_33, 0.0, 0.140_544_12, 2.310_354_5]),
-        (Activation::Gelu { approximate: false }, [-0.004_049_694, -0.154_268_77, 0.0, 0.149_676_57, 2.484_475_9]),
-        (Activation::Gelu { approximate: true }, [-0.003_637_392_1, -0.154_285_99, 0.0, 0.149_675_41, 2.484_915_7]),
+        (
+            Activation::Gelu { approximate: false },
+            [-0.004_049_694, -0.154_268_77, 0.0, 0.149_676_57, 2.484_475_9],
+        ),
+        (
+            Activation::Gelu { approximate: true },
+            [-0.003_637_392_1, -0.154_285_99, 0.0, 0.149_675_41, 2.484_915_7],
+        ),
         (Activation::HardSwish, [0.0, -0.208_333_33, 0.0, 0.135_416_67, 2.291_666_7]),
         (Activation::Exponential, [0.049_787_07, 0.606_530_66, 1.0, 1.284_025_4, 12.182_494]),
     ] {
@@ -84,8 +90,14 @@ fn integers_divide_as_tensorflow_does() {
     }
     let overflow = eval(&binary(BinaryFunction::Div), &[&i(&[i32::MIN]), &i(&[-1])]).unwrap();
     assert_eq!(overflow, i(&[i32::MIN]));
-    assert_eq!(eval(&binary(BinaryFunction::Add), &[&i(&[i32::MAX]), &i(&[1])]).unwrap(), i(&[i32::MIN]));
-    assert_eq!(eval(&binary(BinaryFunction::Pow), &[&i(&[3, -2]), &i(&[4, 3])]).unwrap(), i(&[81, -8]));
+    assert_eq!(
+        eval(&binary(BinaryFunction::Add), &[&i(&[i32::MAX]), &i(&[1])]).unwrap(),
+        i(&[i32::MIN])
+    );
+    assert_eq!(
+        eval(&binary(BinaryFunction::Pow), &[&i(&[3, -2]), &i(&[4, 3])]).unwrap(),
+        i(&[81, -8])
+    );
     assert!(eval(&binary(BinaryFunction::Pow), &[&i(&[3]), &i(&[-1])]).is_err());
 }
 
@@ -103,7 +115,11 @@ fn floats_broadcast() {
         (BinaryFunction::Maximum, [2.0, 1.0, 2.0, -2.0]),
         (BinaryFunction::SquaredDifference, [1.0, 9.0, 90.25, 30.25]),
     ] {
-        assert_eq!(eval(&binary(function), &[&a, &b]).unwrap(), f(&[2, 2], &expected), "{function:?}");
+        assert_eq!(
+            eval(&binary(function), &[&a, &b]).unwrap(),
+            f(&[2, 2], &expected),
+            "{function:?}"
+        );
     }
     let relu = Op::Binary(Binary { function: BinaryFunction::Add, activation: Activation::Relu });
     assert_eq!(eval(&relu, &[&a, &b]).unwrap(), f(&[2, 2], &[3.0, 0.0, 0.0, 0.0]));
@@ -150,12 +166,22 @@ fn reductions() {
         assert_eq!(eval(&reduce(function, false), &[&x, &i(&[1])]).unwrap(), f(&[2], &rows));
         assert_eq!(eval(&reduce(function, true), &[&x, &i(&[-1])]).unwrap(), f(&[2, 1], &rows));
     }
-    assert_eq!(eval(&reduce(ReduceFunction::Sum, false), &[&x, &i(&[0, 1])]).unwrap(), Tensor::scalar(15.0f32));
+    assert_eq!(
+        eval(&reduce(ReduceFunction::Sum, false), &[&x, &i(&[0, 1])]).unwrap(),
+        Tensor::scalar(15.0f32)
+    );
     assert_eq!(eval(&reduce(ReduceFunction::Sum, false), &[&x, &i(&[])]).unwrap(), x);
-    assert_eq!(eval(&reduce(ReduceFunction::Sum, false), &[&iota(&[2, 0]), &i(&[1])]).unwrap(), f(&[2], &[0.0; 2]));
-    let any = eval(&reduce(ReduceFunction::Any, false), &[&tensor(&[2], &[false, true]), &i(&[0])]).unwrap();
+    assert_eq!(
+        eval(&reduce(ReduceFunction::Sum, false), &[&iota(&[2, 0]), &i(&[1])]).unwrap(),
+        f(&[2], &[0.0; 2])
+    );
+    let any = eval(&reduce(ReduceFunction::Any, false), &[&tensor(&[2], &[false, true]), &i(&[0])])
+        .unwrap();
     assert_eq!(any, Tensor::scalar(true));
-    assert_eq!(eval(&reduce(ReduceFunction::Mean, false), &[&i(&[-7, 2]), &i(&[0])]).unwrap(), Tensor::scalar(-2i32));
+    assert_eq!(
+        eval(&reduce(ReduceFunction::Mean, false), &[&i(&[-7, 2]), &i(&[0])]).unwrap(),
+        Tensor::scalar(-2i32)
+    );
     assert!(eval(&reduce(ReduceFunction::Any, false), &[&x, &i(&[0])]).is_err());
 }
 
@@ -176,10 +202,18 @@ fn index_of_the_extreme_is_the_first_one() {
 fn softmax() {
     let x = f(&[2, 2], &[0.0, 3.0f32.ln(), 1000.0, 1000.0]);
     let op = |beta, log| Op::Softmax(Softmax { beta, log });
-    assert_close(&eval(&op(1.0, false), &[&x]).unwrap(), &f(&[2, 2], &[0.25, 0.75, 0.5, 0.5]), 1e-7);
+    assert_close(
+        &eval(&op(1.0, false), &[&x]).unwrap(),
+        &f(&[2, 2], &[0.25, 0.75, 0.5, 0.5]),
+        1e-7,
+    );
     assert_close(&eval(&op(2.0, false), &[&x]).unwrap(), &f(&[2, 2], &[0.1, 0.9, 0.5, 0.5]), 1e-7);
     let half = 0.5f32.ln();
-    assert_close(&eval(&op(1.0, true), &[&x]).unwrap(), &f(&[2, 2], &[0.25f32.ln(), 0.75f32.ln(), half, half]), 2e-7);
+    assert_close(
+        &eval(&op(1.0, true), &[&x]).unwrap(),
+        &f(&[2, 2], &[0.25f32.ln(), 0.75f32.ln(), half, half]),
+        2e-7,
+    );
     assert_eq!(eval(&op(1.0, false), &[&iota(&[2, 0])]).unwrap(), iota(&[2, 0]));
 }
 
@@ -187,7 +221,11 @@ fn softmax() {
 fn fully_connected() {
     let (w, bias) = (f(&[2, 3], &[1.0, 0.0, -1.0, 2.0, 2.0, 2.0]), f(&[2], &[0.5, -40.0]));
     let op = |activation, keep_leading_axes| {
-        Op::FullyConnected(FullyConnected { activation, keep_leading_axes, asymmetric_inputs: false })
+        Op::FullyConnected(FullyConnected {
+            activation,
+            keep_leading_axes,
+            asymmetric_inputs: false,
+        })
     };
     let x = iota(&[1, 2, 3]);
     let y = eval(&op(Activation::Linear, true), &[&x, &w, &bias]).unwrap();
@@ -205,22 +243,34 @@ fn float_sums_are_rounded_once() {
     // In f32 the 1 would vanish beside 2^25.
     let big = (1u32 << 25) as f32;
     let (x, w) = (f(&[1, 3], &[big, 1.0, -big]), f(&[1, 3], &[1.0; 3]));
-    let op = FullyConnected { activation: Activation::Linear, keep_leading_axes: true, asymmetric_inputs: false };
+    let op = FullyConnected {
+        activation: Activation::Linear,
+        keep_leading_axes: true,
+        asymmetric_inputs: false,
+    };
     assert_eq!(eval(&Op::FullyConnected(op), &[&x, &w]).unwrap(), f(&[1, 1], &[1.0]));
 }
 
 #[test]
 fn matrix_product() {
     let (a, b) = (iota(&[2, 3]), iota(&[3, 2]));
-    let op = |transpose_a, transpose_b| Op::MatMul(MatMul { transpose_a, transpose_b, asymmetric_inputs: false });
+    let op = |transpose_a, transpose_b| {
+        Op::MatMul(MatMul { transpose_a, transpose_b, asymmetric_inputs: false })
+    };
     let expected = f(&[2, 2], &[10.0, 13.0, 28.0, 40.0]);
     assert_eq!(eval(&op(false, false), &[&a, &b]).unwrap(), expected);
     let flip = |x: &Tensor| eval(&Op::Transpose, &[x, &i(&[1, 0])]).unwrap();
     assert_eq!(eval(&op(true, true), &[&flip(&a), &flip(&b)]).unwrap(), expected);
     // The batch axis of a meets the single matrix b.
     let stack = iota(&[2, 1, 3]);
-    assert_eq!(eval(&op(false, false), &[&stack, &b]).unwrap(), f(&[2, 1, 2], &[10.0, 13.0, 28.0, 40.0]));
-    assert_eq!(eval(&op(false, false), &[&iota(&[2, 0]), &iota(&[0, 2])]).unwrap(), f(&[2, 2], &[0.0; 4]));
+    assert_eq!(
+        eval(&op(false, false), &[&stack, &b]).unwrap(),
+        f(&[2, 1, 2], &[10.0, 13.0, 28.0, 40.0])
+    );
+    assert_eq!(
+        eval(&op(false, false), &[&iota(&[2, 0]), &iota(&[0, 2])]).unwrap(),
+        f(&[2, 2], &[0.0; 4])
+    );
     assert!(eval(&op(false, false), &[&a, &a]).is_err());
     assert!(eval(&op(false, false), &[&a, &iota(&[3])]).is_err());
     let integers = tensor(&[1, 2], &[2i32, 3]);
@@ -249,5 +299,8 @@ fn convolution() {
     // Two channels in, two out.
     let x = iota(&[1, 1, 2, 2]);
     let w = f(&[2, 1, 1, 2], &[1.0, 0.0, 1.0, 1.0]);
-    assert_eq!(eval(&op(false, [1, 1], [1, 1]), &[&x, &w]).unwrap(), f(&[1, 1, 2, 2], &[0.0, 1.0, 2.0, 5.0]));
+    assert_eq!(
+        eval(&op(false, [1, 1], [1, 1]), &[&x, &w]).unwrap(),
+        f(&[1, 1, 2, 2], &[0.0, 1.0, 2.0, 5.0])
+    );
 }

@@ -1,4 +1,5 @@
-//! The recurrent layer: every cell against a plain loop written here, and laws that hold whatever the numbers are.
+//! The recurrent layer: every cell against a plain loop written here, and laws that hold whatever
+//! the numbers are.
 
 use std::sync::Arc;
 
@@ -14,7 +15,8 @@ fn noise(shape: &[usize], seed: u64) -> Tensor {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let count = shape.iter().product();
     let next = |_| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
     };
     f(shape, &(0..count).map(next).collect::<Vec<_>>())
@@ -63,7 +65,11 @@ fn weights(cell: &Cell, seed: u64) -> CellWeights {
 fn layer(cell: Cell, weights: CellWeights) -> Recurrent {
     Recurrent {
         cell,
-        directions: vec![Direction { reverse: false, source: Source::X, weights: Arc::new(weights) }],
+        directions: vec![Direction {
+            reverse: false,
+            source: Source::X,
+            weights: Arc::new(weights),
+        }],
         layout: Layout::TimeMajor,
         masking: Masking::Zero,
         merge: Merge::Separate,
@@ -82,7 +88,8 @@ fn layers() -> Vec<Recurrent> {
     full.peephole = Some(Matrix::float(noise(&[3 * H], 50)));
     full.layer_norm = Some(Matrix::float(noise(&[4 * H], 51)));
     full.recurrent = Matrix::float(noise(&[4 * H, 2], 52));
-    full.projection = Some(Projection { weight: Matrix::float(noise(&[2, H], 53)), bias: Some(noise(&[2], 54)) });
+    full.projection =
+        Some(Projection { weight: Matrix::float(noise(&[2, H], 53)), bias: Some(noise(&[2], 54)) });
     let clipped = Lstm { cell_clip: Some(0.4), projection_clip: Some(0.3), ..lstm() };
     let coupled = Cell::Lstm(Lstm { coupled_input_forget: true, ..lstm() });
     let mut diagonal = weights(&Cell::Lstm(lstm()), 60);
@@ -91,9 +98,13 @@ fn layers() -> Vec<Recurrent> {
         let mut weights = weights(&Cell::Lstm(lstm()), 70);
         for matrix in [&mut weights.input, &mut weights.recurrent] {
             let bytes: Vec<i8> = matrix.data.to_f32().iter().map(|w| (w * 127.0) as i8).collect();
-            *matrix = Matrix { data: tensor(matrix.data.shape(), &bytes), scales: vec![1.0 / 127.0] };
+            *matrix =
+                Matrix { data: tensor(matrix.data.shape(), &bytes), scales: vec![1.0 / 127.0] };
         }
-        Recurrent { arithmetic: Arithmetic::Hybrid { asymmetric: true }, ..layer(Cell::Lstm(lstm()), weights) }
+        Recurrent {
+            arithmetic: Arithmetic::Hybrid { asymmetric: true },
+            ..layer(Cell::Lstm(lstm()), weights)
+        }
     };
     vec![
         plain_layer(Cell::Lstm(lstm())),
@@ -123,9 +134,12 @@ fn of(x: &Tensor) -> Operands {
 fn run_checked(layer: &Recurrent, operands: &Operands) -> fuselstm::Result<Vec<Option<Tensor>>> {
     let mut slots = vec![operands.x.clone(), operands.mask.clone(), operands.auxiliary.clone()];
     slots.extend(operands.states.iter().cloned());
-    let typed: Vec<_> =
-        slots.into_iter().map(|x| x.map(|x| (x.clone(), ValueType::fixed(x.dtype(), x.shape())))).collect();
-    let inputs: Vec<_> = typed.iter().map(|x| x.as_ref().map(|(tensor, ty)| (tensor, ty))).collect();
+    let typed: Vec<_> = slots
+        .into_iter()
+        .map(|x| x.map(|x| (x.clone(), ValueType::fixed(x.dtype(), x.shape()))))
+        .collect();
+    let inputs: Vec<_> =
+        typed.iter().map(|x| x.as_ref().map(|(tensor, ty)| (tensor, ty))).collect();
     // Everything that the layer can yield is wanted.
     let merged = layer.merge == Merge::Concat && layer.directions.len() == 2;
     let ty = ValueType::unranked(DType::F32);
@@ -134,7 +148,8 @@ fn run_checked(layer: &Recurrent, operands: &Operands) -> fuselstm::Result<Vec<O
         1 => layer.directions.len() == 2 && !merged,
         slot => slot % 2 == 0 || layer.cell.has_cell_state(),
     };
-    let outputs: Vec<_> = (0..layer.output_slots()).map(|slot| wanted(slot).then_some(&ty)).collect();
+    let outputs: Vec<_> =
+        (0..layer.output_slots()).map(|slot| wanted(slot).then_some(&ty)).collect();
     fuselstm::eval::evaluate(&Op::Recurrent(layer.clone()), &inputs, &outputs)
 }
 
@@ -153,7 +168,9 @@ fn cut(x: &Tensor, axis: usize, range: std::ops::Range<usize>) -> Tensor {
     let size = x.shape()[axis];
     let inner: usize = x.shape()[axis + 1..].iter().product();
     let values = x.to_f32();
-    let kept = (0..x.len()).filter(|index| range.contains(&(index / inner % size))).map(|index| values[index]);
+    let kept = (0..x.len())
+        .filter(|index| range.contains(&(index / inner % size)))
+        .map(|index| values[index]);
     let mut shape = x.shape().to_vec();
     shape[axis] = range.len();
     f(&shape, &kept.collect::<Vec<_>>())
@@ -186,7 +203,10 @@ fn sigmoid(x: f64) -> f64 {
 /// `W v` of one row.
 fn row(matrix: &Matrix, row: usize, v: &[f32]) -> f64 {
     let weights = matrix.to_f32();
-    v.iter().enumerate().map(|(k, &v)| f64::from(weights[row * v_len(matrix) + k]) * f64::from(v)).sum()
+    v.iter()
+        .enumerate()
+        .map(|(k, &v)| f64::from(weights[row * v_len(matrix) + k]) * f64::from(v))
+        .sum()
 }
 
 fn v_len(matrix: &Matrix) -> usize {
@@ -231,7 +251,9 @@ fn gru_is_its_equations_in_both_forms() {
         let (mut h, mut expected) = (vec![0.0f32; H], Vec::new());
         for x in x.to_f32().chunks(I) {
             let wx = |r: usize| f64::from(bias[r]) + row(&w.input, r, x);
-            let gate = |block: usize, j: usize| sigmoid(wx(block * H + j) + row(&w.recurrent, block * H + j, &h));
+            let gate = |block: usize, j: usize| {
+                sigmoid(wx(block * H + j) + row(&w.recurrent, block * H + j, &h))
+            };
             let reset: Vec<f64> = (0..H).map(|j| gate(1, j)).collect();
             let weights = w.recurrent.to_f32();
             let next = (0..H).map(|j| {
@@ -247,13 +269,18 @@ fn gru_is_its_equations_in_both_forms() {
             h = next.collect();
             expected.extend_from_slice(&h);
         }
-        assert_close(&results(&layer, &of(&x))[0].clone().unwrap(), &f(&[T, 1, H], &expected), 1e-7);
+        assert_close(
+            &results(&layer, &of(&x))[0].clone().unwrap(),
+            &f(&[T, 1, H], &expected),
+            1e-7,
+        );
     }
 }
 
 #[test]
 fn one_unit_by_hand() {
-    // h' = relu6(2 x + 3 h + 1): 1·2 + 1 = 3, then 2·(−1) + 9 + 1 = 8 → 6, then 2·(−20) + 18 + 1 → 0.
+    // h' = relu6(2 x + 3 h + 1): 1·2 + 1 = 3, then 2·(−1) + 9 + 1 = 8 → 6, then 2·(−20) + 18 + 1 →
+    // 0.
     let weights = CellWeights {
         input: Matrix::float(f(&[1, 1], &[2.0])),
         recurrent: Matrix::float(f(&[1, 1], &[3.0])),
@@ -268,7 +295,8 @@ fn one_unit_by_hand() {
 
 #[test]
 fn peephole_layer_norm_projection_and_clips_by_hand() {
-    // Two cells, no input, no recurrence; layer norm turns the peephole terms p·c = (−1, 1)·k into (−1, 1) up to its epsilon.
+    // Two cells, no input, no recurrence; layer norm turns the peephole terms p·c = (−1, 1)·k into
+    // (−1, 1) up to its epsilon.
     let zeros = |shape: &[usize]| Matrix::float(Tensor::zeros(DType::F32, shape).unwrap());
     let weights = CellWeights {
         input: zeros(&[8, 0]),
@@ -278,20 +306,25 @@ fn peephole_layer_norm_projection_and_clips_by_hand() {
         recurrent_bias: None,
         peephole: Some(Matrix::float(f(&[6], &[1.0, 1.0, 1.0, 1.0, 1.0, 1.0]))),
         layer_norm: Some(Matrix::float(f(&[8], &[0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]))),
-        projection: Some(Projection { weight: Matrix::float(f(&[1, 2], &[10.0, 20.0])), bias: Some(f(&[1], &[0.25])) }),
+        projection: Some(Projection {
+            weight: Matrix::float(f(&[1, 2], &[10.0, 20.0])),
+            bias: Some(f(&[1], &[0.25])),
+        }),
     };
     let cell = Lstm { cell_clip: Some(1.5), projection_clip: Some(6.0), ..lstm() };
     let operands = Operands {
         states: vec![None, Some(f(&[1, 2], &[-0.5, 2.0]))],
         ..of(&Tensor::zeros(DType::F32, &[1, 1, 0]).unwrap())
     };
-    let make = |projection_clip| layer(Cell::Lstm(Lstm { projection_clip, ..cell.clone() }), weights.clone());
+    let make = |projection_clip| {
+        layer(Cell::Lstm(Lstm { projection_clip, ..cell.clone() }), weights.clone())
+    };
     let [y, _, c_n] = results(&make(None), &operands);
-    // i = f = σ(9); g = 0 because the candidate has no peephole and its normalised sum is 0.
+    // i = f = σ(9); g = 0 because the candidate has no peephole and its normalized sum is 0.
     let forget = sigmoid(9.0);
     let c = [-0.5 * forget, 1.5];
     assert_close(&c_n.unwrap(), &f(&[1, 2], &c.map(|c| c as f32)), 1e-7);
-    // o sees the new, clipped cell: the normalised pair is (−1, 1), then the bias.
+    // o sees the new, clipped cell: the normalized pair is (−1, 1), then the bias.
     let m = [sigmoid(-1.0 + 0.5) * c[0].tanh(), sigmoid(1.0 + 0.5) * c[1].tanh()];
     let projected = 10.0 * m[0] + 20.0 * m[1] + 0.25;
     assert_close(&y.unwrap(), &f(&[1, 1, 1], &[projected as f32]), 1e-6);
@@ -346,7 +379,8 @@ fn layouts_differ_in_nothing_but_the_order() {
     let x = noise(&[T, B, I], 6);
     for layer in layers() {
         let time_major = results(&layer, &of(&x));
-        let batch_major = results(&Recurrent { layout: Layout::BatchMajor, ..layer }, &of(&swapped(&x)));
+        let batch_major =
+            results(&Recurrent { layout: Layout::BatchMajor, ..layer }, &of(&swapped(&x)));
         assert_eq!(swapped(batch_major[0].as_ref().unwrap()), time_major[0].clone().unwrap());
         assert_eq!(batch_major[1..], time_major[1..]);
     }
@@ -362,12 +396,16 @@ fn permuted_units_permute_the_output() {
         let rows = |tensor: &Tensor| {
             let (values, width) = (tensor.to_f32(), tensor.shape()[1..].iter().product::<usize>());
             let rows = (0..tensor.shape()[0] / H).flat_map(|block| order.map(|j| block * H + j));
-            let values: Vec<f32> = rows.flat_map(|r| values[r * width..(r + 1) * width].to_vec()).collect();
+            let values: Vec<f32> =
+                rows.flat_map(|r| values[r * width..(r + 1) * width].to_vec()).collect();
             f(tensor.shape(), &values)
         };
         let columns = |tensor: &Tensor| {
             let values = tensor.to_f32();
-            f(tensor.shape(), &(0..blocks * H * H).map(|k| values[k / H * H + order[k % H]]).collect::<Vec<_>>())
+            f(
+                tensor.shape(),
+                &(0..blocks * H * H).map(|k| values[k / H * H + order[k % H]]).collect::<Vec<_>>(),
+            )
         };
         let permuted = CellWeights {
             input: Matrix::float(rows(&own.input.data)),
@@ -379,7 +417,8 @@ fn permuted_units_permute_the_output() {
         let [y, ..] = results(&layer(cell.clone(), own), &of(&x));
         let [z, ..] = results(&layer(cell, permuted), &of(&x));
         let (y, z) = (y.unwrap(), z.unwrap());
-        let expected: Vec<f32> = (0..y.len()).map(|k| y.to_f32()[k / H * H + order[k % H]]).collect();
+        let expected: Vec<f32> =
+            (0..y.len()).map(|k| y.to_f32()[k / H * H + order[k % H]]).collect();
         // The sums run in another order.
         assert_close(&z, &f(y.shape(), &expected), 1e-6);
     }
@@ -393,7 +432,8 @@ fn more_padding_changes_nothing() {
     for reverse in [false, true] {
         for mut layer in layers() {
             layer.directions[0].reverse = reverse;
-            let masked = |x: &Tensor| results(&layer, &Operands { mask: Some(lengths.clone()), ..of(x) });
+            let masked =
+                |x: &Tensor| results(&layer, &Operands { mask: Some(lengths.clone()), ..of(x) });
             let (short, long) = (masked(&x), masked(&longer));
             assert_eq!(long[1..], short[1..]);
             let y = long[0].as_ref().unwrap();
@@ -410,7 +450,8 @@ fn a_length_is_the_sequence_cut_short() {
     for reverse in [false, true] {
         for mut layer in layers() {
             layer.directions[0].reverse = reverse;
-            let all = results(&layer, &Operands { mask: Some(i(&lengths.map(|n| n as i32))), ..of(&x) });
+            let all =
+                results(&layer, &Operands { mask: Some(i(&lengths.map(|n| n as i32))), ..of(&x) });
             for (b, length) in lengths.into_iter().enumerate() {
                 let alone = results(&layer, &of(&cut(&cut(&x, 1, b..b + 1), 0, 0..length)));
                 let y = cut(all[0].as_ref().unwrap(), 1, b..b + 1);
@@ -428,7 +469,11 @@ fn length_zero_keeps_the_state() {
         let (h0, c0) = (noise(&[B, width], 13), noise(&[B, H], 14));
         let c0 = layer.cell.has_cell_state().then_some(c0);
         let states = vec![Some(h0.clone()), c0.clone()];
-        let zero = Operands { mask: Some(i(&[0; B])), states: states.clone(), ..of(&noise(&[T, B, I], 15)) };
+        let zero = Operands {
+            mask: Some(i(&[0; B])),
+            states: states.clone(),
+            ..of(&noise(&[T, B, I], 15))
+        };
         let [y, h_n, c_n] = results(&layer, &zero);
         assert_eq!((h_n, c_n), (Some(h0.clone()), c0.clone()));
         assert!(y.unwrap().to_f32().iter().all(|&v| v == 0.0));
@@ -443,8 +488,12 @@ fn length_zero_keeps_the_state() {
 fn masks_zero_or_hold() {
     // h' = x + h: the state is the sum of the steps that count.
     let one = Matrix::float(f(&[1, 1], &[1.0]));
-    let weights =
-        CellWeights { input: one.clone(), recurrent: one, bias: None, ..weights(&rnn(Activation::Linear), 0) };
+    let weights = CellWeights {
+        input: one.clone(),
+        recurrent: one,
+        bias: None,
+        ..weights(&rnn(Activation::Linear), 0)
+    };
     let base = layer(rnn(Activation::Linear), weights);
     let x = f(&[5, 1, 1], &[1.0, 10.0, 100.0, 1000.0, 10_000.0]);
     let mask = tensor(&[5, 1], &[false, true, false, true, false]);
@@ -462,7 +511,8 @@ fn masks_zero_or_hold() {
         // The same in the other layout, where the mask is [B, T].
         layer.layout = Layout::BatchMajor;
         let flat = mask.reshaped(&[1, 5]).unwrap();
-        let [y, ..] = results(&layer, &Operands { mask: Some(flat), ..of(&x.reshaped(&[1, 5, 1]).unwrap()) });
+        let [y, ..] =
+            results(&layer, &Operands { mask: Some(flat), ..of(&x.reshaped(&[1, 5, 1]).unwrap()) });
         assert_eq!(y.unwrap(), f(&[1, 5, 1], &expected));
     }
 }
@@ -497,7 +547,10 @@ fn auxiliary_input_is_added_or_read_instead() {
         let own = weights(&cell, 20);
         let mut instead = layer(cell.clone(), own.clone());
         instead.directions[0].source = Source::Auxiliary;
-        assert_eq!(results(&instead, &operands), results(&layer(cell.clone(), own.clone()), &of(&auxiliary)));
+        assert_eq!(
+            results(&instead, &operands),
+            results(&layer(cell.clone(), own.clone()), &of(&auxiliary))
+        );
         // [W A] over [x; a] is the same as both products.
         let added = noise(&[own.input.rows(), I], 21);
         let both = CellWeights { auxiliary: Some(Matrix::float(added.clone())), ..own.clone() };
@@ -519,7 +572,10 @@ fn sizes_of_zero() {
     for layer in layers() {
         let width = layer.directions[0].weights.output_width(layer.cell.gate_blocks());
         let [y, h_n, _] = results(&layer, &of(&noise(&[T, 0, I], 0)));
-        assert_eq!((y.unwrap().shape(), h_n.unwrap().shape()), (&[T, 0, width][..], &[0, width][..]));
+        assert_eq!(
+            (y.unwrap().shape(), h_n.unwrap().shape()),
+            (&[T, 0, width][..], &[0, width][..])
+        );
         let mut narrow = layer.clone();
         let mut weights = (*layer.directions[0].weights).clone();
         let rows = weights.input.rows();
@@ -534,14 +590,17 @@ fn sizes_of_zero() {
 }
 
 #[test]
-fn int8_weights_of_a_float_layer_are_dequantised() {
+fn int8_weights_of_a_float_layer_are_dequantized() {
     let hybrid = layers().pop().unwrap();
     let float = Recurrent { arithmetic: Arithmetic::Float, ..hybrid.clone() };
     let x = noise(&[T, B, I], 22);
-    let (a, b) = (results(&float, &of(&x))[0].clone().unwrap(), results(&hybrid, &of(&x))[0].clone().unwrap());
+    let (a, b) = (
+        results(&float, &of(&x))[0].clone().unwrap(),
+        results(&hybrid, &of(&x))[0].clone().unwrap(),
+    );
     // 8 bits of activations, over a few products of weights below 1.
     assert_close(&a, &b, 0.03);
-    assert_ne!(a, b, "the activations are quantised in one of them");
+    assert_ne!(a, b, "the activations are quantized in one of them");
 }
 
 #[test]
@@ -578,9 +637,12 @@ fn the_memory_layer_by_hand() {
     };
     let (x, state) = (f(&[1, 1], &[3.0]), f(&[1, 4], &[9.0, 1.0, 9.0, -1.0]));
     let ty = ValueType::unranked(DType::F32);
-    for (activation, expected) in [(Activation::Linear, 2.5), (Activation::Relu, 2.5), (Activation::ReluN1To1, 1.0)] {
+    for (activation, expected) in
+        [(Activation::Linear, 2.5), (Activation::Relu, 2.5), (Activation::ReluN1To1, 1.0)]
+    {
         let inputs = [Some((&x, &ty)), Some((&state, &ty))];
-        let results = fuselstm::eval::evaluate(&svdf(activation), &inputs, &[Some(&ty), Some(&ty)]).unwrap();
+        let results =
+            fuselstm::eval::evaluate(&svdf(activation), &inputs, &[Some(&ty), Some(&ty)]).unwrap();
         // 10·1 + 1·3 + 2·(−1) + 3·(−3) + 0.5
         assert_eq!(results[0], Some(f(&[1, 1], &[expected])));
         assert_eq!(results[1], Some(f(&[1, 4], &[1.0, 3.0, -1.0, -3.0])));

@@ -25,7 +25,7 @@ pub fn iota(shape: &[usize]) -> Tensor {
     f(shape, &(0..count).map(|n| n as f32).collect::<Vec<_>>())
 }
 
-/// Quantised with one scale for all.
+/// Quantized with one scale for all.
 pub fn q<E: Element>(shape: &[usize], data: &[E], scale: f32, zero: i64) -> Typed {
     let tensor = tensor(shape, data);
     let ty = ValueType {
@@ -35,9 +35,12 @@ pub fn q<E: Element>(shape: &[usize], data: &[E], scale: f32, zero: i64) -> Type
     (tensor, ty)
 }
 
-/// Type of a quantised result.
+/// Type of a quantized result.
 pub fn qtype(dtype: DType, scale: f32, zero: i64) -> ValueType {
-    ValueType { quantization: Some(Quantization::per_tensor(scale, zero)), ..ValueType::unranked(dtype) }
+    ValueType {
+        quantization: Some(Quantization::per_tensor(scale, zero)),
+        ..ValueType::unranked(dtype)
+    }
 }
 
 pub fn plain(tensor: &Tensor) -> Typed {
@@ -46,7 +49,8 @@ pub fn plain(tensor: &Tensor) -> Typed {
 
 /// Evaluates with explicit types.
 pub fn eval_typed(op: &Op, inputs: &[Option<Typed>], outputs: &[ValueType]) -> Result<Vec<Tensor>> {
-    let inputs: Vec<_> = inputs.iter().map(|input| input.as_ref().map(|(tensor, ty)| (tensor, ty))).collect();
+    let inputs: Vec<_> =
+        inputs.iter().map(|input| input.as_ref().map(|(tensor, ty)| (tensor, ty))).collect();
     let outputs: Vec<_> = outputs.iter().map(Some).collect();
     fuselstm::eval::evaluate(op, &inputs, &outputs)
         .map(|results| results.into_iter().map(|result| result.expect("a wanted result")).collect())
@@ -69,6 +73,9 @@ pub fn assert_close(got: &Tensor, expected: &Tensor, atol: f32) {
     assert_eq!(got.shape(), expected.shape());
     assert_eq!(got.dtype(), expected.dtype());
     let (a, b) = (got.to_f32(), expected.to_f32());
-    let close = a.iter().zip(b.iter()).all(|(a, b)| a == b || (a - b).abs() <= atol || (a.is_nan() && b.is_nan()));
+    let close = a
+        .iter()
+        .zip(b.iter())
+        .all(|(a, b)| a == b || (a - b).abs() <= atol || (a.is_nan() && b.is_nan()));
     assert!(close, "{a:?}\nis not\n{b:?}");
 }

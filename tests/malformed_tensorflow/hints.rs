@@ -58,8 +58,14 @@ fn hint_of_unknown_aggregate() {
 
 #[test]
 fn hint_with_half_a_tag() {
-    malformed(&hinted(&[input(&attr("_tflite_function_sort_index", "i: 0"))], &output()), &["aggregate"]);
-    malformed(&hinted(&[input(&attr("_tflite_function_aggregate", "s: \"stack\""))], &output()), &["sort index"]);
+    malformed(
+        &hinted(&[input(&attr("_tflite_function_sort_index", "i: 0"))], &output()),
+        &["aggregate"],
+    );
+    malformed(
+        &hinted(&[input(&attr("_tflite_function_aggregate", "s: \"stack\""))], &output()),
+        &["sort index"],
+    );
 }
 
 #[test]
@@ -70,8 +76,14 @@ fn hints_with_a_gap() {
 #[test]
 fn hints_that_repeat_an_index() {
     malformed(&hinted(&[input(""), input("")], &output()), &["share one index"]);
-    malformed(&hinted(&[input(&tag("stack", 0)), input(&tag("stack", 0))], &output()), &["same sort index"]);
-    malformed(&hinted(&[input(&tag("stack", 0)), input(&tag("first", 1))], &output()), &["different aggregates"]);
+    malformed(
+        &hinted(&[input(&tag("stack", 0)), input(&tag("stack", 0))], &output()),
+        &["same sort index"],
+    );
+    malformed(
+        &hinted(&[input(&tag("stack", 0)), input(&tag("first", 1))], &output()),
+        &["different aggregates"],
+    );
 }
 
 #[test]
@@ -89,19 +101,26 @@ fn hints_of_two_calls_share_an_identifier() {
 
 #[test]
 fn hints_with_inputs_and_no_outputs() {
-    let text = X.to_owned() + &node("in0", "Identity", &["x"], &input("")) + &node("result", "Neg", &["in0"], "");
+    let text = X.to_owned()
+        + &node("in0", "Identity", &["x"], &input(""))
+        + &node("result", "Neg", &["in0"], "");
     malformed(&text, &["0123", "no outputs"]);
 }
 
 #[test]
 fn hint_on_an_op_that_computes() {
-    let text = X.to_owned() + &node("in0", "Tanh", &["x"], &input("")) + &node("result", "Neg", &["in0"], "");
+    let text = X.to_owned()
+        + &node("in0", "Tanh", &["x"], &input(""))
+        + &node("result", "Neg", &["in0"], "");
     malformed(&text, &["in0", "Identity"]);
 }
 
 #[test]
 fn hint_that_is_input_and_output() {
-    malformed(&hinted(&[input(&attr("_tflite_function_output_index", "i: 0"))], &output()), &["in0", "either"]);
+    malformed(
+        &hinted(&[input(&attr("_tflite_function_output_index", "i: 0"))], &output()),
+        &["in0", "either"],
+    );
 }
 
 #[test]
@@ -114,7 +133,8 @@ fn hint_attributes_of_the_wrong_kind() {
 
 #[test]
 fn hint_mapping_that_is_no_json() {
-    let mapping = |json: &str| attr("_tflite_children_ophint_inputs_mapping", &format!("s: '{json}'"));
+    let mapping =
+        |json: &str| attr("_tflite_children_ophint_inputs_mapping", &format!("s: '{json}'"));
     malformed(&hinted(&[input(&mapping("{not json"))], &output()), &["in0", "JSON"]);
     malformed(&hinted(&[input(&mapping("[1, 2]"))], &output()), &["in0", "JSON object"]);
     malformed(

@@ -12,8 +12,10 @@ pub struct Edit {
 /// The model of a corpus folder; says so when the corpus is absent.
 pub fn corpus(name: &str) -> Option<Edit> {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/models")).join(name);
-    let file =
-        ["model.tflite", "model_float.tflite"].map(|file| folder.join(file)).into_iter().find(|file| file.is_file());
+    let file = ["model.tflite", "model_float.tflite"]
+        .map(|file| folder.join(file))
+        .into_iter()
+        .find(|file| file.is_file());
     let Some(file) = file else {
         eprintln!("NOT TESTED: {} is absent", folder.display());
         return None;
@@ -36,7 +38,8 @@ macro_rules! numbers {
 
 numbers! { u8 i8 u32 i32 i64 f32 }
 
-/// A step through the tables: slot of a field, and index in its vector (`usize::MAX`: the field is a table itself).
+/// A step through the tables: slot of a field, and index in its vector (`usize::MAX`: the field is
+/// a table itself).
 type Step = (usize, usize);
 
 impl Edit {
@@ -55,9 +58,14 @@ impl Edit {
 
     fn slot(&self, table: usize, slot: usize) -> Option<usize> {
         let vtable = (table as i64 - i64::from(self.get(table) as i32)) as usize;
-        let half = |at: usize| usize::from(u16::from_le_bytes(self.bytes[at..at + 2].try_into().unwrap()));
+        let half =
+            |at: usize| usize::from(u16::from_le_bytes(self.bytes[at..at + 2].try_into().unwrap()));
         let entry = 4 + 2 * slot;
-        if entry >= half(vtable) || half(vtable + entry) == 0 { None } else { Some(table + half(vtable + entry)) }
+        if entry >= half(vtable) || half(vtable + entry) == 0 {
+            None
+        } else {
+            Some(table + half(vtable + entry))
+        }
     }
 
     fn follow(&self, at: usize) -> usize {
@@ -110,7 +118,8 @@ impl Edit {
         self.put(at, count);
     }
 
-    /// The code of the first operator: the field is absent where it is 0, and then the list of codes is emptied.
+    /// The code of the first operator: the field is absent where it is 0, and then the list of
+    /// codes is emptied.
     pub fn put_operator_code(&mut self, code: u32) {
         match self.field(&[(2, 0), (3, 0)], 0) {
             Some(at) => self.put(at, code),
@@ -130,14 +139,17 @@ impl Edit {
         self.get(self.field(&[(2, 0), (0, tensor)], 2).unwrap()) as usize
     }
 
-    /// Makes the sparsity of a tensor of what was its quantisation.
+    /// Makes the sparsity of a tensor of what was its quantization.
     pub fn set_sparse(&mut self, tensor: usize) {
         let table = self.table(&[(2, 0), (0, tensor)]);
         let vtable = (table as i64 - i64::from(self.get(table) as i32)) as usize;
-        let (quantisation, sparsity) = (vtable + 4 + 2 * 4, vtable + 4 + 2 * 6);
-        assert!(self.bytes[vtable] as usize > sparsity - vtable, "the table has no field for the sparsity");
-        self.bytes.copy_within(quantisation..quantisation + 2, sparsity);
-        self.bytes[quantisation..quantisation + 2].fill(0);
+        let (quantization, sparsity) = (vtable + 4 + 2 * 4, vtable + 4 + 2 * 6);
+        assert!(
+            self.bytes[vtable] as usize > sparsity - vtable,
+            "the table has no field for the sparsity"
+        );
+        self.bytes.copy_within(quantization..quantization + 2, sparsity);
+        self.bytes[quantization..quantization + 2].fill(0);
     }
 
     pub fn set_rank(&mut self, tensor: usize, rank: u32) {
@@ -174,7 +186,8 @@ impl Edit {
     }
 }
 
-/// A small file in which `subgraphs` entries are one subgraph, whose `tensors` entries are one tensor.
+/// A small file in which `subgraphs` entries are one subgraph, whose `tensors` entries are one
+/// tensor.
 pub fn shared_tables(subgraphs: usize, tensors: usize) -> Vec<u8> {
     let mut builder = FlatBufferBuilder::new();
     let name = builder.create_string("t");

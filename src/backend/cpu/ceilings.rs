@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use super::simd::{Table, aligned_zeros};
 use crate::backend::ceilings::{Bandwidth, Ceilings};
 
-/// One measurement lasts at least this long; the best of [`ROUNDS`] counts, as what the processor can do when it is left alone.
+/// One measurement lasts at least this long; the best of [`ROUNDS`] counts, as what the processor
+/// can do when it is left alone.
 const LEAST: Duration = Duration::from_millis(15);
 const ROUNDS: usize = 5;
 
@@ -41,25 +42,43 @@ fn with_threads(table: &'static Table, adapter: &str, threads: usize) -> Ceiling
             }
         });
         let total = (4 * elements * threads) as u64;
-        bandwidth.push(Bandwidth { level: level.to_owned(), bytes: total, gbs: total as f64 / seconds / 1e9 });
+        bandwidth.push(Bandwidth {
+            level: level.to_owned(),
+            bytes: total,
+            gbs: total as f64 / seconds / 1e9,
+        });
     }
     let (device, adapter) = ("cpu".to_owned(), adapter.to_owned());
-    Ceilings { device, adapter, threads: Some(threads), fma_gflops, bandwidth, ..Ceilings::default() }
+    Ceilings {
+        device,
+        adapter,
+        threads: Some(threads),
+        fma_gflops,
+        bandwidth,
+        ..Ceilings::default()
+    }
 }
 
-/// Working sets: half of each private level, a quarter of the shared one, which other programs use too, and four times its size
-/// for memory.
+/// Working sets: half of each private level, a quarter of the shared one, which other programs use
+/// too, and four times its size for memory.
 fn levels() -> [(&'static str, usize, bool); 4] {
     let size = |index: usize, otherwise: usize| cache_bytes(index).unwrap_or(otherwise);
     // Linux lists the first level's data, its instructions, the second level and the third.
     let (first, second, third) = (size(0, 32 << 10), size(2, 512 << 10), size(3, 16 << 20));
     let memory = (4 * third).clamp(64 << 20, 256 << 20);
-    [("L1", first / 2, false), ("L2", second / 2, false), ("L3", third / 4, true), ("memory", memory, true)]
+    [
+        ("L1", first / 2, false),
+        ("L2", second / 2, false),
+        ("L3", third / 4, true),
+        ("memory", memory, true),
+    ]
 }
 
 /// Size of a cache of the first processor, where the system tells.
 fn cache_bytes(index: usize) -> Option<usize> {
-    let text = std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu0/cache/index{index}/size")).ok()?;
+    let text =
+        std::fs::read_to_string(format!("/sys/devices/system/cpu/cpu0/cache/index{index}/size"))
+            .ok()?;
     let text = text.trim();
     let (number, unit) = text.split_at(text.len().checked_sub(1)?);
     let unit = match unit {
@@ -70,7 +89,8 @@ fn cache_bytes(index: usize) -> Option<usize> {
     number.parse::<usize>().ok()?.checked_mul(unit).filter(|&bytes| bytes > 0)
 }
 
-/// Seconds that `work` takes on each of so many threads at once: repeated until it is long enough to time, the best of some rounds.
+/// Seconds that `work` takes on each of so many threads at once: repeated until it is long enough
+/// to time, the best of some rounds.
 fn best(threads: usize, work: impl Fn(usize) + Sync) -> f64 {
     let mut repeats = 1;
     while repeats < 1 << 30 {
@@ -80,7 +100,8 @@ fn best(threads: usize, work: impl Fn(usize) + Sync) -> f64 {
         }
         repeats *= 2;
     }
-    (0..ROUNDS).map(|_| once(threads, repeats, &work)).fold(f64::INFINITY, f64::min) / f64::from(repeats)
+    (0..ROUNDS).map(|_| once(threads, repeats, &work)).fold(f64::INFINITY, f64::min)
+        / f64::from(repeats)
 }
 
 /// Seconds of `repeats` calls on each thread, until the last has finished.
@@ -113,7 +134,8 @@ mod tests {
         let found = measure(simd::select(None).unwrap(), "test", &[1]);
         assert_eq!(found.len(), 1);
         let one = &found[0];
-        // A processor of any kind, busy or not: between a slow emulator and one that does not exist.
+        // A processor of any kind, busy or not: between a slow emulator and one that does not
+        // exist.
         assert!((0.05..1000.0).contains(&one.fma_gflops), "{one:?}");
         let levels: Vec<&str> = one.bandwidth.iter().map(|b| b.level.as_str()).collect();
         assert_eq!(levels, ["L1", "L2", "L3", "memory"]);

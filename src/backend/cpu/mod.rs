@@ -32,8 +32,9 @@ impl CpuBackend {
     /// A backend with these options.
     ///
     /// # Errors
-    /// [`Device`](crate::ErrorKind::Device) when the processor lacks the instruction set that the options force,
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for options that mean nothing.
+    /// [`Device`](crate::ErrorKind::Device) when the processor lacks the instruction set that the
+    /// options force, [`InvalidInput`](crate::ErrorKind::InvalidInput) for options that mean
+    /// nothing.
     pub fn new(options: BackendOptions) -> Result<Self> {
         if options.threads == Some(0) {
             return Err(Error::input("the number of threads must be at least 1"));
@@ -70,7 +71,8 @@ impl Backend for CpuBackend {
     }
 
     fn compile(&self, plan: &Arc<Plan>) -> Result<Box<dyn Program>> {
-        let resources = Resources { table: self.table, options: &self.options, threads: self.threads() };
+        let resources =
+            Resources { table: self.table, options: &self.options, threads: self.threads() };
         let mut program = program::CpuProgram::new(plan, &resources)?;
         if program.is_shared_out() {
             program.use_pool(self.pool()?);

@@ -1,4 +1,5 @@
-//! Device memory: the values of a program in blocks that are used again, and the constants of a session.
+//! Device memory: the values of a program in blocks that are used again, and the constants of a
+//! session.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +20,8 @@ pub(super) struct View {
     pub(super) size: u64,
     /// The block that holds it, when it is not a constant.
     block: Option<usize>,
-    /// What is bound instead of the buffer, for weights that are held as a texture; see [`create_texels`].
+    /// What is bound instead of the buffer, for weights that are held as a texture; see
+    /// [`create_texels`].
     texels: Option<wgpu::TextureView>,
 }
 
@@ -31,11 +33,14 @@ impl View {
 
     /// `size` bytes of this view from `offset` on.
     pub(super) fn part(&self, offset: u64, size: u64) -> Result<View> {
-        let end =
-            offset.checked_add(size).filter(|&end| end <= self.size && offset.is_multiple_of(ALIGNMENT) && size > 0);
+        let end = offset
+            .checked_add(size)
+            .filter(|&end| end <= self.size && offset.is_multiple_of(ALIGNMENT) && size > 0);
         match end {
             Some(_) => Ok(View { offset: self.offset + offset, size, ..self.clone() }),
-            None => Err(Error::internal(format!("bytes {offset}+{size} of a view of {}", self.size))),
+            None => {
+                Err(Error::internal(format!("bytes {offset}+{size} of a view of {}", self.size)))
+            }
         }
     }
 
@@ -56,7 +61,8 @@ impl View {
     }
 }
 
-/// Bytes that a value of `count` elements takes on the device, where every element is a word of 32 bits.
+/// Bytes that a value of `count` elements takes on the device, where every element is a word of 32
+/// bits.
 pub(super) fn bytes(count: usize) -> u64 {
     (count as u64).max(1).saturating_mul(4)
 }
@@ -68,8 +74,8 @@ pub(super) fn aligned(bytes: u64) -> u64 {
 
 /// The blocks of one program. A block is a buffer; it is given out again when no value lives in it.
 ///
-/// wgpu tracks whole buffers and forbids a buffer that is read-only and writable in one dispatch, so a block holds one value, or
-/// several that one node writes together.
+/// wgpu tracks whole buffers and forbids a buffer that is read-only and writable in one dispatch,
+/// so a block holds one value, or several that one node writes together.
 #[derive(Default)]
 pub(super) struct Blocks {
     blocks: Vec<Block>,
@@ -82,22 +88,36 @@ struct Block {
 }
 
 impl Blocks {
-    /// A view of `size` bytes with one user. `fresh`: of a new buffer, which no earlier command of the program touches.
-    pub(super) fn take(&mut self, device: &Device, meter: &Meter, size: u64, fresh: bool) -> Result<View> {
+    /// A view of `size` bytes with one user. `fresh`: of a new buffer, which no earlier command of
+    /// the program touches.
+    pub(super) fn take(
+        &mut self,
+        device: &Device,
+        meter: &Meter,
+        size: u64,
+        fresh: bool,
+    ) -> Result<View> {
         // Sizes in steps of an eighth of their power of two waste little and match often.
         let step = (size.next_power_of_two() / 8).max(ALIGNMENT);
-        let class = size.checked_next_multiple_of(step).ok_or_else(|| Error::limit("a value of over 2^64 bytes"))?;
+        let class = size
+            .checked_next_multiple_of(step)
+            .ok_or_else(|| Error::limit("a value of over 2^64 bytes"))?;
         let free = |b: &Block| b.users == 0 && b.size == class;
         let index = match self.blocks.iter().position(free).filter(|_| !fresh) {
             Some(index) => index,
             None => {
-                let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+                let usage = wgpu::BufferUsages::STORAGE
+                    | wgpu::BufferUsages::COPY_SRC
+                    | wgpu::BufferUsages::COPY_DST;
                 let buffer = create(device, meter, "value", class, usage)?;
                 self.blocks.push(Block { buffer, size: class, users: 0 });
                 self.blocks.len() - 1
             }
         };
-        let block = self.blocks.get_mut(index).ok_or_else(|| Error::internal("a block that does not exist"))?;
+        let block = self
+            .blocks
+            .get_mut(index)
+            .ok_or_else(|| Error::internal("a block that does not exist"))?;
         block.users += 1;
         Ok(View { buffer: block.buffer.clone(), offset: 0, size, block: Some(index), texels: None })
     }
@@ -132,7 +152,9 @@ pub(super) fn create(
 ) -> Result<wgpu::Buffer> {
     if size > device.limits.max_buffer_size {
         let most = device.limits.max_buffer_size;
-        return Err(Error::limit(format!("a buffer of {size} bytes is needed, the adapter allows {most}")));
+        return Err(Error::limit(format!(
+            "a buffer of {size} bytes is needed, the adapter allows {most}"
+        )));
     }
     meter.buffer();
     device.guarded(|| {
@@ -148,7 +170,8 @@ pub(super) fn create(
 /// Makes a buffer that holds `words`.
 pub(super) fn create_with(device: &Device, meter: &Meter, words: &[u32]) -> Result<View> {
     let size = bytes(words.len());
-    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+    let usage =
+        wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
     let buffer = create(device, meter, "constant", size, usage)?;
     device.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(words));
     Ok(View { buffer, offset: 0, size, block: None, texels: None })
@@ -157,10 +180,11 @@ pub(super) fn create_with(device: &Device, meter: &Meter, words: &[u32]) -> Resu
 /// Texels in a row of a texture of weights; `weights_texels.wgsl` counts on it.
 const TEXELS: u32 = 2048;
 
-/// Makes a texture that holds `words`, four to a texel, for `weights_texels.wgsl`; a buffer when it has too many rows.
+/// Makes a texture that holds `words`, four to a texel, for `weights_texels.wgsl`; a buffer when it
+/// has too many rows.
 ///
-/// The software driver runs a loop over the lanes for every word that a kernel loads from a buffer, while it fetches whole texels: at
-/// 512 units and one row a step is seven times faster.
+/// The software driver runs a loop over the lanes for every word that a kernel loads from a buffer,
+/// while it fetches whole texels: at 512 units and one row a step is seven times faster.
 fn create_texels(device: &Device, meter: &Meter, words: &[u32]) -> Result<View> {
     let rows = words.len().div_ceil(4 * TEXELS as usize).max(1);
     if rows > device.limits.max_texture_dimension_2d as usize {
@@ -182,8 +206,17 @@ fn create_texels(device: &Device, meter: &Meter, words: &[u32]) -> Result<View> 
             view_formats: &[],
         })
     })?;
-    let layout = wgpu::TexelCopyBufferLayout { offset: 0, bytes_per_row: Some(16 * TEXELS), rows_per_image: None };
-    device.queue.write_texture(texture.as_image_copy(), bytemuck::cast_slice(&padded), layout, size);
+    let layout = wgpu::TexelCopyBufferLayout {
+        offset: 0,
+        bytes_per_row: Some(16 * TEXELS),
+        rows_per_image: None,
+    };
+    device.queue.write_texture(
+        texture.as_image_copy(),
+        bytemuck::cast_slice(&padded),
+        layout,
+        size,
+    );
     let texels = Some(texture.create_view(&wgpu::TextureViewDescriptor::default()));
     Ok(View { texels, ..create_with(device, meter, &[])? })
 }
@@ -208,7 +241,8 @@ pub(super) struct Constants {
 }
 
 impl Constants {
-    /// The elements of `owner` arranged as `layout` says; `words` makes them when they are not on the device yet.
+    /// The elements of `owner` arranged as `layout` says; `words` makes them when they are not on
+    /// the device yet.
     pub(super) fn get<T: std::any::Any + Send + Sync>(
         &self,
         device: &Device,
@@ -250,9 +284,12 @@ impl Constants {
         layout: &str,
         make: impl FnOnce() -> Result<View>,
     ) -> Result<View> {
-        let addresses = owners.iter().map(|owner| Arc::as_ptr(owner).cast::<u8>() as usize).collect();
+        let addresses =
+            owners.iter().map(|owner| Arc::as_ptr(owner).cast::<u8>() as usize).collect();
         let key = ConstantKey { addresses, layout: layout.to_owned() };
-        if let Some(constant) = self.entries.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+        if let Some(constant) =
+            self.entries.lock().unwrap_or_else(PoisonError::into_inner).get(&key)
+        {
             return Ok(constant.view.clone());
         }
         let view = make()?;
@@ -295,7 +332,9 @@ impl Word {
 pub(super) fn to_words(tensor: &Tensor) -> Result<Vec<u32>> {
     let narrow = |x: i64| {
         i32::try_from(x).map(|x| x as u32).map_err(|_| {
-            Error::input(format!("{x} does not fit in 32 bits, in which the gpu backend computes integers"))
+            Error::input(format!(
+                "{x} does not fit in 32 bits, in which the gpu backend computes integers"
+            ))
         })
     };
     Ok(match tensor.storage() {
@@ -311,7 +350,8 @@ pub(super) fn to_words(tensor: &Tensor) -> Result<Vec<u32>> {
     })
 }
 
-/// The elements of a tensor as the bytes of their words, written into `scratch` when they have to be converted.
+/// The elements of a tensor as the bytes of their words, written into `scratch` when they have to
+/// be converted.
 pub(super) fn to_bytes<'a>(tensor: &'a Tensor, scratch: &'a mut Vec<u32>) -> Result<&'a [u8]> {
     match tensor.storage() {
         Storage::F32(v) => Ok(bytemuck::cast_slice(v)),
@@ -329,8 +369,14 @@ pub(super) fn to_bytes<'a>(tensor: &'a Tensor, scratch: &'a mut Vec<u32>) -> Res
     }
 }
 
-/// Puts the elements that came from the device into `tensor`: in place when its type and shape are right.
-pub(super) fn read_into(tensor: &mut Tensor, dtype: DType, shape: &[usize], bytes: &[u8]) -> Result<()> {
+/// Puts the elements that came from the device into `tensor`: in place when its type and shape are
+/// right.
+pub(super) fn read_into(
+    tensor: &mut Tensor,
+    dtype: DType,
+    shape: &[usize],
+    bytes: &[u8],
+) -> Result<()> {
     if tensor.dtype() != dtype || tensor.shape() != shape {
         *tensor = Tensor::zeros(dtype, shape)?;
     }
@@ -369,7 +415,8 @@ mod tests {
     fn words_there_and_back() {
         let cases = [
             Tensor::from_vec(&[3], vec![1.5f32, -0.0, f32::INFINITY]).unwrap(),
-            Tensor::from_vec(&[2], vec![half::f16::from_f32(0.1), half::f16::from_f32(-7.0)]).unwrap(),
+            Tensor::from_vec(&[2], vec![half::f16::from_f32(0.1), half::f16::from_f32(-7.0)])
+                .unwrap(),
             Tensor::from_vec(&[3], vec![-128i8, 0, 127]).unwrap(),
             Tensor::from_vec(&[2], vec![255u8, 1]).unwrap(),
             Tensor::from_vec(&[2], vec![i16::MIN, 5]).unwrap(),

@@ -1,5 +1,5 @@
-//! The adapter's rates and latencies, by kernels that do one thing each. Times are the host's, and differences of two lengths of the
-//! same work, so that what a submission costs falls out.
+//! The adapter's rates and latencies, by kernels that do one thing each. Times are the host's, and
+//! differences of two lengths of the same work, so that what a submission costs falls out.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,8 @@ use super::pipeline::{Kernel, Pipeline, Shader};
 use crate::backend::ceilings::{Bandwidth, Ceilings};
 use crate::error::{Error, Result};
 
-/// Bytes of each of the two buffers of a copy: over the caches of desktop GPUs, and a binding that every adapter allows.
+/// Bytes of each of the two buffers of a copy: over the caches of desktop GPUs, and a binding that
+/// every adapter allows.
 const COPY_BYTES: u64 = 128 << 20;
 /// Rounds of a multiply-add kernel: the software driver ends loops after 65,535.
 const ROUNDS: u32 = 2048;
@@ -53,12 +54,20 @@ pub(super) fn measure(shared: &Shared) -> Result<Ceilings> {
 
 impl Bench<'_> {
     fn buffer(&self, bytes: u64) -> Result<View> {
-        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let usage = wgpu::BufferUsages::STORAGE
+            | wgpu::BufferUsages::COPY_SRC
+            | wgpu::BufferUsages::COPY_DST;
         let buffer = buffers::create(&self.shared.device, &self.meter, "ceiling", bytes, usage)?;
         Ok(View::whole(buffer, bytes))
     }
 
-    fn work(&self, shader: Shader, views: &[&View], params: Vec<u32>, groups: [u32; 2]) -> Result<Work> {
+    fn work(
+        &self,
+        shader: Shader,
+        views: &[&View],
+        params: Vec<u32>,
+        groups: [u32; 2],
+    ) -> Result<Work> {
         let device = &self.shared.device;
         let pipeline = self.shared.pipelines.get(device, &Kernel::new(shader), &self.meter)?;
         let entries: Vec<_> = (0u32..)
@@ -66,7 +75,11 @@ impl Bench<'_> {
             .map(|(binding, view)| wgpu::BindGroupEntry { binding, resource: view.binding() })
             .collect();
         let bindings = device.guarded(|| {
-            let descriptor = wgpu::BindGroupDescriptor { label: None, layout: &pipeline.layout, entries: &entries };
+            let descriptor = wgpu::BindGroupDescriptor {
+                label: None,
+                layout: &pipeline.layout,
+                entries: &entries,
+            };
             device.device.create_bind_group(&descriptor)
         })?;
         Ok(Work { pipeline, bindings, params, groups })
@@ -76,7 +89,8 @@ impl Bench<'_> {
     fn seconds(&self, work: &Work, count: u32) -> Result<f64> {
         let device = &self.shared.device;
         let start = Instant::now();
-        let mut encoder = device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut encoder =
+            device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         record(&mut encoder, work, count);
         let submission = device.queue.submit([encoder.finish()]);
         device.wait(submission)?;
@@ -95,7 +109,11 @@ impl Bench<'_> {
             let (short, long) = (self.seconds(work, count / 4)?, self.seconds(work, count)?);
             best = best.min((long - short) / f64::from(count - count / 4));
         }
-        if best > 0.0 { Ok(best) } else { Err(Error::device("the adapter's clock and work do not go together")) }
+        if best > 0.0 {
+            Ok(best)
+        } else {
+            Err(Error::device("the adapter's clock and work do not go together"))
+        }
     }
 
     /// GFLOP/s of multiply-adds from registers.
@@ -119,12 +137,19 @@ impl Bench<'_> {
     /// Bandwidth of a copy, reads and writes counted.
     fn copy(&self) -> Result<Bandwidth> {
         let limits = &self.shared.device.limits;
-        let bytes = COPY_BYTES.min(limits.max_storage_buffer_binding_size).min(limits.max_buffer_size) & !255;
+        let bytes =
+            COPY_BYTES.min(limits.max_storage_buffer_binding_size).min(limits.max_buffer_size)
+                & !255;
         let (x, y) = (self.buffer(bytes)?, self.buffer(bytes)?);
         let vectors = (bytes / 16) as u32;
         let groups = vectors.div_ceil(256);
         let across = groups.min(limits.max_compute_workgroups_per_dimension);
-        let work = self.work(Shader::CeilingCopy, &[&x, &y], vec![vectors], [across, groups.div_ceil(across)])?;
+        let work = self.work(
+            Shader::CeilingCopy,
+            &[&x, &y],
+            vec![vectors],
+            [across, groups.div_ceil(across)],
+        )?;
         let gbs = 2.0 * bytes as f64 / self.slope(&work)? / 1e9;
         Ok(Bandwidth { level: "copy".to_owned(), bytes: 2 * bytes, gbs })
     }
@@ -136,7 +161,8 @@ impl Bench<'_> {
         Ok(self.slope(&work)? * 1e6)
     }
 
-    /// Median microseconds of a submission of one small dispatch, without and with a word read back.
+    /// Median microseconds of a submission of one small dispatch, without and with a word read
+    /// back.
     fn latencies(&self) -> Result<(f64, f64)> {
         let device = &self.shared.device;
         let y = self.buffer(256)?;
@@ -148,13 +174,16 @@ impl Bench<'_> {
         for _ in 0..30 {
             plain.push(self.seconds(&work, 1)? * 1e6);
             let start = Instant::now();
-            let mut encoder = device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            let mut encoder =
+                device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             record(&mut encoder, &work, 1);
             encoder.copy_buffer_to_buffer(&y.buffer, 0, &staging, 0, 256);
             let submission = device.queue.submit([encoder.finish()]);
             let mapped = Arc::new(AtomicBool::new(false));
             let flag = Arc::clone(&mapped);
-            staging.map_async(wgpu::MapMode::Read, .., move |result| flag.store(result.is_ok(), Ordering::Release));
+            staging.map_async(wgpu::MapMode::Read, .., move |result| {
+                flag.store(result.is_ok(), Ordering::Release)
+            });
             device.wait(submission)?;
             if !mapped.load(Ordering::Acquire) {
                 return Err(Error::device("a buffer could not be mapped"));
@@ -217,6 +246,9 @@ mod tests {
         staging.map_async(wgpu::MapMode::Read, .., |result| result.unwrap());
         device.wait(submission).unwrap();
         let bytes = staging.get_mapped_range(..).unwrap();
-        assert!(bytemuck::cast_slice::<u8, u32>(&bytes).iter().all(|&n| n == 100), "a dispatch was lost");
+        assert!(
+            bytemuck::cast_slice::<u8, u32>(&bytes).iter().all(|&n| n == 100),
+            "a dispatch was lost"
+        );
     }
 }

@@ -21,14 +21,16 @@ pub(super) enum Phase {
     Readback,
 }
 
-/// One entry of a segment's list; `D` is a dispatch that is ready, or one that still has to be [`prepared`](prepare).
+/// One entry of a segment's list; `D` is a dispatch that is ready, or one that still has to be
+/// [`prepared`](prepare).
 pub(super) enum Command<D = Dispatch> {
     Dispatch(D),
     /// Dispatches that take turns: round after round, each once.
     Rounds(Vec<D>),
     /// Copies the first view over the second, of the same size and in another buffer.
     Copy(View, View),
-    /// Copies rows: from, its bytes from row to row; to, its bytes from row to row; rows; bytes of a row.
+    /// Copies rows: from, its bytes from row to row; to, its bytes from row to row; rows; bytes of
+    /// a row.
     CopyRows((View, u64), (View, u64), usize, u64),
     /// Fills with zeros.
     Clear(View),
@@ -73,7 +75,8 @@ pub(super) struct Segment<D = Dispatch> {
     pub(super) downloads: Vec<(ValueId, View)>,
     /// Words that are 0 when the commands went well; see [`Recorder::guard`].
     pub(super) guards: Vec<View>,
-    /// Values of the host that kernels of this segment use as positions: each is in `0..limit`, or the run is refused.
+    /// Values of the host that kernels of this segment use as positions: each is in `0..limit`, or
+    /// the run is refused.
     pub(super) checks: Vec<(ValueId, usize)>,
     /// Index of the node that the host computes after the commands.
     pub(super) host: Option<usize>,

@@ -1,9 +1,12 @@
-//! Which matrices the subgroups of an adapter multiply together: what `--product cooperative` needs, see `dense_cooperative.wgsl`.
+//! Which matrices the subgroups of an adapter multiply together: what `--product cooperative`
+//! needs, see `dense_cooperative.wgsl`.
 //!
-//! Compiled and validated, but never run: no adapter that lists a configuration was at hand. Hence it is chosen by no planner and no
-//! search, only by name, and the experimental feature is asked for with the name only.
+//! Compiled and validated, but never run: no adapter that lists a configuration was at hand. Hence
+//! it is chosen by no planner and no search, only by name, and the experimental feature is asked
+//! for with the name only.
 //!
-//! With halves, x and the weights are rounded to 11 bits on the way in: an operand over 65,504 overflows to infinity. Sums are f32.
+//! With halves, x and the weights are rounded to 11 bits on the way in: an operand over 65,504
+//! overflows to infinity. Sums are f32.
 
 use wgpu::CooperativeScalarType as Scalar;
 
@@ -13,8 +16,9 @@ use crate::backend::Precision;
 use crate::error::{Error, Result};
 
 /// What an adapter has to grant beside a configuration.
-pub(super) const FEATURES: wgpu::Features =
-    wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
+pub(super) const FEATURES: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
+    .union(wgpu::Features::SHADER_F16)
+    .union(wgpu::Features::SUBGROUP);
 
 /// The configuration in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +32,8 @@ pub(super) struct Cooperative {
 }
 
 impl Cooperative {
-    /// The configuration for weights of this precision: 16 by 16 halves where weights are rounded anyhow, else 8 by 8 floats.
+    /// The configuration for weights of this precision: 16 by 16 halves where weights are rounded
+    /// anyhow, else 8 by 8 floats.
     ///
     /// # Errors
     /// Unsupported when the adapter does not list it; the message says what it lists.
@@ -39,11 +44,14 @@ impl Cooperative {
         precision: Precision,
     ) -> Result<Cooperative> {
         let has = |side, ab_type, cr_type| {
-            listed
-                .iter()
-                .any(|p| [p.m_size, p.n_size, p.k_size] == [side; 3] && p.ab_type == ab_type && p.cr_type == cr_type)
+            listed.iter().any(|p| {
+                [p.m_size, p.n_size, p.k_size] == [side; 3]
+                    && p.ab_type == ab_type
+                    && p.cr_type == cr_type
+            })
         };
-        let (halves, floats) = (has(16, Scalar::F16, Scalar::F32), has(8, Scalar::F32, Scalar::F32));
+        let (halves, floats) =
+            (has(16, Scalar::F16, Scalar::F32), has(8, Scalar::F32, Scalar::F32));
         let lanes = [32, 64].into_iter().find(|&lanes| lanes >= report.subgroup_lanes.1);
         let refuse = |why: &str| {
             let listed: Vec<String> = listed.iter().map(describe).collect();
@@ -82,7 +90,14 @@ fn describe(p: &wgpu::CooperativeMatrixProperties) -> String {
         Scalar::I32 => "i32",
         Scalar::U32 => "u32",
     };
-    format!("{}x{}x{} of {} with sums in {}", p.m_size, p.n_size, p.k_size, name(p.ab_type), name(p.cr_type))
+    format!(
+        "{}x{}x{} of {} with sums in {}",
+        p.m_size,
+        p.n_size,
+        p.k_size,
+        name(p.ab_type),
+        name(p.cr_type)
+    )
 }
 
 #[cfg(test)]
@@ -106,9 +121,20 @@ mod tests {
         }
     }
 
-    fn configuration(sizes: [u32; 3], ab_type: Scalar, cr_type: Scalar) -> wgpu::CooperativeMatrixProperties {
+    fn configuration(
+        sizes: [u32; 3],
+        ab_type: Scalar,
+        cr_type: Scalar,
+    ) -> wgpu::CooperativeMatrixProperties {
         let [m_size, n_size, k_size] = sizes;
-        wgpu::CooperativeMatrixProperties { m_size, n_size, k_size, ab_type, cr_type, saturating_accumulation: false }
+        wgpu::CooperativeMatrixProperties {
+            m_size,
+            n_size,
+            k_size,
+            ab_type,
+            cr_type,
+            saturating_accumulation: false,
+        }
     }
 
     #[test]
@@ -116,23 +142,36 @@ mod tests {
         let halves = configuration([16; 3], Scalar::F16, Scalar::F32);
         let floats = configuration([8; 3], Scalar::F32, Scalar::F32);
         // Half sums, and a matrix that is no square.
-        let others =
-            [configuration([16; 3], Scalar::F16, Scalar::F16), configuration([8, 16, 16], Scalar::F16, Scalar::F32)];
-        let choose = |listed: &[_], precision| Cooperative::choose(&report(32), FEATURES, listed, precision);
-        assert_eq!(choose(&[floats, halves], Precision::F16).unwrap().part, Part::CooperativeHalves);
-        assert_eq!(choose(&[floats, halves], Precision::Full).unwrap().part, Part::CooperativeFloats);
+        let others = [
+            configuration([16; 3], Scalar::F16, Scalar::F16),
+            configuration([8, 16, 16], Scalar::F16, Scalar::F32),
+        ];
+        let choose =
+            |listed: &[_], precision| Cooperative::choose(&report(32), FEATURES, listed, precision);
+        assert_eq!(
+            choose(&[floats, halves], Precision::F16).unwrap().part,
+            Part::CooperativeHalves
+        );
+        assert_eq!(
+            choose(&[floats, halves], Precision::Full).unwrap().part,
+            Part::CooperativeFloats
+        );
         assert_eq!(choose(&[floats], Precision::Int8).unwrap().groups(33, 64), 4);
         let refused = choose(&others, Precision::F16).unwrap_err();
         assert_eq!(refused.kind(), crate::ErrorKind::Unsupported);
         assert!(refused.to_string().contains("8x16x16 of f16 with sums in f32"), "{refused}");
-        assert!(choose(&[halves], Precision::Full).unwrap_err().to_string().contains("precision f16"));
+        assert!(
+            choose(&[halves], Precision::Full).unwrap_err().to_string().contains("precision f16")
+        );
         assert!(choose(&[], Precision::F16).unwrap_err().to_string().contains("none"));
     }
 
     #[test]
     fn subgroups_and_features_are_looked_at() {
         let halves = [configuration([16; 3], Scalar::F16, Scalar::F32)];
-        let lanes = |lanes| Cooperative::choose(&report(lanes), FEATURES, &halves, Precision::F16).map(|c| c.lanes);
+        let lanes = |lanes| {
+            Cooperative::choose(&report(lanes), FEATURES, &halves, Precision::F16).map(|c| c.lanes)
+        };
         assert_eq!([lanes(16).unwrap(), lanes(32).unwrap(), lanes(64).unwrap()], [32, 32, 64]);
         assert!(lanes(128).is_err());
         let without = FEATURES.difference(wgpu::Features::SHADER_F16);

@@ -1,4 +1,5 @@
-//! `y = activation(x w + b)`: the matrix product behind fully connected layers and the input products of recurrent ones.
+//! `y = activation(x w + b)`: the matrix product behind fully connected layers and the input
+//! products of recurrent ones.
 
 use super::buffers::View;
 use super::device::Device;
@@ -8,12 +9,14 @@ use super::record::{Phase, Recorder, Repeat, count};
 use crate::error::{Error, Result};
 use crate::graph::op::Activation;
 
-/// Most loop iterations of one invocation on a software adapter: llvmpipe ends loops silently after 65,535, summed over all loops.
+/// Most loop iterations of one invocation on a software adapter: llvmpipe ends loops silently after
+/// 65,535, summed over all loops.
 pub(super) const SOFTWARE_ITERATIONS: u32 = 60_000;
 
 /// One product. `M` rows, depth `K`, `N` columns.
 pub(super) struct Dense<'a> {
-    /// `[K in eights, ceil(N/4)]` vectors of four columns, see [`pack`] and [`Storing`](super::weights::Storing).
+    /// `[K in eights, ceil(N/4)]` vectors of four columns, see [`pack`] and
+    /// [`Storing`](super::weights::Storing).
     pub(super) weights: &'a View,
     /// `[ceil(N/4)]` vectors, and the scales of the columns behind them.
     pub(super) bias: &'a View,
@@ -32,8 +35,8 @@ pub(super) struct Dense<'a> {
     pub(super) phase: Phase,
 }
 
-/// Where the rows of a matrix lie: in runs of `inner`, `run` words from one run to the next (modulo 2³², so that it may go
-/// backwards), `stride` words from one row of a run to the next.
+/// Where the rows of a matrix lie: in runs of `inner`, `run` words from one run to the next (modulo
+/// 2³², so that it may go backwards), `stride` words from one row of a run to the next.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rows {
     pub(super) offset: u32,
@@ -63,7 +66,8 @@ pub(super) fn pack(weights: &[f32], columns: usize, depth: usize) -> Vec<f32> {
     packed
 }
 
-/// A bias `[N]` padded with zeros to whole vectors (zeros when there is none), and the scales of the columns.
+/// A bias `[N]` padded with zeros to whole vectors (zeros when there is none), and the scales of
+/// the columns.
 pub(super) fn pack_bias(bias: Option<&[f32]>, columns: usize, scales: &[f32]) -> Vec<u32> {
     let mut packed: Vec<u32> = bias.unwrap_or_default().iter().map(|b| b.to_bits()).collect();
     packed.resize(columns.next_multiple_of(4), 0f32.to_bits());
@@ -78,13 +82,15 @@ pub(super) enum Form {
     Direct,
     /// `dense_tiled.wgsl`: a workgroup makes this many rows and columns.
     Tiled(u32),
-    /// `dense_cooperative.wgsl`: on the matrix units; only by name, see [`cooperative`](super::cooperative).
+    /// `dense_cooperative.wgsl`: on the matrix units; only by name, see
+    /// [`cooperative`](super::cooperative).
     Cooperative,
 }
 
 /// Fewest rows for which a tile of 64 is not mostly empty.
 const TILED_ROWS: u32 = 32;
-/// Fewest tiles of 128 by 128 that keep the 132 multiprocessors of the largest devices busy; below, there are four times as many of 64.
+/// Fewest tiles of 128 by 128 that keep the 132 multiprocessors of the largest devices busy; below,
+/// there are four times as many of 64.
 const LARGE_TILES: u32 = 256;
 /// Terms that `dense_tiled.wgsl` lays out at a time, times its tile.
 const TILE_TERMS: u32 = 1024;
@@ -116,11 +122,14 @@ impl Form {
     fn iterations(self, depth: u32) -> u32 {
         match self {
             Form::Direct | Form::Cooperative => depth,
-            Form::Tiled(tile) => depth.div_ceil(TILE_TERMS / tile).saturating_mul(1 + TILE_TERMS / tile),
+            Form::Tiled(tile) => {
+                depth.div_ceil(TILE_TERMS / tile).saturating_mul(1 + TILE_TERMS / tile)
+            }
         }
     }
 
-    /// The form for a product of `rows` by `columns`: on the software driver always the direct one, which is three times faster there.
+    /// The form for a product of `rows` by `columns`: on the software driver always the direct one,
+    /// which is three times faster there.
     fn of(device: &Device, rows: u32, columns: u32) -> Form {
         if device.software || rows < TILED_ROWS {
             return Form::Direct;
@@ -150,19 +159,22 @@ pub(super) fn record(ctx: &mut Recorder<'_>, dense: &Dense<'_>) -> Result<()> {
             form.name()
         )));
     }
-    let note = format!("products of {rows} rows, {depth} terms, {columns} columns: {}", form.name());
+    let note =
+        format!("products of {rows} rows, {depth} terms, {columns} columns: {}", form.name());
     if !ctx.notes.contains(&note) {
         ctx.notes.push(note);
     }
     let quads = columns.div_ceil(4);
     let [weights, products] = ctx.shared.product_parts(dense.weights);
     let Rows { offset, inner, run, stride } = dense.x_rows;
-    let whole = [depth, offset, run, stride].iter().all(|n| n % 4 == 0) && dense.x.size.is_multiple_of(16);
+    let whole =
+        [depth, offset, run, stride].iter().all(|n| n % 4 == 0) && dense.x.size.is_multiple_of(16);
     let x = if whole { Part::XQuads } else { Part::XWords };
     let (kernel, groups) = match form {
         Form::Direct => {
             let tile = if rows >= 5 { 8 } else { rows.next_power_of_two() };
-            let kernel = Kernel::with_parts(Shader::DenseDirect, &[weights, products, x]).with("ROWS", tile);
+            let kernel =
+                Kernel::with_parts(Shader::DenseDirect, &[weights, products, x]).with("ROWS", tile);
             (kernel, ctx.linear(quads.next_multiple_of(8) * rows.div_ceil(tile), 64))
         }
         Form::Tiled(tile) => {
@@ -170,14 +182,16 @@ pub(super) fn record(ctx: &mut Recorder<'_>, dense: &Dense<'_>) -> Result<()> {
             (kernel, ctx.linear(rows.div_ceil(tile) * columns.div_ceil(tile), 1))
         }
         Form::Cooperative => {
-            let matrices = device
-                .cooperative
-                .ok_or_else(|| Error::unsupported("the device was opened without cooperative matrices"))?;
+            let matrices = device.cooperative.ok_or_else(|| {
+                Error::unsupported("the device was opened without cooperative matrices")
+            })?;
             let kernel = Kernel::with_parts(Shader::DenseCooperative, &[weights, x, matrices.part]);
             (kernel.with("LANES", matrices.lanes), ctx.linear(matrices.groups(rows, columns), 1))
         }
     };
-    let kernel = kernel.with("SCALED", ctx.shared.storing().scaled()).with("ACCUMULATE", u8::from(dense.accumulate));
+    let kernel = kernel
+        .with("SCALED", ctx.shared.storing().scaled())
+        .with("ACCUMULATE", u8::from(dense.accumulate));
     let kernel = activation::fused(kernel, dense.activation);
     let y_offset = count(dense.y_offset)?;
     let params = [rows, depth, quads, columns, columns, y_offset, offset, inner, run, stride];
@@ -205,13 +219,23 @@ mod tests {
         let weights = graph.add_constant("w", Tensor::from_slice(&[n, k], &w).unwrap());
         let bias = graph.add_constant("b", Tensor::from_slice(&[n], &b).unwrap());
         let to = graph.add_value("y", ValueType::fixed(DType::F32, &[m, n]));
-        let op = FullyConnected { activation: Activation::Relu6, keep_leading_axes: false, asymmetric_inputs: false };
-        graph.add_node("", Op::FullyConnected(op), vec![Some(from), Some(weights), Some(bias)], vec![Some(to)]);
+        let op = FullyConnected {
+            activation: Activation::Relu6,
+            keep_leading_axes: false,
+            asymmetric_inputs: false,
+        };
+        graph.add_node(
+            "",
+            Op::FullyConnected(op),
+            vec![Some(from), Some(weights), Some(bias)],
+            vec![Some(to)],
+        );
         graph.inputs.push(Port { name: "x".into(), value: from });
         graph.outputs.push(Port { name: "y".into(), value: to });
         let want = (0..m * n).map(|i| {
             let (row, column) = (i / n, i % n);
-            let sum: f64 = (0..k).map(|j| f64::from(x[row * k + j]) * f64::from(w[column * k + j])).sum();
+            let sum: f64 =
+                (0..k).map(|j| f64::from(x[row * k + j]) * f64::from(w[column * k + j])).sum();
             (sum + f64::from(b[column])).clamp(0.0, 6.0) as f32
         });
         let want = want.collect();
@@ -221,8 +245,15 @@ mod tests {
 
     #[test]
     fn tiles_of_every_shape() {
-        let shapes =
-            [[1, 1, 1], [64, 16, 64], [65, 17, 67], [63, 40, 130], [130, 33, 5], [129, 12, 257], [200, 100, 20]];
+        let shapes = [
+            [1, 1, 1],
+            [64, 16, 64],
+            [65, 17, 67],
+            [63, 40, 130],
+            [130, 33, 5],
+            [129, 12, 257],
+            [200, 100, 20],
+        ];
         for form in ["tiled-64", "tiled-128"] {
             for (index, shape) in shapes.into_iter().enumerate() {
                 let options = BackendOptions {
@@ -237,12 +268,17 @@ mod tests {
         }
     }
 
-    /// Sums of weights rounded to 11 and 8 bits: a wrong scale or column would be off by the order of 1.
+    /// Sums of weights rounded to 11 and 8 bits: a wrong scale or column would be off by the order
+    /// of 1.
     #[test]
     fn tiles_of_rounded_weights() {
         for (precision, tolerance) in [(Precision::F16, 5e-3), (Precision::Int8, 5e-2)] {
             for form in ["tiled-64", "tiled-128"] {
-                let options = BackendOptions { precision, product: Some(form.into()), ..BackendOptions::default() };
+                let options = BackendOptions {
+                    precision,
+                    product: Some(form.into()),
+                    ..BackendOptions::default()
+                };
                 let Some((got, want)) = product(&options, [70, 34, 135]) else { return };
                 let error = max_abs(&got, &want);
                 assert!(error < tolerance && error > 0.0, "{form} {precision:?}: {error}");
@@ -250,7 +286,8 @@ mod tests {
         }
     }
 
-    /// Opened and right, or refused with what the adapter lists. The software driver lists nothing of use.
+    /// Opened and right, or refused with what the adapter lists. The software driver lists nothing
+    /// of use.
     #[test]
     fn cooperative_matrices_are_right_or_refused() {
         let Some(gpu) = open(&BackendOptions::default()) else { return };
@@ -260,11 +297,16 @@ mod tests {
             uncached: true,
             ..BackendOptions::default()
         };
-        for (precision, tolerance) in [(Precision::Full, 2e-6), (Precision::F16, 5e-3), (Precision::Int8, 5e-2)] {
+        for (precision, tolerance) in
+            [(Precision::Full, 2e-6), (Precision::F16, 5e-3), (Precision::Int8, 5e-2)]
+        {
             let options = product_of(precision);
             if let Err(refused) = super::super::Gpu::open("gpu", &options) {
                 assert_eq!(refused.kind(), crate::ErrorKind::Unsupported);
-                assert!(refused.to_string().contains("cooperative matrices it lists: "), "{refused}");
+                assert!(
+                    refused.to_string().contains("cooperative matrices it lists: "),
+                    "{refused}"
+                );
                 continue;
             }
             assert!(!gpu.shared.device.software, "{precision:?}");
@@ -280,12 +322,20 @@ mod tests {
     fn the_form_follows_the_device_and_the_size() {
         let Some(gpu) = open(&BackendOptions::default()) else { return };
         let device = &gpu.shared.device;
-        let [few, one, many] = [(31, 4096), (32, 256), (32 * 128, 1024)].map(|(m, n)| Form::of(device, m, n));
+        let [few, one, many] =
+            [(31, 4096), (32, 256), (32 * 128, 1024)].map(|(m, n)| Form::of(device, m, n));
         let tiled = |form: Form| if device.software { Form::Direct } else { form };
-        assert_eq!([few, one, many], [Form::Direct, tiled(Form::Tiled(64)), tiled(Form::Tiled(128))]);
-        let options = BackendOptions { product: Some("tiled-32".into()), ..BackendOptions::default() };
+        assert_eq!(
+            [few, one, many],
+            [Form::Direct, tiled(Form::Tiled(64)), tiled(Form::Tiled(128))]
+        );
+        let options =
+            BackendOptions { product: Some("tiled-32".into()), ..BackendOptions::default() };
         let refused = super::super::Gpu::open("gpu", &options).err().unwrap();
-        assert!(refused.kind() == crate::ErrorKind::InvalidInput && refused.to_string().contains("tiled-64"));
+        assert!(
+            refused.kind() == crate::ErrorKind::InvalidInput
+                && refused.to_string().contains("tiled-64")
+        );
         assert_eq!(Form::Tiled(64).iterations(17), 34);
     }
 }

@@ -64,7 +64,8 @@ pub(super) struct Device {
     pub(super) report: AdapterReport,
     /// The adapter runs on the processor: other kernels are fast there, and loops are cut off.
     pub(super) software: bool,
-    /// A load costs as much for each lane, and subgroups are eight consecutive invocations: what `products_broadcast.wgsl` is for.
+    /// A load costs as much for each lane, and subgroups are eight consecutive invocations: what
+    /// `products_broadcast.wgsl` is for.
     pub(super) broadcasts: bool,
     pub(super) limits: wgpu::Limits,
     /// The cooperative matrices that were asked for.
@@ -99,7 +100,8 @@ fn instance() -> &'static wgpu::Instance {
     static INSTANCE: OnceLock<wgpu::Instance> = OnceLock::new();
     INSTANCE.get_or_init(|| {
         let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
-        // No validation layers in debug builds: they print to stderr and need packages that users do not have.
+        // No validation layers in debug builds: they print to stderr and need packages that users
+        // do not have.
         descriptor.flags = wgpu::InstanceFlags::empty();
         wgpu::Instance::new(descriptor)
     })
@@ -130,7 +132,11 @@ fn report(index: usize, adapter: &wgpu::Adapter) -> AdapterReport {
         },
         api: info.backend.to_str(),
         refused: refusal(&limits, features),
-        features: OPTIONAL.iter().filter(|(bit, _)| features.contains(*bit)).map(|&(_, name)| name).collect(),
+        features: OPTIONAL
+            .iter()
+            .filter(|(bit, _)| features.contains(*bit))
+            .map(|&(_, name)| name)
+            .collect(),
         max_binding_bytes: limits.max_storage_buffer_binding_size,
         workgroup_bytes: limits.max_compute_workgroup_storage_size,
         workgroup_invocations: limits.max_compute_invocations_per_workgroup,
@@ -141,14 +147,19 @@ fn report(index: usize, adapter: &wgpu::Adapter) -> AdapterReport {
 
 /// Why an adapter cannot be used: the one thing it lacks.
 fn refusal(limits: &wgpu::Limits, features: wgpu::Features) -> Option<String> {
-    if !features.contains(wgpu::Features::IMMEDIATES) || limits.max_immediate_size < IMMEDIATE_BYTES {
+    if !features.contains(wgpu::Features::IMMEDIATES) || limits.max_immediate_size < IMMEDIATE_BYTES
+    {
         return Some(format!(
             "{} bytes of immediates are needed, it has {}",
             IMMEDIATE_BYTES, limits.max_immediate_size
         ));
     }
     for (what, needed, has) in [
-        ("storage buffers in a kernel", STORAGE_BUFFERS, limits.max_storage_buffers_per_shader_stage),
+        (
+            "storage buffers in a kernel",
+            STORAGE_BUFFERS,
+            limits.max_storage_buffers_per_shader_stage,
+        ),
         ("invocations in a workgroup", 256, limits.max_compute_invocations_per_workgroup),
         ("bytes of workgroup memory", 16_352, limits.max_compute_workgroup_storage_size),
     ] {
@@ -161,17 +172,22 @@ fn refusal(limits: &wgpu::Limits, features: wgpu::Features) -> Option<String> {
 
 /// Real devices before software, discrete before integrated.
 fn preference(report: &AdapterReport) -> usize {
-    ["discrete", "integrated", "virtual", "other", "software"].iter().position(|&k| k == report.kind).unwrap_or(5)
+    ["discrete", "integrated", "virtual", "other", "software"]
+        .iter()
+        .position(|&k| k == report.kind)
+        .unwrap_or(5)
 }
 
-/// Index of the adapter that `selector` names: `gpu`, `gpu:N` or `gpu:NAME` (part of the name, in any case).
+/// Index of the adapter that `selector` names: `gpu`, `gpu:N` or `gpu:NAME` (part of the name, in
+/// any case).
 fn choose(selector: &str, reports: &[AdapterReport]) -> Result<usize> {
     if reports.is_empty() {
         return Err(Error::device(
             "no GPU adapter: a Vulkan, Metal or DirectX 12 driver was looked for, a software one included",
         ));
     }
-    let listed = || reports.iter().map(|r| format!("{}: {r}", r.index)).collect::<Vec<_>>().join("; ");
+    let listed =
+        || reports.iter().map(|r| format!("{}: {r}", r.index)).collect::<Vec<_>>().join("; ");
     let wanted = selector.strip_prefix("gpu").unwrap_or(selector).trim_start_matches(':');
     let chosen = if wanted.is_empty() {
         let usable = reports.iter().filter(|r| r.refused.is_none()).min_by_key(|r| preference(r));
@@ -182,8 +198,9 @@ fn choose(selector: &str, reports: &[AdapterReport]) -> Result<usize> {
         let wanted = wanted.to_lowercase();
         reports.iter().find(|r| r.name.to_lowercase().contains(&wanted))
     };
-    let report =
-        chosen.ok_or_else(|| Error::device(format!("no adapter {wanted:?}; this machine has {}", listed())))?;
+    let report = chosen.ok_or_else(|| {
+        Error::device(format!("no adapter {wanted:?}; this machine has {}", listed()))
+    })?;
     match &report.refused {
         Some(reason) => Err(Error::device(format!("adapter {report} cannot be used: {reason}"))),
         None => Ok(report.index),
@@ -191,10 +208,12 @@ fn choose(selector: &str, reports: &[AdapterReport]) -> Result<usize> {
 }
 
 impl Device {
-    /// Opens the adapter that `selector` names, see [`choose`]; with cooperative matrices for weights of a precision where that is given.
+    /// Opens the adapter that `selector` names, see [`choose`]; with cooperative matrices for
+    /// weights of a precision where that is given.
     pub(super) fn open(selector: &str, cooperative: Option<Precision>) -> Result<Device> {
         let adapters = found();
-        let reports: Vec<_> = adapters.iter().enumerate().map(|(index, adapter)| report(index, adapter)).collect();
+        let reports: Vec<_> =
+            adapters.iter().enumerate().map(|(index, adapter)| report(index, adapter)).collect();
         let index = choose(selector, &reports)?;
         let (Some(adapter), Some(report)) = (adapters.get(index), reports.get(index)) else {
             return Err(Error::internal("the chosen adapter is not in the list"));
@@ -213,17 +232,23 @@ impl Device {
             .transpose()?;
         if cooperative.is_some() {
             descriptor.required_features |= cooperative::FEATURES;
-            // SAFETY: wgpu wants it acknowledged that experimental features may have unsound defects. Only who asks for the cooperative
-            // product by name gets here. The feature is used by one shader of this crate's own, which loads and stores matrices in
-            // workgroup memory within arrays of fixed size, at aligned places, in uniform control flow.
+            // SAFETY: wgpu wants it acknowledged that experimental features may have unsound
+            // defects. Only who asks for the cooperative product by name gets here. The feature is
+            // used by one shader of this crate's own, which loads and stores matrices in workgroup
+            // memory within arrays of fixed size, at aligned places, in uniform control flow.
             descriptor.experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
         }
-        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
-            .map_err(|error| Error::device(format!("adapter {report} refused a device")).with_source(error))?;
+        let (device, queue) =
+            pollster::block_on(adapter.request_device(&descriptor)).map_err(|error| {
+                Error::device(format!("adapter {report} refused a device")).with_source(error)
+            })?;
         let faults = Arc::new(Mutex::new(None));
-        // Without a handler wgpu ends the process. The first fault is the cause; the rest follow from it.
+        // Without a handler wgpu ends the process. The first fault is the cause; the rest follow
+        // from it.
         let sink = Arc::clone(&faults);
-        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| note(&sink, error.to_string())));
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            note(&sink, error.to_string())
+        }));
         let sink = Arc::clone(&faults);
         device.set_device_lost_callback(move |reason, message| {
             if reason != wgpu::DeviceLostReason::Destroyed {
@@ -231,8 +256,18 @@ impl Device {
             }
         });
         let software = report.kind == "software";
-        let broadcasts = software && report.features.contains(&"subgroups") && report.subgroup_lanes == (8, 8);
-        Ok(Device { device, queue, report: report.clone(), software, broadcasts, limits, cooperative, faults })
+        let broadcasts =
+            software && report.features.contains(&"subgroups") && report.subgroup_lanes == (8, 8);
+        Ok(Device {
+            device,
+            queue,
+            report: report.clone(),
+            software,
+            broadcasts,
+            limits,
+            cooperative,
+            faults,
+        })
     }
 
     /// The first fault that the device reported since the last call, as an error.
@@ -244,24 +279,31 @@ impl Device {
         }
     }
 
-    /// How long a wait may take before the device is given up: a minute, and ten on a software adapter, where a large model
-    /// rightly takes minutes.
+    /// How long a wait may take before the device is given up: a minute, and ten on a software
+    /// adapter, where a large model rightly takes minutes.
     pub(super) fn patience(&self) -> Duration {
         Duration::from_secs(if self.software { 600 } else { 60 })
     }
 
     /// Waits for a submission and runs the callbacks that it completes.
     pub(super) fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<()> {
-        let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: Some(self.patience()) };
+        let wait = wgpu::PollType::Wait {
+            submission_index: Some(submission),
+            timeout: Some(self.patience()),
+        };
         let polled = self.device.poll(wait);
         self.check()?;
         polled.map(drop).map_err(|error| {
-            Error::device(format!("the device did not finish within {} s", self.patience().as_secs()))
-                .with_source(error)
+            Error::device(format!(
+                "the device did not finish within {} s",
+                self.patience().as_secs()
+            ))
+            .with_source(error)
         })
     }
 
-    /// Runs `make` and turns a validation error or a lack of memory in it into an error of this call.
+    /// Runs `make` and turns a validation error or a lack of memory in it into an error of this
+    /// call.
     pub(super) fn guarded<T>(&self, make: impl FnOnce() -> T) -> Result<T> {
         let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
@@ -269,8 +311,12 @@ impl Device {
         let refused = pollster::block_on(validation.pop());
         let exhausted = pollster::block_on(memory.pop());
         match (exhausted, refused) {
-            (Some(error), _) => Err(Error::limit("the device has not enough memory").with_source(error)),
-            (None, Some(error)) => Err(Error::device("the device refused a request").with_source(error)),
+            (Some(error), _) => {
+                Err(Error::limit("the device has not enough memory").with_source(error))
+            }
+            (None, Some(error)) => {
+                Err(Error::device("the device refused a request").with_source(error))
+            }
             (None, None) => Ok(made),
         }
     }
@@ -284,7 +330,9 @@ fn note(faults: &Mutex<Option<String>>, message: String) {
 /// The limits to ask for: those that kernels use as the adapter has them, the rest at the minimum.
 fn granted(has: &wgpu::Limits) -> wgpu::Limits {
     wgpu::Limits {
-        max_storage_buffers_per_shader_stage: has.max_storage_buffers_per_shader_stage.min(STORAGE_BUFFERS),
+        max_storage_buffers_per_shader_stage: has
+            .max_storage_buffers_per_shader_stage
+            .min(STORAGE_BUFFERS),
         max_storage_buffer_binding_size: has.max_storage_buffer_binding_size,
         max_buffer_size: has.max_buffer_size,
         max_compute_workgroup_storage_size: has.max_compute_workgroup_storage_size,
@@ -321,8 +369,11 @@ mod tests {
 
     #[test]
     fn the_selector_names_one_adapter() {
-        let reports =
-            [report(0, "llvmpipe", "software"), report(1, "Iris", "integrated"), report(2, "H200", "discrete")];
+        let reports = [
+            report(0, "llvmpipe", "software"),
+            report(1, "Iris", "integrated"),
+            report(2, "H200", "discrete"),
+        ];
         assert_eq!(choose("gpu", &reports).ok(), Some(2));
         assert_eq!(choose("gpu:1", &reports).ok(), Some(1));
         assert_eq!(choose("gpu:LLVM", &reports).ok(), Some(0));

@@ -1,4 +1,5 @@
-//! Failures of the device end in errors that say what happened: never in a panic, a wait without end, or numbers that are wrong.
+//! Failures of the device end in errors that say what happened: never in a panic, a wait without
+//! end, or numbers that are wrong.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -27,7 +28,9 @@ fn a_device_that_is_lost() {
     gpu.lose();
     for _ in 0..2 {
         let mut outputs = vec![Tensor::scalar(0f32); plan.graph.outputs.len()];
-        let error = program.run(Io { inputs: &inputs, states: &mut [], outputs: &mut outputs }).unwrap_err();
+        let error = program
+            .run(Io { inputs: &inputs, states: &mut [], outputs: &mut outputs })
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Device, "{error}");
     }
     let error = gpu.compile(&layer(24).0).err().unwrap();

@@ -46,19 +46,20 @@ struct Shared {
     constants: Arc<buffers::Constants>,
     persistent: Arc<recurrent::Trust>,
     options: BackendOptions,
-    /// Four bytes for bindings that a specialised kernel does not read.
+    /// Four bytes for bindings that a specialized kernel does not read.
     nothing: buffers::View,
 }
 
 impl Gpu {
-    /// Opens an adapter: `gpu` for the best one, `gpu:N` or `gpu:NAME` (part of its name) for one of [`adapters`].
+    /// Opens an adapter: `gpu` for the best one, `gpu:N` or `gpu:NAME` (part of its name) for one
+    /// of [`adapters`].
     ///
     /// # Errors
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for bfloat16 weights and for an unknown strategy or form of the
-    /// matrix product;
-    /// [`Device`](crate::ErrorKind::Device) when there is none such, or it lacks something that is needed; the message says what
-    /// this machine has; [`Unsupported`](crate::ErrorKind::Unsupported) for the cooperative product where the adapter does not list
-    /// the matrices that it needs.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for bfloat16 weights and for an unknown
+    /// strategy or form of the matrix product; [`Device`](crate::ErrorKind::Device) when there is
+    /// none such, or it lacks something that is needed; the message says what this machine has;
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for the cooperative product where the adapter
+    /// does not list the matrices that it needs.
     pub fn open(selector: &str, options: &BackendOptions) -> Result<Gpu> {
         weights::Storing::of(options.precision)?;
         let product = options.product.as_deref().map(dense::Form::named).transpose()?;
@@ -70,7 +71,8 @@ impl Gpu {
         let pipelines = Arc::new(pipeline::Pipelines::new(options.checked_shaders, stored));
         let (options, constants, persistent) = (options.clone(), Arc::default(), Arc::default());
         let tuned = Mutex::new(tuned::Tuned::load(&device.report));
-        let shared = Arc::new(Shared { device, pipelines, constants, persistent, options, nothing });
+        let shared =
+            Arc::new(Shared { device, pipelines, constants, persistent, options, nothing });
         if shared.options.strategy.as_deref() == Some("persistent") {
             recurrent::probe(&shared);
         }
@@ -85,7 +87,8 @@ impl Gpu {
     /// The same device with a choice forced.
     fn with(&self, strategy: Option<String>, product: Option<String>) -> Arc<Shared> {
         let persistent = strategy.as_deref() == Some("persistent");
-        let Shared { device, pipelines, constants, persistent: trust, options, nothing } = &*self.shared;
+        let Shared { device, pipelines, constants, persistent: trust, options, nothing } =
+            &*self.shared;
         let shared = Arc::new(Shared {
             device: Arc::clone(device),
             pipelines: Arc::clone(pipelines),
@@ -106,12 +109,14 @@ impl Gpu {
         tuned.remember(&self.shared.device.report, plan, self.shared.options.precision, choice)
     }
 
-    /// The program with what was tuned for the plan; `None` when nothing was, or it no longer applies.
+    /// The program with what was tuned for the plan; `None` when nothing was, or it no longer
+    /// applies.
     fn compile_tuned(&self, plan: &Arc<Plan>) -> Option<GpuProgram> {
         let tuned = self.tuned.lock().unwrap_or_else(PoisonError::into_inner);
         let choice = tuned.choice(plan, &self.shared.options).cloned();
         drop(tuned);
-        let choice = choice.filter(|choice| choice.strategy.is_some() || choice.product.is_some())?;
+        let choice =
+            choice.filter(|choice| choice.strategy.is_some() || choice.product.is_some())?;
         let shared = self.with(choice.strategy.clone(), choice.product.clone());
         match GpuProgram::compile(&shared, plan) {
             Ok(mut program) => {

@@ -1,16 +1,18 @@
 //! The shaders and the cache of pipelines made from them.
 //!
-//! A shader is one file of `shaders/`, after the files of shared functions that it uses and one file for each of its slots (the
-//! storage of weights is a matter of types, which no constant can change). It is specialised by its `override` constants and by
-//! nothing else. The comment behind an override lists the values that it may take:
+//! A shader is one file of `shaders/`, after the files of shared functions that it uses and one
+//! file for each of its slots (the storage of weights is a matter of types, which no constant can
+//! change). It is specialized by its `override` constants and by nothing else. The comment behind
+//! an override lists the values that it may take:
 //!
 //! ```wgsl
 //! override ACTIVATION: u32 = 0u; // 0..=14
 //! override CLIP: bool = false;
 //! ```
 //!
-//! A value that is not listed is refused here, so the test that specialises every shader for the listed values, without a GPU, has
-//! seen every pipeline that can be asked for. Overrides of type `f32` are free.
+//! A value that is not listed is refused here, so the test that specializes every shader for the
+//! listed values, without a GPU, has seen every pipeline that can be asked for. Overrides of type
+//! `f32` are free.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,8 +30,8 @@ macro_rules! shader_file {
 
 macro_rules! shaders {
     ($($variant:ident = [$($file:literal),+] $(with [$($slot:ident),+])?;)*) => {
-        /// A shader: the last file is its own, the others hold functions that it uses. Behind `with`: the slots that a [`Part`]
-        /// has to fill.
+        /// A shader: the last file is its own, the others hold functions that it uses. Behind
+        /// `with`: the slots that a [`Part`] has to fill.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub(super) enum Shader { $($variant,)* }
 
@@ -58,7 +60,8 @@ macro_rules! shaders {
 
 macro_rules! parts {
     ($($variant:ident = [$($file:literal),+];)*) => {
-        /// What fills a slot of a shader: the last file is its own, the others hold what it shares with other parts.
+        /// What fills a slot of a shader: the last file is its own, the others hold what it shares
+        /// with other parts.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub(super) enum Part { $($variant,)* }
 
@@ -91,7 +94,8 @@ parts! {
 }
 
 /// How weights are stored.
-const WEIGHTS: &[Part] = &[Part::WeightsF32, Part::WeightsF16, Part::WeightsInt8, Part::WeightsTexels];
+const WEIGHTS: &[Part] =
+    &[Part::WeightsF32, Part::WeightsF16, Part::WeightsInt8, Part::WeightsTexels];
 /// How sums over several invocations are folded.
 const REDUCE: &[Part] = &[Part::ReduceWorkgroup, Part::ReduceSubgroup];
 /// How rows of x are read.
@@ -101,10 +105,15 @@ const COOPERATIVE: &[Part] = &[Part::CooperativeHalves, Part::CooperativeFloats]
 /// How terms of a product are loaded.
 const PRODUCTS: &[Part] = &[Part::ProductsPlain, Part::ProductsBroadcast];
 /// The same with the weights of one unit in registers.
-const LOOP_PRODUCTS: &[Part] =
-    &[Part::ProductsPlain, Part::ProductsBroadcast, Part::ProductsRegisters, Part::ProductsRegistersBroadcast];
+const LOOP_PRODUCTS: &[Part] = &[
+    Part::ProductsPlain,
+    Part::ProductsBroadcast,
+    Part::ProductsRegisters,
+    Part::ProductsRegistersBroadcast,
+];
 
-/// The same where invocations share out the terms of a unit, so that there is none to share with its neighbours.
+/// The same where invocations share out the terms of a unit, so that there is none to share with
+/// its neighbors.
 const SPLIT_PRODUCTS: &[Part] = &[Part::ProductsPlain, Part::ProductsRegisters];
 
 shaders! {
@@ -118,7 +127,7 @@ shaders! {
     Fill = ["fill.wgsl"];
     Gather = ["gather.wgsl"];
     Matmul = ["matmul.wgsl"];
-    Quantise = ["quantise.wgsl"];
+    Quantize = ["quantize.wgsl"];
     Reduce = ["reduce.wgsl"];
     ReverseSequence = ["reverse_sequence.wgsl"];
     Select = ["select.wgsl"];
@@ -136,7 +145,7 @@ shaders! {
     RecurrentStages = ["functions.wgsl", "recurrent.wgsl", "recurrent_norm.wgsl", "recurrent_stages.wgsl"] with [WEIGHTS, PRODUCTS];
 }
 
-/// A specialised entry point: what a pipeline is made of, and the key of the cache.
+/// A specialized entry point: what a pipeline is made of, and the key of the cache.
 #[derive(Clone, Debug)]
 pub(super) struct Kernel {
     shader: Shader,
@@ -163,7 +172,8 @@ impl Kernel {
     }
 
     fn key(&self) -> Key {
-        let constants = self.constants.iter().map(|&(name, value)| (name, value.to_bits())).collect();
+        let constants =
+            self.constants.iter().map(|&(name, value)| (name, value.to_bits())).collect();
         Key { shader: self.shader, parts: self.parts.clone(), constants }
     }
 
@@ -216,7 +226,8 @@ impl Pipelines {
         Pipelines { checked, modules: Mutex::default(), pipelines: Mutex::default(), stored }
     }
 
-    /// Makes the pipelines that are missing, as many at a time as there are processors: a driver compiles each for 50 to 500 ms.
+    /// Makes the pipelines that are missing, as many at a time as there are processors: a driver
+    /// compiles each for 50 to 500 ms.
     pub(super) fn make_all<'a>(
         &self,
         device: &Device,
@@ -234,7 +245,8 @@ impl Pipelines {
             }
         }
         let missing: Vec<_> = missing.into_values().collect();
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(missing.len());
+        let threads =
+            std::thread::available_parallelism().map_or(1, usize::from).min(missing.len());
         let next = AtomicUsize::new(0);
         let work = || -> Result<()> {
             while let Some(kernel) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -242,24 +254,40 @@ impl Pipelines {
             }
             Ok(())
         };
-        // The caller is one of the threads. Where the system grants no other, it does the work alone.
+        // The caller is one of the threads. Where the system grants no other, it does the work
+        // alone.
         std::thread::scope(|scope| {
-            let start =
-                |_| std::thread::Builder::new().name("fuselstm-pipelines".into()).spawn_scoped(scope, work).ok();
+            let start = |_| {
+                std::thread::Builder::new()
+                    .name("fuselstm-pipelines".into())
+                    .spawn_scoped(scope, work)
+                    .ok()
+            };
             let others: Vec<_> = (1..threads).filter_map(start).collect();
             let mine = work();
             let died = |_| Err(Error::internal("a thread that compiled pipelines ended early"));
-            others.into_iter().map(|other| other.join().unwrap_or_else(died)).fold(mine, Result::and)
+            others
+                .into_iter()
+                .map(|other| other.join().unwrap_or_else(died))
+                .fold(mine, Result::and)
         })
     }
 
     /// The pipeline of a kernel, made when it is asked for the first time.
-    pub(super) fn get(&self, device: &Device, kernel: &Kernel, meter: &Meter) -> Result<Arc<Pipeline>> {
+    pub(super) fn get(
+        &self,
+        device: &Device,
+        kernel: &Kernel,
+        meter: &Meter,
+    ) -> Result<Arc<Pipeline>> {
         let key = kernel.key();
-        if let Some(pipeline) = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+        if let Some(pipeline) =
+            self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).get(&key)
+        {
             return Ok(Arc::clone(pipeline));
         }
-        // Not under the lock: two threads may make the same pipeline at worst, none waits for another's compilation.
+        // Not under the lock: two threads may make the same pipeline at worst, none waits for
+        // another's compilation.
         let pipeline = Arc::new(self.make(device, kernel).within(|| kernel.to_string())?);
         meter.pipeline();
         let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
@@ -268,9 +296,13 @@ impl Pipelines {
 
     fn make(&self, device: &Device, kernel: &Kernel) -> Result<Pipeline> {
         let slots = kernel.shader.slots();
-        if slots.len() != kernel.parts.len() || slots.iter().zip(&kernel.parts).any(|(slot, part)| !slot.contains(part))
+        if slots.len() != kernel.parts.len()
+            || slots.iter().zip(&kernel.parts).any(|(slot, part)| !slot.contains(part))
         {
-            return Err(Error::internal(format!("its slots cannot be filled with {:?}", kernel.parts)));
+            return Err(Error::internal(format!(
+                "its slots cannot be filled with {:?}",
+                kernel.parts
+            )));
         }
         let overrides: Vec<_> = texts(kernel.shader, &kernel.parts).flat_map(overrides).collect();
         for &(name, value) in &kernel.constants {
@@ -281,18 +313,20 @@ impl Pipelines {
         }
         let module = self.module(device, kernel)?;
         device.guarded(|| {
-            let pipeline = device.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                label: Some(kernel.name()),
-                layout: None,
-                module: &module,
-                entry_point: Some("main"),
-                compilation_options: wgpu::PipelineCompilationOptions {
-                    constants: &kernel.constants,
-                    // No kernel reads workgroup memory that it did not write (0.5 us a workgroup on the software driver).
-                    zero_initialize_workgroup_memory: self.checked,
-                },
-                cache: self.stored.as_ref().map(|stored| &stored.cache),
-            });
+            let pipeline =
+                device.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                    label: Some(kernel.name()),
+                    layout: None,
+                    module: &module,
+                    entry_point: Some("main"),
+                    compilation_options: wgpu::PipelineCompilationOptions {
+                        constants: &kernel.constants,
+                        // No kernel reads workgroup memory that it did not write (0.5 us a workgroup on
+                        // the software driver).
+                        zero_initialize_workgroup_memory: self.checked,
+                    },
+                    cache: self.stored.as_ref().map(|stored| &stored.cache),
+                });
             let layout = pipeline.get_bind_group_layout(0);
             Pipeline { pipeline, layout }
         })
@@ -300,7 +334,8 @@ impl Pipelines {
 
     fn module(&self, device: &Device, kernel: &Kernel) -> Result<wgpu::ShaderModule> {
         let key = (kernel.shader, kernel.parts.clone());
-        if let Some(module) = self.modules.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+        if let Some(module) = self.modules.lock().unwrap_or_else(PoisonError::into_inner).get(&key)
+        {
             return Ok(module.clone());
         }
         // Not under the lock, as in `get`.
@@ -313,10 +348,14 @@ impl Pipelines {
             if self.checked {
                 device.device.create_shader_module(descriptor)
             } else {
-                // SAFETY: the source is this crate's own and fixed; every index in it is bounded by the sizes that the host passes,
-                // every loop ends, and the tests run each kernel both with and without the checks.
+                // SAFETY: the source is this crate's own and fixed; every index in it is bounded by
+                // the sizes that the host passes, every loop ends, and the tests run each kernel
+                // both with and without the checks.
                 unsafe {
-                    device.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+                    device.device.create_shader_module_trusted(
+                        descriptor,
+                        wgpu::ShaderRuntimeChecks::unchecked(),
+                    )
                 }
             }
         })?;
@@ -385,11 +424,15 @@ mod tests {
     use super::*;
 
     fn validator() -> naga::valid::Validator {
-        naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::all())
+        naga::valid::Validator::new(
+            naga::valid::ValidationFlags::all(),
+            naga::valid::Capabilities::all(),
+        )
     }
 
-    /// Assignments of values to overrides: all of them when there are few; else each value of each override, and every pair of
-    /// values of every two overrides that are no long list (activations, which meet nothing but their own switch).
+    /// Assignments of values to overrides: all of them when there are few; else each value of each
+    /// override, and every pair of values of every two overrides that are no long list
+    /// (activations, which meet nothing but their own switch).
     fn assignments(overrides: &[Override]) -> Vec<Vec<(&'static str, f64)>> {
         let listed: Vec<_> = overrides.iter().filter(|o| !o.values.is_empty()).collect();
         let all: usize = listed.iter().map(|o| o.values.len()).product();
@@ -422,7 +465,10 @@ mod tests {
     /// Every way to fill the slots of a shader.
     fn fillings(shader: Shader) -> Vec<Vec<Part>> {
         shader.slots().iter().fold(vec![Vec::new()], |found, slot| {
-            found.iter().flat_map(|f| slot.iter().map(move |&part| [f.as_slice(), &[part]].concat())).collect()
+            found
+                .iter()
+                .flat_map(|f| slot.iter().map(move |&part| [f.as_slice(), &[part]].concat()))
+                .collect()
         })
     }
 
@@ -434,29 +480,43 @@ mod tests {
                 let source: String = texts(shader, &parts).collect();
                 let module = naga::front::wgsl::parse_str(&source)
                     .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&source)));
-                let info =
-                    validator().validate(&module).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&source)));
+                let info = validator()
+                    .validate(&module)
+                    .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&source)));
                 let storage = |space| matches!(space, naga::AddressSpace::Storage { .. });
-                let bound = module.global_variables.iter().filter(|(_, v)| storage(v.space)).count();
-                assert!(bound <= super::super::device::STORAGE_BUFFERS as usize, "{name}: too many bindings");
+                let bound =
+                    module.global_variables.iter().filter(|(_, v)| storage(v.space)).count();
+                assert!(
+                    bound <= super::super::device::STORAGE_BUFFERS as usize,
+                    "{name}: too many bindings"
+                );
                 let declared: Vec<_> = texts(shader, &parts).flat_map(overrides).collect();
-                assert_eq!(declared.len(), module.overrides.len(), "{name}: an override is not on a line of its own");
+                assert_eq!(
+                    declared.len(),
+                    module.overrides.len(),
+                    "{name}: an override is not on a line of its own"
+                );
                 assert_eq!(module.entry_points.len(), 1, "{name} has one entry point");
                 // Parts have no overrides, so the values need to be tried with one filling only.
-                for constants in assignments(&declared).into_iter().take(if index == 0 { usize::MAX } else { 1 }) {
+                for constants in
+                    assignments(&declared).into_iter().take(if index == 0 { usize::MAX } else { 1 })
+                {
                     let chosen = constants.iter().map(|&(n, v)| (n.to_owned(), v)).collect();
                     let entry = Some((naga::ShaderStage::Compute, "main"));
-                    let (special, _) =
-                        naga::back::pipeline_constants::process_overrides(&module, &info, entry, &chosen)
-                            .unwrap_or_else(|e| panic!("{name} {constants:?}: {e}"));
-                    validator().validate(&special).unwrap_or_else(|e| panic!("{name} {constants:?}: {e:?}"));
+                    let (special, _) = naga::back::pipeline_constants::process_overrides(
+                        &module, &info, entry, &chosen,
+                    )
+                    .unwrap_or_else(|e| panic!("{name} {constants:?}: {e}"));
+                    validator()
+                        .validate(&special)
+                        .unwrap_or_else(|e| panic!("{name} {constants:?}: {e:?}"));
                 }
             }
         }
     }
 
-    /// The one shader that the drivers at hand do not take, so far as naga can see to it: written as SPIR-V with the capabilities that
-    /// wgpu grants for its features.
+    /// The one shader that the drivers at hand do not take, so far as naga can see to it: written
+    /// as SPIR-V with the capabilities that wgpu grants for its features.
     #[cfg(any(target_os = "linux", target_os = "windows"))]
     #[test]
     fn cooperative_matrices_compile() {
@@ -467,8 +527,13 @@ mod tests {
             let module = naga::front::wgsl::parse_str(&source).unwrap();
             let info = validator().validate(&module).unwrap();
             let entry = Some((naga::ShaderStage::Compute, "main"));
-            let (special, info) =
-                naga::back::pipeline_constants::process_overrides(&module, &info, entry, &Default::default()).unwrap();
+            let (special, info) = naga::back::pipeline_constants::process_overrides(
+                &module,
+                &info,
+                entry,
+                &Default::default(),
+            )
+            .unwrap();
             let granted = [
                 spv::Capability::Shader,
                 spv::Capability::Matrix,
@@ -482,7 +547,8 @@ mod tests {
                 capabilities: Some(granted.into_iter().collect()),
                 ..spv::Options::default()
             };
-            let words = spv::write_vec(&special, &info, &options, None).unwrap_or_else(|e| panic!("{parts:?}: {e}"));
+            let words = spv::write_vec(&special, &info, &options, None)
+                .unwrap_or_else(|e| panic!("{parts:?}: {e}"));
             assert!(words.len() > 1000, "{parts:?}");
         }
     }
@@ -491,7 +557,8 @@ mod tests {
     fn missing_pipelines_are_made_together_and_once() {
         let Some(gpu) = super::super::testing::gpu() else { return };
         let (pipelines, meter) = (Pipelines::new(true, None), Meter::default());
-        let mut kernels: Vec<_> = [Shader::Fill, Shader::Copy, Shader::Select, Shader::Fill].map(Kernel::new).into();
+        let mut kernels: Vec<_> =
+            [Shader::Fill, Shader::Copy, Shader::Select, Shader::Fill].map(Kernel::new).into();
         let device = &gpu.shared.device;
         pipelines.make_all(device, kernels.iter(), &meter).unwrap();
         assert_eq!(meter.take().0, 3);

@@ -62,9 +62,13 @@ impl GpuProgram {
         GpuProgram::compile_as(shared, plan, None)
     }
 
-    /// As [`GpuProgram::compile`]; a `trial` uses the persistent strategy with this way to look, and fails where another program
-    /// would fall back.
-    pub(super) fn compile_as(shared: &Arc<Shared>, plan: &Arc<Plan>, trial: Option<Look>) -> Result<GpuProgram> {
+    /// As [`GpuProgram::compile`]; a `trial` uses the persistent strategy with this way to look,
+    /// and fails where another program would fall back.
+    pub(super) fn compile_as(
+        shared: &Arc<Shared>,
+        plan: &Arc<Plan>,
+        trial: Option<Look>,
+    ) -> Result<GpuProgram> {
         let meter = Meter::default();
         let mut segments = Vec::new();
         let mut recorder = Recorder::new(shared, plan, &meter);
@@ -83,7 +87,11 @@ impl GpuProgram {
             }
         }
         let graph = &plan.graph;
-        let wanted = graph.outputs.iter().map(|port| port.value).chain(graph.states.iter().map(|state| state.next));
+        let wanted = graph
+            .outputs
+            .iter()
+            .map(|port| port.value)
+            .chain(graph.states.iter().map(|state| state.next));
         let (last, memory, mut notes) = recorder.finish(wanted);
         segments.push(last);
         let segments = record::prepare(shared, &meter, segments)?;
@@ -127,13 +135,17 @@ impl GpuProgram {
     async fn drive(&mut self, io: Io<'_>, waiting: Waiting) -> Result<()> {
         let Io { inputs, states, outputs } = io;
         self.stalled = false;
-        let done = self.attempt(Io { inputs, states: &mut *states, outputs: &mut *outputs }, waiting).await;
+        let done = self
+            .attempt(Io { inputs, states: &mut *states, outputs: &mut *outputs }, waiting)
+            .await;
         if !self.stalled || self.trial.is_some() {
             return done;
         }
         // Nothing was delivered: the inputs and the states are as they were.
         let reason = "the workgroups of the strategy persistent did not all run at the same time";
-        log::warn!("gpu: {reason}: the run is done again by steps, as are the later ones of this session");
+        log::warn!(
+            "gpu: {reason}: the run is done again by steps, as are the later ones of this session"
+        );
         self.shared.persistent.refuse(reason);
         let replacements = self.replacements + 1;
         *self = GpuProgram { replacements, ..GpuProgram::compile(&self.shared, &self.plan)? };
@@ -164,7 +176,8 @@ impl GpuProgram {
                 HostValue::Ready(tensor) => Some(tensor),
                 HostValue::Computed(id) => self.host.get(&id).cloned(),
             };
-            let tensor = tensor.ok_or_else(|| Error::internal("an output that nothing computes"))?;
+            let tensor =
+                tensor.ok_or_else(|| Error::internal("an output that nothing computes"))?;
             match target {
                 Target::Output(index) => outputs[index] = tensor,
                 Target::State(index) => states[index] = tensor,
@@ -178,10 +191,14 @@ impl GpuProgram {
     /// Outputs and states that do not come from the device, before any of them is overwritten.
     fn host_results(&self, io: &Io<'_>) -> Vec<(Target, HostValue)> {
         let graph = &self.plan.graph;
-        let outputs = graph.outputs.iter().enumerate().map(|(i, port)| (Target::Output(i), port.value));
-        let written = graph.states.iter().enumerate().filter(|(_, state)| state.next != state.value);
+        let outputs =
+            graph.outputs.iter().enumerate().map(|(i, port)| (Target::Output(i), port.value));
+        let written =
+            graph.states.iter().enumerate().filter(|(_, state)| state.next != state.value);
         let states = written.map(|(i, state)| (Target::State(i), state.next));
-        let downloaded = |id: ValueId| self.segments.last().is_some_and(|s| s.downloads.iter().any(|(d, _)| *d == id));
+        let downloaded = |id: ValueId| {
+            self.segments.last().is_some_and(|s| s.downloads.iter().any(|(d, _)| *d == id))
+        };
         let mut found = Vec::new();
         for (target, id) in outputs.chain(states).filter(|&(_, id)| !downloaded(id)) {
             let value = match given(&self.plan, id, io.inputs, io.states) {
@@ -204,7 +221,8 @@ impl GpuProgram {
         if !segment.uploads.is_empty() || !segment.commands.is_empty() || segment.reads_back() {
             for &(id, limit) in &segment.checks {
                 let tensor = given(&self.plan, id, inputs, states);
-                let tensor = tensor.ok_or_else(|| Error::internal("positions that are not on the host"))?;
+                let tensor =
+                    tensor.ok_or_else(|| Error::internal("positions that are not on the host"))?;
                 super::record::in_range(tensor, limit).within(|| name(&self.plan.graph, id))?;
             }
             self.upload(segment, inputs, states)?;
@@ -226,16 +244,23 @@ impl GpuProgram {
 
     /// Writes what the segment needs from the host into the mapped staging buffer.
     fn upload(&mut self, segment: &Segment, inputs: &[Tensor], states: &[Tensor]) -> Result<()> {
-        let Some(buffer) = self.staging.upload.as_ref().filter(|_| !segment.uploads.is_empty()) else { return Ok(()) };
+        let Some(buffer) = self.staging.upload.as_ref().filter(|_| !segment.uploads.is_empty())
+        else {
+            return Ok(());
+        };
         if !self.staging.writable.swap(false, Ordering::AcqRel) {
-            return Err(Error::device("the upload buffer was not mapped again; an earlier run failed"));
+            return Err(Error::device(
+                "the upload buffer was not mapped again; an earlier run failed",
+            ));
         }
         let mut scratch = Vec::new();
         let written = place(&segment.uploads).try_for_each(|(id, view, offset)| {
             let tensor = given(&self.plan, id, inputs, states).or_else(|| self.host.get(&id));
-            let tensor =
-                tensor.ok_or_else(|| Error::internal("a value that is neither on the host nor on the device"))?;
-            let bytes = buffers::to_bytes(tensor, &mut scratch).within(|| name(&self.plan.graph, id))?;
+            let tensor = tensor.ok_or_else(|| {
+                Error::internal("a value that is neither on the host nor on the device")
+            })?;
+            let bytes =
+                buffers::to_bytes(tensor, &mut scratch).within(|| name(&self.plan.graph, id))?;
             if bytes.is_empty() {
                 return Ok(());
             }
@@ -263,7 +288,8 @@ impl GpuProgram {
     /// Records the segment into one command buffer and submits it.
     fn submit(&mut self, segment: &Segment) -> Result<wgpu::SubmissionIndex> {
         let device = &self.shared.device;
-        let mut encoder = device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut encoder =
+            device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         if let Some(buffer) = &self.staging.upload {
             self.clock.iter_mut().for_each(|clock| clock.mark(&mut encoder, Phase::Upload));
             for (_, view, offset) in place(&segment.uploads) {
@@ -292,7 +318,12 @@ impl GpuProgram {
     }
 
     /// Takes the results out of the mapped staging buffer to wherever they are wanted.
-    fn download(&mut self, segment: &Segment, states: &mut [Tensor], outputs: &mut [Tensor]) -> Result<()> {
+    fn download(
+        &mut self,
+        segment: &Segment,
+        states: &mut [Tensor],
+        outputs: &mut [Tensor],
+    ) -> Result<()> {
         let Some(buffer) = self.staging.readback.as_ref().filter(|_| segment.reads_back()) else {
             return Ok(());
         };
@@ -306,12 +337,17 @@ impl GpuProgram {
                 let word = buffer.get_mapped_range(offset..offset + 4).map_err(mapping)?;
                 if word.iter().any(|&byte| byte != 0) {
                     self.stalled = true;
-                    return Err(Error::device("workgroups that wait for one another did not all run"));
+                    return Err(Error::device(
+                        "workgroups that wait for one another did not all run",
+                    ));
                 }
             }
             for (id, view, offset) in place(&segment.downloads) {
-                let (Some(value), Some(shape)) = (plan.graph.get(id), plan.shape(id)) else { continue };
-                let mapped = buffer.get_mapped_range(offset..offset + view.size).map_err(mapping)?;
+                let (Some(value), Some(shape)) = (plan.graph.get(id), plan.shape(id)) else {
+                    continue;
+                };
+                let mapped =
+                    buffer.get_mapped_range(offset..offset + view.size).map_err(mapping)?;
                 let bytes = if element_count(shape)? == 0 { &[][..] } else { &mapped[..] };
                 if segment.host.is_some() {
                     let mut tensor = Tensor::scalar(0.0f32);
@@ -319,10 +355,17 @@ impl GpuProgram {
                     self.host.insert(id, tensor);
                     continue;
                 }
-                let ports = plan.graph.outputs.iter().zip(outputs.iter_mut()).filter(|(port, _)| port.value == id);
+                let ports = plan
+                    .graph
+                    .outputs
+                    .iter()
+                    .zip(outputs.iter_mut())
+                    .filter(|(port, _)| port.value == id);
                 let slots = plan.graph.states.iter().zip(states.iter_mut());
-                let slots = slots.filter(|(state, _)| state.next == id && state.next != state.value);
-                for tensor in ports.map(|(_, tensor)| tensor).chain(slots.map(|(_, tensor)| tensor)) {
+                let slots =
+                    slots.filter(|(state, _)| state.next == id && state.next != state.value);
+                for tensor in ports.map(|(_, tensor)| tensor).chain(slots.map(|(_, tensor)| tensor))
+                {
                     buffers::read_into(tensor, value.ty.dtype, shape, bytes)?;
                 }
             }
@@ -336,21 +379,28 @@ impl GpuProgram {
     /// Computes one node on the host.
     fn host_node(&mut self, index: usize, inputs: &[Tensor], states: &[Tensor]) -> Result<()> {
         let graph = Arc::clone(&self.plan.graph);
-        let Some(node) = graph.nodes.get(index) else { return Err(Error::internal("a step without a node")) };
+        let Some(node) = graph.nodes.get(index) else {
+            return Err(Error::internal("a step without a node"));
+        };
         let mut operands = Vec::with_capacity(node.inputs.len());
         for &id in &node.inputs {
             operands.push(match id {
                 None => None,
                 Some(id) => {
-                    let value = graph.get(id).ok_or_else(|| Error::internal("a value that does not exist"))?;
-                    let tensor = given(&self.plan, id, inputs, states).or_else(|| self.host.get(&id));
-                    let tensor = tensor.ok_or_else(|| Error::internal("an operand that is not on the host"))?;
+                    let value = graph
+                        .get(id)
+                        .ok_or_else(|| Error::internal("a value that does not exist"))?;
+                    let tensor =
+                        given(&self.plan, id, inputs, states).or_else(|| self.host.get(&id));
+                    let tensor = tensor
+                        .ok_or_else(|| Error::internal("an operand that is not on the host"))?;
                     Some((tensor, &value.ty))
                 }
             });
         }
         let types: Vec<_> = node.outputs.iter().map(|&id| Some(&graph.get(id?)?.ty)).collect();
-        let results = crate::eval::evaluate(&node.op, &operands, &types).within(|| node.name.clone())?;
+        let results =
+            crate::eval::evaluate(&node.op, &operands, &types).within(|| node.name.clone())?;
         for (id, tensor) in node.outputs.iter().zip(results) {
             if let (Some(id), Some(tensor)) = (id, tensor) {
                 self.host.insert(*id, tensor);
@@ -360,7 +410,8 @@ impl GpuProgram {
     }
 }
 
-/// Records the layers of a stack where the plan computes the last of them: as a wave, or each on its own.
+/// Records the layers of a stack where the plan computes the last of them: as a wave, or each on
+/// its own.
 fn record_stack(
     recorder: &mut Recorder<'_>,
     position: usize,
@@ -381,16 +432,26 @@ fn dispatches(segments: &[Segment]) -> String {
     let count = |phase: Phase| -> u64 {
         let commands = segments.iter().flat_map(|segment| &segment.commands);
         let of = |command: &Command| match command {
-            Command::Dispatch(dispatch) if dispatch.phase == phase => u64::from(dispatch.repeat.count),
-            Command::Rounds(dispatches) => {
-                dispatches.iter().filter(|d| d.phase == phase).map(|d| u64::from(d.repeat.count)).sum()
+            Command::Dispatch(dispatch) if dispatch.phase == phase => {
+                u64::from(dispatch.repeat.count)
             }
-            Command::Dispatch(_) | Command::Copy(..) | Command::CopyRows(..) | Command::Clear(_) => 0,
+            Command::Rounds(dispatches) => dispatches
+                .iter()
+                .filter(|d| d.phase == phase)
+                .map(|d| u64::from(d.repeat.count))
+                .sum(),
+            Command::Dispatch(_)
+            | Command::Copy(..)
+            | Command::CopyRows(..)
+            | Command::Clear(_) => 0,
         };
         commands.map(of).sum()
     };
-    let [projection, recurrence, other] = [Phase::Projection, Phase::Recurrence, Phase::Other].map(count);
-    format!("dispatches: {projection} for input products, {recurrence} for recurrences, {other} for other ops")
+    let [projection, recurrence, other] =
+        [Phase::Projection, Phase::Recurrence, Phase::Other].map(count);
+    format!(
+        "dispatches: {projection} for input products, {recurrence} for recurrences, {other} for other ops"
+    )
 }
 
 /// Where a result goes.
@@ -406,10 +467,19 @@ enum HostValue {
 }
 
 /// A value that is there before the run: known, an input or a state.
-fn given<'a>(plan: &'a Plan, id: ValueId, inputs: &'a [Tensor], states: &'a [Tensor]) -> Option<&'a Tensor> {
+fn given<'a>(
+    plan: &'a Plan,
+    id: ValueId,
+    inputs: &'a [Tensor],
+    states: &'a [Tensor],
+) -> Option<&'a Tensor> {
     let graph = &plan.graph;
-    let input = || graph.inputs.iter().position(|port| port.value == id).and_then(|index| inputs.get(index));
-    let state = || graph.states.iter().position(|state| state.value == id).and_then(|index| states.get(index));
+    let input = || {
+        graph.inputs.iter().position(|port| port.value == id).and_then(|index| inputs.get(index))
+    };
+    let state = || {
+        graph.states.iter().position(|state| state.value == id).and_then(|index| states.get(index))
+    };
     plan.known(id).or_else(|| graph.constant(id)).or_else(input).or_else(state)
 }
 
@@ -441,8 +511,13 @@ fn map(buffer: &wgpu::Buffer, mode: wgpu::MapMode, mapped: &Arc<AtomicBool>) {
     buffer.map_async(mode, .., move |result| mapped.store(result.is_ok(), Ordering::Release));
 }
 
-/// Encodes the commands, with the clock's marks between phases, and returns the number of dispatches.
-fn encode(encoder: &mut wgpu::CommandEncoder, commands: &[Command], mut clock: Option<&mut Clock>) -> u64 {
+/// Encodes the commands, with the clock's marks between phases, and returns the number of
+/// dispatches.
+fn encode(
+    encoder: &mut wgpu::CommandEncoder,
+    commands: &[Command],
+    mut clock: Option<&mut Clock>,
+) -> u64 {
     let mut dispatches = 0;
     let mut pass: Option<wgpu::ComputePass<'static>> = None;
     for command in commands {
@@ -453,7 +528,13 @@ fn encode(encoder: &mut wgpu::CommandEncoder, commands: &[Command], mut clock: O
         match command {
             Command::Copy(from, to) => {
                 drop(pass.take());
-                encoder.copy_buffer_to_buffer(&from.buffer, from.offset, &to.buffer, to.offset, to.size);
+                encoder.copy_buffer_to_buffer(
+                    &from.buffer,
+                    from.offset,
+                    &to.buffer,
+                    to.offset,
+                    to.size,
+                );
             }
             Command::CopyRows((from, from_row), (to, to_row), rows, bytes) => {
                 drop(pass.take());
@@ -467,8 +548,9 @@ fn encode(encoder: &mut wgpu::CommandEncoder, commands: &[Command], mut clock: O
                 encoder.clear_buffer(&view.buffer, view.offset, Some(view.size));
             }
             Command::Dispatch(dispatch) => {
-                let pass =
-                    pass.get_or_insert_with(|| encoder.begin_compute_pass(&Default::default()).forget_lifetime());
+                let pass = pass.get_or_insert_with(|| {
+                    encoder.begin_compute_pass(&Default::default()).forget_lifetime()
+                });
                 pass.set_pipeline(&dispatch.pipeline.pipeline);
                 pass.set_bind_group(0, &dispatch.bindings, &[]);
                 pass.set_immediates(0, bytemuck::cast_slice(&dispatch.params));
@@ -484,14 +566,22 @@ fn encode(encoder: &mut wgpu::CommandEncoder, commands: &[Command], mut clock: O
                 }
             }
             Command::Rounds(stages) => {
-                let pass =
-                    pass.get_or_insert_with(|| encoder.begin_compute_pass(&Default::default()).forget_lifetime());
+                let pass = pass.get_or_insert_with(|| {
+                    encoder.begin_compute_pass(&Default::default()).forget_lifetime()
+                });
                 for round in 0..stages.first().map_or(0, |stage| stage.repeat.count) {
-                    for Dispatch { pipeline, bindings, params, groups: [x, y, z], repeat, .. } in stages {
+                    for Dispatch {
+                        pipeline, bindings, params, groups: [x, y, z], repeat, ..
+                    } in stages
+                    {
                         pass.set_pipeline(&pipeline.pipeline);
                         pass.set_bind_group(0, bindings, &[]);
                         pass.set_immediates(0, bytemuck::cast_slice(params));
-                        let word = params.get(repeat.word).copied().unwrap_or(0).wrapping_add(round * repeat.step);
+                        let word = params
+                            .get(repeat.word)
+                            .copied()
+                            .unwrap_or(0)
+                            .wrapping_add(round * repeat.step);
                         pass.set_immediates(4 * repeat.word as u32, &word.to_ne_bytes());
                         pass.dispatch_workgroups(*x, *y, *z);
                         dispatches += 1;
@@ -505,8 +595,9 @@ fn encode(encoder: &mut wgpu::CommandEncoder, commands: &[Command], mut clock: O
 
 impl Staging {
     fn new(shared: &Shared, meter: &Meter, segments: &[Segment]) -> Result<Staging> {
-        let total =
-            |transfers: &[(ValueId, View)]| transfers.iter().map(|(_, v)| buffers::aligned(v.size)).sum::<u64>();
+        let total = |transfers: &[(ValueId, View)]| {
+            transfers.iter().map(|(_, v)| buffers::aligned(v.size)).sum::<u64>()
+        };
         let upload = segments.iter().map(|s| total(&s.uploads)).max().unwrap_or(0);
         let guards = |s: &Segment| s.guards.len() as u64 * buffers::ALIGNMENT;
         let readback = segments.iter().map(|s| total(&s.downloads) + guards(s)).max().unwrap_or(0);
@@ -516,15 +607,17 @@ impl Staging {
         };
         let upload = make(upload, wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC)?;
         let readback = make(readback, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)?;
-        let staging = Staging { upload, readback, writable: Arc::default(), readable: Arc::default() };
+        let staging =
+            Staging { upload, readback, writable: Arc::default(), readable: Arc::default() };
         if let Some(buffer) = &staging.upload {
             map(buffer, wgpu::MapMode::Write, &staging.writable);
             // Nothing uses the buffer yet, so the next poll maps it.
-            let polled = shared
-                .device
-                .device
-                .poll(wgpu::PollType::Wait { submission_index: None, timeout: Some(shared.device.patience()) });
-            polled.map_err(|error| Error::device("the device does not answer").with_source(error))?;
+            let polled = shared.device.device.poll(wgpu::PollType::Wait {
+                submission_index: None,
+                timeout: Some(shared.device.patience()),
+            });
+            polled
+                .map_err(|error| Error::device("the device does not answer").with_source(error))?;
         }
         Ok(staging)
     }
@@ -535,7 +628,8 @@ struct Finished {
     state: Arc<Mutex<Waited>>,
 }
 
-/// What the waiting thread and the future share: the result when it is there, and whom to wake for it.
+/// What the waiting thread and the future share: the result when it is there, and whom to wake for
+/// it.
 type Waited = (Option<Result<()>>, Option<Waker>);
 
 impl Finished {
@@ -552,7 +646,9 @@ impl Finished {
                     waker.wake();
                 }
             })
-            .map_err(|error| Error::device("no thread to wait for the device").with_source(error))?;
+            .map_err(|error| {
+                Error::device("no thread to wait for the device").with_source(error)
+            })?;
         Ok(Finished { state })
     }
 }
@@ -577,7 +673,10 @@ impl Program for GpuProgram {
         pollster::block_on(self.drive(io, Waiting::Blocking))
     }
 
-    fn run_async<'a>(&'a mut self, io: Io<'a>) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>> {
+    fn run_async<'a>(
+        &'a mut self,
+        io: Io<'a>,
+    ) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>> {
         Box::pin(self.drive(io, Waiting::Async))
     }
 

@@ -1,4 +1,5 @@
-//! What an op sees while it records itself: its operands and results on the device, and the list of commands.
+//! What an op sees while it records itself: its operands and results on the device, and the list of
+//! commands.
 
 use std::sync::Arc;
 
@@ -37,7 +38,8 @@ impl Operand {
 
 /// A size as kernels take it.
 pub(super) fn count(n: usize) -> Result<u32> {
-    u32::try_from(n).map_err(|_| Error::limit(format!("{n} elements; the gpu backend counts to 2^32")))
+    u32::try_from(n)
+        .map_err(|_| Error::limit(format!("{n} elements; the gpu backend counts to 2^32")))
 }
 
 /// The context of recording: memory, operands, commands.
@@ -83,7 +85,8 @@ impl<'a> Recorder<'a> {
         operand.ok_or_else(|| Error::graph(format!("operand {slot} is missing")))
     }
 
-    /// The operand in an input slot, on the device: uploaded or made resident when it is not there yet.
+    /// The operand in an input slot, on the device: uploaded or made resident when it is not there
+    /// yet.
     pub(super) fn optional_input(&mut self, node: &Node, slot: usize) -> Result<Option<Operand>> {
         let Some(id) = node.input(slot) else { return Ok(None) };
         let (shape, dtype, word) = self.describe(id)?;
@@ -91,9 +94,12 @@ impl<'a> Recorder<'a> {
             return Ok(Some(Operand { view, shape, dtype, word }));
         }
         let view = match self.plan.known(id).or_else(|| self.plan.graph.constant(id)) {
-            Some(tensor) => self.shared.constants.tensor(&self.shared.device, self.meter, tensor)?,
+            Some(tensor) => {
+                self.shared.constants.tensor(&self.shared.device, self.meter, tensor)?
+            }
             None => {
-                // The copy is made before the segment's commands, so nothing in the segment may have used the memory.
+                // The copy is made before the segment's commands, so nothing in the segment may
+                // have used the memory.
                 let size = buffers::bytes(element_count(&shape)?);
                 let view = self.blocks.take(&self.shared.device, self.meter, size, true)?;
                 self.segment.uploads.push((id, view.clone()));
@@ -104,19 +110,24 @@ impl<'a> Recorder<'a> {
         Ok(Some(Operand { view, shape, dtype, word }))
     }
 
-    /// Has every number of an integer operand checked to be in `0..limit` before the commands run: kernels use it as a position.
+    /// Has every number of an integer operand checked to be in `0..limit` before the commands run:
+    /// kernels use it as a position.
     ///
     /// # Errors
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) for numbers that the device computes, which nobody could refuse in time.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for numbers that the device computes, which
+    /// nobody could refuse in time.
     pub(super) fn check_range(&mut self, node: &Node, slot: usize, limit: usize) -> Result<()> {
         let Some(id) = node.input(slot) else { return Ok(()) };
         let graph = &self.plan.graph;
         if let Some(tensor) = self.plan.known(id).or_else(|| graph.constant(id)) {
             return in_range(tensor, limit);
         }
-        let given = graph.inputs.iter().any(|port| port.value == id) || graph.states.iter().any(|s| s.value == id);
+        let given = graph.inputs.iter().any(|port| port.value == id)
+            || graph.states.iter().any(|s| s.value == id);
         if !given {
-            return Err(Error::unsupported("positions that are computed from data are the host's to check"));
+            return Err(Error::unsupported(
+                "positions that are computed from data are the host's to check",
+            ));
         }
         self.segment.checks.push((id, limit));
         Ok(())
@@ -139,7 +150,8 @@ impl<'a> Recorder<'a> {
         Ok(Some(Operand { view, shape, dtype, word }))
     }
 
-    /// Makes `view` the result in an output slot: a part of memory that another result of the node, or an operand, lives in.
+    /// Makes `view` the result in an output slot: a part of memory that another result of the node,
+    /// or an operand, lives in.
     pub(super) fn place_output(&mut self, node: &Node, slot: usize, view: &View) -> Result<()> {
         let Some(id) = node.output(slot) else { return Ok(()) };
         let (shape, ..) = self.describe(id)?;
@@ -168,13 +180,13 @@ impl<'a> Recorder<'a> {
         self.blocks.take(&self.shared.device, self.meter, bytes.max(4), true)
     }
 
-    /// Has a word read back with the results. When it is not 0, these commands could not do their work: the run is done again by a
-    /// program without the persistent strategy.
+    /// Has a word read back with the results. When it is not 0, these commands could not do their
+    /// work: the run is done again by a program without the persistent strategy.
     pub(super) fn guard(&mut self, word: &View) {
         self.segment.guards.push(word.clone());
     }
 
-    /// A view for a binding that the specialised kernel does not read.
+    /// A view for a binding that the specialized kernel does not read.
     pub(super) fn unused(&self) -> &View {
         &self.shared.nothing
     }
@@ -199,11 +211,18 @@ impl<'a> Recorder<'a> {
         match owners {
             [] => Err(Error::internal("weights without an owner")),
             [owner] => self.weights(owner, layout.to_owned(), words),
-            owners => self.shared.constants.get_joined(&self.shared.device, self.meter, owners, layout, words),
+            owners => self.shared.constants.get_joined(
+                &self.shared.device,
+                self.meter,
+                owners,
+                layout,
+                words,
+            ),
         }
     }
 
-    /// A matrix of weights as [`Storing`](super::weights::Storing) makes it, in the form that the device loads fastest.
+    /// A matrix of weights as [`Storing`](super::weights::Storing) makes it, in the form that the
+    /// device loads fastest.
     pub(super) fn matrix<T: std::any::Any + Send + Sync>(
         &self,
         owners: &[Arc<T>],
@@ -224,15 +243,16 @@ impl<'a> Recorder<'a> {
 
     // ---- commands ----
 
-    /// Groups of `size` invocations that cover `n`, folded over two axes where one does not reach. The kernel computes its index as
-    /// `id.x + id.y * groups.x * size`.
+    /// Groups of `size` invocations that cover `n`, folded over two axes where one does not reach.
+    /// The kernel computes its index as `id.x + id.y * groups.x * size`.
     pub(super) fn linear(&self, n: u32, size: u32) -> [u32; 3] {
         let groups = n.div_ceil(size);
         let most = self.shared.device.limits.max_compute_workgroups_per_dimension;
         [groups.min(most), groups.div_ceil(most), 1]
     }
 
-    /// Records a dispatch; nothing when there are no groups. `bindings` in the order of the shader's binding numbers from 0.
+    /// Records a dispatch; nothing when there are no groups. `bindings` in the order of the
+    /// shader's binding numbers from 0.
     pub(super) fn dispatch(
         &mut self,
         kernel: &Kernel,
@@ -273,8 +293,9 @@ impl<'a> Recorder<'a> {
         if kernels.iter().any(|(_, groups)| groups.contains(&0)) || repeat.count == 0 {
             return Ok(());
         }
-        let each =
-            kernels.iter().map(|(kernel, groups)| self.planned(kernel, bindings, params, *groups, repeat, phase));
+        let each = kernels
+            .iter()
+            .map(|(kernel, groups)| self.planned(kernel, bindings, params, *groups, repeat, phase));
         let dispatches = each.collect::<Result<Vec<_>>>()?;
         self.segment.commands.push(Command::Rounds(dispatches));
         Ok(())
@@ -292,15 +313,26 @@ impl<'a> Recorder<'a> {
         let device = &self.shared.device;
         let most = device.limits.max_compute_workgroups_per_dimension;
         if let Some(&groups) = groups.iter().find(|&&g| g > most) {
-            return Err(Error::limit(format!("{groups} workgroups on an axis, the adapter allows {most}")));
+            return Err(Error::limit(format!(
+                "{groups} workgroups on an axis, the adapter allows {most}"
+            )));
         }
         let most = device.limits.max_storage_buffer_binding_size;
         if let Some(view) = bindings.iter().find(|v| v.size > most && !v.is_texels()) {
             let size = view.size;
-            return Err(Error::limit(format!("a binding of {size} bytes is needed, the adapter allows {most}")));
+            return Err(Error::limit(format!(
+                "a binding of {size} bytes is needed, the adapter allows {most}"
+            )));
         }
         let bindings = bindings.iter().map(|&view| view.clone()).collect();
-        Ok(Planned { kernel: kernel.clone(), bindings, params: params.to_vec(), groups, repeat, phase })
+        Ok(Planned {
+            kernel: kernel.clone(),
+            bindings,
+            params: params.to_vec(),
+            groups,
+            repeat,
+            phase,
+        })
     }
 
     /// Records a copy of `from` over the beginning of `to`, which lies in another block.
@@ -310,8 +342,15 @@ impl<'a> Recorder<'a> {
         Ok(())
     }
 
-    /// Records a copy of rows of `bytes` between two layouts, each a view and the bytes from row to row.
-    pub(super) fn copy_rows(&mut self, from: (&View, u64), to: (&View, u64), rows: usize, bytes: u64) {
+    /// Records a copy of rows of `bytes` between two layouts, each a view and the bytes from row to
+    /// row.
+    pub(super) fn copy_rows(
+        &mut self,
+        from: (&View, u64),
+        to: (&View, u64),
+        rows: usize,
+        bytes: u64,
+    ) {
         let (from, to) = ((from.0.clone(), from.1), (to.0.clone(), to.1));
         self.segment.commands.push(Command::CopyRows(from, to, rows, bytes));
     }
@@ -323,7 +362,8 @@ impl<'a> Recorder<'a> {
 
     // ---- the program around the ops ----
 
-    /// Records one step of the plan with `record`; a node that the device cannot run goes to the host.
+    /// Records one step of the plan with `record`; a node that the device cannot run goes to the
+    /// host.
     pub(super) fn step(
         &mut self,
         position: usize,
@@ -332,7 +372,9 @@ impl<'a> Recorder<'a> {
         segments: &mut Vec<Segment<Planned>>,
     ) -> Result<()> {
         let graph = Arc::clone(&self.plan.graph);
-        let Some(node) = graph.nodes.get(node_index) else { return Err(Error::internal("a step without a node")) };
+        let Some(node) = graph.nodes.get(node_index) else {
+            return Err(Error::internal("a step without a node"));
+        };
         let (commands, guards) = (self.segment.commands.len(), self.segment.guards.len());
         let recorded = record(self, node);
         for view in std::mem::take(&mut self.scratch) {
@@ -346,7 +388,8 @@ impl<'a> Recorder<'a> {
                 for id in std::mem::take(&mut self.fresh) {
                     self.forget(id);
                 }
-                self.notes.push(format!("{} runs on the host: {error}", node_name(node, node_index)));
+                self.notes
+                    .push(format!("{} runs on the host: {error}", node_name(node, node_index)));
                 self.host_step(node, node_index, segments);
             }
             Err(error) => return Err(error).within(|| node_name(node, node_index)),
@@ -411,14 +454,21 @@ impl<'a> Recorder<'a> {
     fn release_after(&mut self, position: usize, node: &Node) {
         for id in node.inputs.iter().chain(&node.outputs).flatten() {
             let Some(value) = self.plan.values.get(id.index()) else { continue };
-            if !value.kept && !self.held.contains(id) && value.last_use.is_none_or(|last| last <= position) {
+            if !value.kept
+                && !self.held.contains(id)
+                && value.last_use.is_none_or(|last| last <= position)
+            {
                 self.forget(*id);
             }
         }
     }
 
-    /// Ends the program: reads back what the caller wants, and returns the last segment and the bytes of device memory.
-    pub(super) fn finish(mut self, wanted: impl Iterator<Item = ValueId>) -> (Segment<Planned>, u64, Vec<String>) {
+    /// Ends the program: reads back what the caller wants, and returns the last segment and the
+    /// bytes of device memory.
+    pub(super) fn finish(
+        mut self,
+        wanted: impl Iterator<Item = ValueId>,
+    ) -> (Segment<Planned>, u64, Vec<String>) {
         for id in wanted {
             self.download(id);
         }
@@ -426,10 +476,16 @@ impl<'a> Recorder<'a> {
     }
 
     fn describe(&self, id: ValueId) -> Result<(Vec<usize>, DType, Word)> {
-        let value = self.plan.graph.get(id).ok_or_else(|| Error::internal("a value that does not exist"))?;
-        let shape = self.plan.shape(id).ok_or_else(|| Error::unsupported("a shape depends on data"))?;
+        let value = self
+            .plan
+            .graph
+            .get(id)
+            .ok_or_else(|| Error::internal("a value that does not exist"))?;
+        let shape =
+            self.plan.shape(id).ok_or_else(|| Error::unsupported("a shape depends on data"))?;
         let dtype = value.ty.dtype;
-        let word = Word::of(dtype).ok_or_else(|| Error::unsupported(format!("{dtype} has no type on the device")))?;
+        let word = Word::of(dtype)
+            .ok_or_else(|| Error::unsupported(format!("{dtype} has no type on the device")))?;
         Ok((shape.to_vec(), dtype, word))
     }
 
@@ -450,8 +506,13 @@ impl<'a> Recorder<'a> {
     }
 }
 
-/// Makes what the dispatches of a program need: all pipelines that are missing at the same time, then the bind groups.
-pub(super) fn prepare(shared: &Shared, meter: &Meter, segments: Vec<Segment<Planned>>) -> Result<Vec<Segment>> {
+/// Makes what the dispatches of a program need: all pipelines that are missing at the same time,
+/// then the bind groups.
+pub(super) fn prepare(
+    shared: &Shared,
+    meter: &Meter,
+    segments: Vec<Segment<Planned>>,
+) -> Result<Vec<Segment>> {
     let commands = segments.iter().flat_map(|segment| &segment.commands);
     let planned = commands.flat_map(|command| match command {
         Command::Dispatch(planned) => std::slice::from_ref(planned),
@@ -497,7 +558,14 @@ fn bind(shared: &Shared, meter: &Meter, planned: Planned) -> Result<Dispatch> {
             entries: &entries,
         })
     });
-    Ok(Dispatch { pipeline, bindings: bindings.within(|| kernel.to_string())?, params, groups, repeat, phase })
+    Ok(Dispatch {
+        pipeline,
+        bindings: bindings.within(|| kernel.to_string())?,
+        params,
+        groups,
+        repeat,
+        phase,
+    })
 }
 
 /// Every number is in `0..limit`.
@@ -510,5 +578,9 @@ pub(super) fn in_range(tensor: &Tensor, limit: usize) -> Result<()> {
 }
 
 fn node_name(node: &Node, index: usize) -> String {
-    if node.name.is_empty() { format!("node {index}") } else { format!("node {index} ({})", node.name) }
+    if node.name.is_empty() {
+        format!("node {index}")
+    } else {
+        format!("node {index} ({})", node.name)
+    }
 }

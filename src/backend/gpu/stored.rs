@@ -1,12 +1,14 @@
-//! Compiled pipelines kept from one process to the next: a file for each adapter and driver version in the user's cache folder, where the
-//! driver grants wgpu's pipeline cache. A driver takes 50 to 500 ms to compile a kernel; many keep a cache of their own, then this one
-//! changes little.
+//! Compiled pipelines kept from one process to the next: a file for each adapter and driver version
+//! in the user's cache folder, where the driver grants wgpu's pipeline cache. A driver takes 50 to
+//! 500 ms to compile a kernel; many keep a cache of their own, then this one changes little.
 //!
-//! `BackendOptions::uncached` turns it off. A file that is cut off, changed or of another adapter or driver is ignored and written anew.
+//! `BackendOptions::uncached` turns it off. A file that is cut off, changed or of another adapter
+//! or driver is ignored and written anew.
 //!
-//! wgpu calls the function that takes the file's bytes unsafe, because drivers trust them. They are handed over only when they are what
-//! this module wrote (a checksum over all of them) for the same adapter and the same driver version; wgpu and the driver check once more.
-//! Against someone who may write to the user's cache folder none of this helps, nor would the driver's own cache there.
+//! wgpu calls the function that takes the file's bytes unsafe, because drivers trust them. They are
+//! handed over only when they are what this module wrote (a checksum over all of them) for the same
+//! adapter and the same driver version; wgpu and the driver check once more. Against someone who
+//! may write to the user's cache folder none of this helps, nor would the driver's own cache there.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -32,7 +34,8 @@ pub(super) struct Stored {
 impl Stored {
     /// The cache of this adapter and driver; `None` where there is none to be had.
     pub(super) fn open(device: &Device) -> Option<Stored> {
-        let folder = etcetera::choose_base_strategy().ok()?.cache_dir().join("fuselstm").join("pipelines");
+        let folder =
+            etcetera::choose_base_strategy().ok()?.cache_dir().join("fuselstm").join("pipelines");
         Stored::open_in(&folder, device)
     }
 
@@ -49,10 +52,14 @@ impl Stored {
                 None
             }
         };
-        let descriptor =
-            wgpu::PipelineCacheDescriptor { label: Some("fuselstm"), data: data.as_deref(), fallback: true };
+        let descriptor = wgpu::PipelineCacheDescriptor {
+            label: Some("fuselstm"),
+            data: data.as_deref(),
+            fallback: true,
+        };
         let cache = device.guarded(|| {
-            // SAFETY: the data is what `get_data` returned for an adapter and a driver of these names and versions: `read` saw to it.
+            // SAFETY: the data is what `get_data` returned for an adapter and a driver of these
+            // names and versions: `read` saw to it.
             unsafe { device.device.create_pipeline_cache(&descriptor) }
         });
         match cache {
@@ -87,7 +94,9 @@ fn key(report: &AdapterReport) -> String {
 
 /// FNV-1a.
 fn checksum(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// Magic, checksum of the rest, length of the key, key, data; numbers with the low byte first.
@@ -100,7 +109,8 @@ fn encode(key: &str, data: &[u8]) -> Vec<u8> {
 
 /// The data of a file, or why it is not used.
 fn decode<'a>(bytes: &'a [u8], key: &str) -> Result<&'a [u8], &'static str> {
-    let rest = bytes.strip_prefix(MAGIC).ok_or("it is no file of pipelines in this version's form")?;
+    let rest =
+        bytes.strip_prefix(MAGIC).ok_or("it is no file of pipelines in this version's form")?;
     let (sum, rest) = rest.split_first_chunk().ok_or("it is cut off")?;
     if u64::from_le_bytes(*sum) != checksum(rest) {
         return Err("its checksum is wrong");
@@ -117,7 +127,9 @@ fn decode<'a>(bytes: &'a [u8], key: &str) -> Result<&'a [u8], &'static str> {
 /// The data of the file, when there is one.
 fn read(path: &Path, key: &str) -> Result<Option<Vec<u8>>, String> {
     match std::fs::metadata(path) {
-        Ok(file) if file.len() > MOST_BYTES => return Err(format!("it has over {MOST_BYTES} bytes")),
+        Ok(file) if file.len() > MOST_BYTES => {
+            return Err(format!("it has over {MOST_BYTES} bytes"));
+        }
         Ok(_) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.to_string()),
@@ -148,7 +160,10 @@ mod tests {
     fn only_what_was_written_for_the_adapter_is_read() {
         let file = encode("adapter and driver", &[1, 2, 3, 4]);
         assert_eq!(decode(&file, "adapter and driver"), Ok(&[1u8, 2, 3, 4][..]));
-        assert_eq!(decode(&file, "adapter and another driver"), Err("it is of another adapter or driver"));
+        assert_eq!(
+            decode(&file, "adapter and another driver"),
+            Err("it is of another adapter or driver")
+        );
         for at in 0..file.len() {
             let mut changed = file.clone();
             changed[at] ^= 0x10;
@@ -161,7 +176,8 @@ mod tests {
     fn a_file_is_written_used_and_replaced_when_it_is_broken() {
         let Some(gpu) = gpu() else { return };
         let device = &gpu.shared.device;
-        let folder = std::env::temp_dir().join(format!("fuselstm-pipelines-{}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("fuselstm-pipelines-{}", std::process::id()));
         let Some(stored) = Stored::open_in(&folder, device) else { return };
         let path = stored.path.clone();
         assert!(stored.read.is_none() && !path.exists());

@@ -10,10 +10,12 @@ use crate::graph::{Graph, NodeId, ValueId};
 use crate::plan::{Plan, PlannedValue};
 use crate::tensor::Tensor;
 
-/// The adapter of this machine, checked shaders; `None`, said loudly, when there is none. `FUSELSTM_REQUIRE_GPU=1` makes that a failure.
+/// The adapter of this machine, checked shaders; `None`, said loudly, when there is none.
+/// `FUSELSTM_REQUIRE_GPU=1` makes that a failure.
 pub(super) fn gpu() -> Option<&'static Gpu> {
     static GPU: OnceLock<Option<Gpu>> = OnceLock::new();
-    GPU.get_or_init(|| open(&BackendOptions { checked_shaders: true, ..BackendOptions::default() })).as_ref()
+    GPU.get_or_init(|| open(&BackendOptions { checked_shaders: true, ..BackendOptions::default() }))
+        .as_ref()
 }
 
 /// An adapter of its own.
@@ -23,7 +25,10 @@ pub(crate) fn open(options: &BackendOptions) -> Option<Gpu> {
         Ok(gpu) => Some(gpu),
         Err(error) => {
             eprintln!("SKIPPED, there is no GPU to test on: {error}");
-            assert!(std::env::var_os("FUSELSTM_REQUIRE_GPU").is_none_or(|v| v != "1"), "a GPU is required: {error}");
+            assert!(
+                std::env::var_os("FUSELSTM_REQUIRE_GPU").is_none_or(|v| v != "1"),
+                "a GPU is required: {error}"
+            );
             None
         }
     }
@@ -34,18 +39,24 @@ pub(super) fn plan(graph: Graph) -> Arc<Plan> {
     let mut values: Vec<_> = graph
         .values
         .iter()
-        .map(|v| PlannedValue { shape: v.ty.known_shape(), known: v.constant.clone(), ..PlannedValue::default() })
+        .map(|v| PlannedValue {
+            shape: v.ty.known_shape(),
+            known: v.constant.clone(),
+            ..PlannedValue::default()
+        })
         .collect();
     for (position, node) in graph.nodes.iter().enumerate() {
         for id in node.inputs.iter().flatten() {
             values[id.index()].last_use = Some(position);
         }
     }
-    let kept: Vec<ValueId> = graph.outputs.iter().map(|p| p.value).chain(graph.states.iter().map(|s| s.next)).collect();
+    let kept: Vec<ValueId> =
+        graph.outputs.iter().map(|p| p.value).chain(graph.states.iter().map(|s| s.next)).collect();
     for id in kept {
         values[id.index()].kept = true;
     }
-    let state_shapes = graph.states.iter().map(|s| values[s.next.index()].shape.clone().unwrap()).collect();
+    let state_shapes =
+        graph.states.iter().map(|s| values[s.next.index()].shape.clone().unwrap()).collect();
     let steps = (0..graph.nodes.len() as u32).map(NodeId).collect();
     Arc::new(Plan { graph: Arc::new(graph), values, steps, state_shapes, peak_bytes: 0 })
 }
@@ -80,6 +91,7 @@ pub(super) fn noise(seed: u64, count: usize) -> Vec<f32> {
 /// The largest difference; NaN in one of two alone counts as infinite.
 pub(super) fn max_abs(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
-    let difference = |(x, y): (&f32, &f32)| if x.is_nan() != y.is_nan() { f32::INFINITY } else { (x - y).abs() };
+    let difference =
+        |(x, y): (&f32, &f32)| if x.is_nan() != y.is_nan() { f32::INFINITY } else { (x - y).abs() };
     a.iter().zip(b).map(difference).fold(0.0, f32::max)
 }

@@ -1,7 +1,9 @@
-//! Where a run's time goes: timestamps of the device between the phases of a run, for programs that were asked to measure.
+//! Where a run's time goes: timestamps of the device between the phases of a run, for programs that
+//! were asked to measure.
 //!
-//! A mark is written where the phase changes; the time up to the next mark is that phase's. What is left of the run's wall time, the
-//! device spent waiting: for encoding, for the submission to arrive, for the host to fetch the results.
+//! A mark is written where the phase changes; the time up to the next mark is that phase's. What is
+//! left of the run's wall time, the device spent waiting: for encoding, for the submission to
+//! arrive, for the host to fetch the results.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,7 +37,9 @@ impl Clock {
     /// A clock with room for the marks of every segment.
     pub(super) fn new(device: &Device, meter: &Meter, segments: &[Segment]) -> Result<Clock> {
         if let Some(lacks) = NEEDED.iter().find(|name| !device.report.features.contains(name)) {
-            return Err(Error::unsupported(format!("the adapter does not grant {lacks}, so phases cannot be timed")));
+            return Err(Error::unsupported(format!(
+                "the adapter does not grant {lacks}, so phases cannot be timed"
+            )));
         }
         let count = segments.iter().map(marks).max().unwrap_or(0).max(2);
         if count > wgpu::QUERY_SET_MAX_QUERIES {
@@ -58,7 +62,16 @@ impl Clock {
         let readback = buffers::create(device, meter, "timestamps", bytes, usage)?;
         let period = f64::from(device.queue.get_timestamp_period());
         let (mapped, times) = (Arc::default(), PhaseTimes::default());
-        Ok(Clock { queries, resolved, readback, mapped, period, begin: Instant::now(), marks: Vec::new(), times })
+        Ok(Clock {
+            queries,
+            resolved,
+            readback,
+            mapped,
+            period,
+            begin: Instant::now(),
+            marks: Vec::new(),
+            times,
+        })
     }
 
     /// A run begins.
@@ -109,7 +122,9 @@ impl Clock {
         }
         {
             let bytes = self.readback.get_mapped_range(..self.bytes());
-            let bytes = bytes.map_err(|error| Error::device("the timestamps could not be read").with_source(error))?;
+            let bytes = bytes.map_err(|error| {
+                Error::device("the timestamps could not be read").with_source(error)
+            })?;
             let ticks = bytes.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b));
             let spans = ticks.clone().zip(ticks.skip(1));
             for (&phase, (from, to)) in self.marks.iter().zip(spans) {
@@ -149,11 +164,14 @@ fn marks(segment: &Segment) -> u32 {
 }
 
 impl Command {
-    /// The phase that the command's time belongs to. Copies between values are counted with the other ops.
+    /// The phase that the command's time belongs to. Copies between values are counted with the
+    /// other ops.
     pub(super) fn phase(&self) -> Phase {
         match self {
             Command::Dispatch(dispatch) => dispatch.phase,
-            Command::Rounds(dispatches) => dispatches.first().map_or(Phase::Other, |dispatch| dispatch.phase),
+            Command::Rounds(dispatches) => {
+                dispatches.first().map_or(Phase::Other, |dispatch| dispatch.phase)
+            }
             Command::Copy(..) | Command::CopyRows(..) | Command::Clear(_) => Phase::Other,
         }
     }
@@ -173,7 +191,8 @@ mod tests {
     /// Two runs of a layer with or without timestamps; the counters of the second.
     fn second_run(timestamps: bool) -> Option<(Counters, Tensor)> {
         let gpu = open(&BackendOptions { timestamps, ..BackendOptions::default() })?;
-        let shape = Shape { cell: CellKind::Lstm, input: 24, hidden: 24, layers: 2, bidirectional: false };
+        let shape =
+            Shape { cell: CellKind::Lstm, input: 24, hidden: 24, layers: 2, bidirectional: false };
         let graph = Arc::new(shape.graph(1).unwrap());
         let plan = Arc::new(Plan::new(&graph, &[vec![40, 3, 24]]).unwrap());
         let mut program = gpu.compile(&plan).unwrap();
@@ -188,7 +207,9 @@ mod tests {
 
     #[test]
     fn phases_are_timed_when_asked_for_and_change_nothing() {
-        let (Some((plain, y)), Some((timed, same))) = (second_run(false), second_run(true)) else { return };
+        let (Some((plain, y)), Some((timed, same))) = (second_run(false), second_run(true)) else {
+            return;
+        };
         assert_eq!(plain.phases, None);
         let phases = timed.phases.unwrap();
         assert!(!phases.recurrence.is_zero() && !phases.projection.is_zero(), "{phases:?}");

@@ -1,4 +1,5 @@
-//! The search that `bench --tune` makes: a plan compiled with one choice after the other, and timed on the data it is given.
+//! The search that `bench --tune` makes: a plan compiled with one choice after the other, and timed
+//! on the data it is given.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,8 +42,14 @@ struct Search<'a> {
 
 /// Tries every candidate and stores the fastest when it beats what is chosen without it.
 pub(super) fn tune(gpu: &Gpu, work: &Work<'_>) -> Result<Tuning> {
-    let mut search =
-        Search { gpu, work, trials: Vec::new(), expected: Vec::new(), spent: Duration::ZERO, budget: BUDGET };
+    let mut search = Search {
+        gpu,
+        work,
+        trials: Vec::new(),
+        expected: Vec::new(),
+        spent: Duration::ZERO,
+        budget: BUDGET,
+    };
     let default_us = search.time(None, None)?;
     // One that does not apply to a layer refuses, and is passed over.
     for strategy in STRATEGIES {
@@ -54,9 +61,12 @@ pub(super) fn tune(gpu: &Gpu, work: &Work<'_>) -> Result<Tuning> {
     }
     let best = search.best().filter(|best| best.median_us.is_some_and(|us| us < GAIN * default_us));
     let choice = match best {
-        Some(Trial { strategy, product, median_us: Some(median_us), .. }) => {
-            Choice { strategy: strategy.clone(), product: product.clone(), median_us: *median_us, default_us }
-        }
+        Some(Trial { strategy, product, median_us: Some(median_us), .. }) => Choice {
+            strategy: strategy.clone(),
+            product: product.clone(),
+            median_us: *median_us,
+            default_us,
+        },
         // Nothing beats the planner: that is worth remembering too, so that an older choice goes.
         _ => Choice { strategy: None, product: None, median_us: default_us, default_us },
     };
@@ -67,7 +77,9 @@ pub(super) fn tune(gpu: &Gpu, work: &Work<'_>) -> Result<Tuning> {
 impl Search<'_> {
     fn best(&self) -> Option<&Trial> {
         let timed = self.trials.iter().filter(|trial| trial.median_us.is_some());
-        timed.min_by(|a, b| a.median_us.unwrap_or(f64::MAX).total_cmp(&b.median_us.unwrap_or(f64::MAX)))
+        timed.min_by(|a, b| {
+            a.median_us.unwrap_or(f64::MAX).total_cmp(&b.median_us.unwrap_or(f64::MAX))
+        })
     }
 
     /// Times a candidate; one that does not apply is passed over with the reason.
@@ -84,7 +96,11 @@ impl Search<'_> {
         }
         match self.time(strategy, product) {
             Ok(_) => Ok(()),
-            Err(error) if error.kind() == ErrorKind::Device && self.gpu.shared.device.check().is_err() => Err(error),
+            Err(error)
+                if error.kind() == ErrorKind::Device && self.gpu.shared.device.check().is_err() =>
+            {
+                Err(error)
+            }
             Err(error) => {
                 self.trials.push(refused(error.to_string()));
                 Ok(())
@@ -98,7 +114,9 @@ impl Search<'_> {
         let shared = self.gpu.with(strategy.clone(), product.clone());
         let mut program = GpuProgram::compile(&shared, self.work.plan)?;
         if strategy.as_deref() == Some("persistent") && !program.says("persistent strategy") {
-            return Err(Error::unsupported("the adapter or the layer does not allow it, so that steps would be timed"));
+            return Err(Error::unsupported(
+                "the adapter or the layer does not allow it, so that steps would be timed",
+            ));
         }
         let mut times = Vec::new();
         let limit = self.best().and_then(|best| best.median_us).map_or(f64::MAX, |us| 3.0 * us);
@@ -106,7 +124,11 @@ impl Search<'_> {
             let mut states = self.work.states.to_vec();
             let mut outputs = vec![Tensor::scalar(0.0f32); self.work.plan.graph.outputs.len()];
             let start = Instant::now();
-            program.run(Io { inputs: self.work.inputs, states: &mut states, outputs: &mut outputs })?;
+            program.run(Io {
+                inputs: self.work.inputs,
+                states: &mut states,
+                outputs: &mut outputs,
+            })?;
             let took = start.elapsed();
             if run == 0 {
                 // Warm-up, in which some drivers compile, and the results to judge it by.
@@ -132,10 +154,16 @@ impl Search<'_> {
             return Ok(());
         }
         for (expected, got) in self.expected.iter().zip(&outputs) {
-            let apart =
-                expected.to_f32().iter().zip(got.to_f32().iter()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let apart = expected
+                .to_f32()
+                .iter()
+                .zip(got.to_f32().iter())
+                .map(|(a, b)| (a - b).abs())
+                .fold(0.0, f32::max);
             if apart > APART {
-                return Err(Error::internal(format!("its results are {apart} away from the others")));
+                return Err(Error::internal(format!(
+                    "its results are {apart} away from the others"
+                )));
             }
         }
         Ok(())
@@ -153,8 +181,10 @@ mod tests {
     #[test]
     fn every_candidate_is_timed_or_refused_with_a_reason() {
         let Some(gpu) = open(&BackendOptions::default()) else { return };
-        let shape = Shape { cell: CellKind::Lstm, input: 8, hidden: 8, layers: 1, bidirectional: false };
-        let plan = Arc::new(Plan::new(&Arc::new(shape.graph(1).unwrap()), &[vec![3, 2, 8]]).unwrap());
+        let shape =
+            Shape { cell: CellKind::Lstm, input: 8, hidden: 8, layers: 1, bidirectional: false };
+        let plan =
+            Arc::new(Plan::new(&Arc::new(shape.graph(1).unwrap()), &[vec![3, 2, 8]]).unwrap());
         let inputs = [Random::new(1).tensor(&[3, 2, 8], 1.0).unwrap()];
         let work = Work { plan: &plan, inputs: &inputs, states: &[] };
         let mut search = Search {
@@ -175,7 +205,8 @@ mod tests {
         assert!(search.trials.len() <= 20);
         for trial in &search.trials {
             assert_ne!(trial.median_us.is_some(), trial.refused.is_some(), "{trial:?}");
-            let known = |name: &Option<String>| matches!(name.as_deref(), None | Some("loop" | "step"));
+            let known =
+                |name: &Option<String>| matches!(name.as_deref(), None | Some("loop" | "step"));
             if known(&trial.strategy) {
                 assert!(trial.median_us.is_some(), "{trial:?}");
             }

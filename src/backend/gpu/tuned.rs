@@ -1,8 +1,9 @@
-//! What `bench --tune` found to be fastest, kept for later sessions: a file for each adapter and driver version in the user's cache
-//! folder. It maps the recurrent layers of a run to the strategy and the form of products that won.
+//! What `bench --tune` found to be fastest, kept for later sessions: a file for each adapter and
+//! driver version in the user's cache folder. It maps the recurrent layers of a run to the strategy
+//! and the form of products that won.
 //!
-//! A file that is not there, cannot be read or holds something else means that nothing was tuned; options that force a strategy or a
-//! product come first.
+//! A file that is not there, cannot be read or holds something else means that nothing was tuned;
+//! options that force a strategy or a product come first.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -39,13 +40,18 @@ pub(super) struct Tuned {
 impl Tuned {
     /// What is stored for the adapter.
     pub(super) fn load(report: &AdapterReport) -> Tuned {
-        let path = etcetera::choose_base_strategy().ok().map(|base| path(&base.cache_dir(), report));
+        let path =
+            etcetera::choose_base_strategy().ok().map(|base| path(&base.cache_dir(), report));
         Tuned::load_from(path, report)
     }
 
     fn load_from(path: Option<PathBuf>, report: &AdapterReport) -> Tuned {
-        let empty =
-            File { form: FORM, adapter: report.name.clone(), driver: report.driver.clone(), choices: BTreeMap::new() };
+        let empty = File {
+            form: FORM,
+            adapter: report.name.clone(),
+            driver: report.driver.clone(),
+            choices: BTreeMap::new(),
+        };
         let read = path.as_deref().and_then(|path| match read(path, &empty) {
             Ok(file) => file,
             Err(reason) => {
@@ -73,11 +79,17 @@ impl Tuned {
         precision: Precision,
         choice: Choice,
     ) -> Result<PathBuf> {
-        let path = self.path.clone().ok_or_else(|| Error::input("there is no cache folder to store the choice in"))?;
-        let key = key(plan, precision).ok_or_else(|| Error::input("there is no recurrent layer to choose for"))?;
+        let path = self
+            .path
+            .clone()
+            .ok_or_else(|| Error::input("there is no cache folder to store the choice in"))?;
+        let key = key(plan, precision)
+            .ok_or_else(|| Error::input("there is no recurrent layer to choose for"))?;
         *self = Tuned::load_from(Some(path.clone()), report);
         self.file.choices.insert(key, choice);
-        let failed = |error: std::io::Error| Error::new(ErrorKind::Io, path.display().to_string()).with_source(error);
+        let failed = |error: std::io::Error| {
+            Error::new(ErrorKind::Io, path.display().to_string()).with_source(error)
+        };
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(failed)?;
         }
@@ -97,7 +109,11 @@ fn path(cache: &Path, report: &AdapterReport) -> PathBuf {
         let keep = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
         text.chars().map(keep).take(80).collect()
     };
-    cache.join("fuselstm").join("tuned").join(format!("{}_{}.json", plain(&report.name), plain(&report.driver)))
+    cache.join("fuselstm").join("tuned").join(format!(
+        "{}_{}.json",
+        plain(&report.name),
+        plain(&report.driver)
+    ))
 }
 
 /// The file, when it is there; why it cannot be used, when it cannot.
@@ -117,8 +133,8 @@ fn read(path: &Path, like: &File) -> std::result::Result<Option<File>, String> {
     Ok(Some(file))
 }
 
-/// The recurrent layers of a plan in words: equal words run equally fast. Lengths are rounded up to a power of two, because what is
-/// fastest does not change from one length to the next.
+/// The recurrent layers of a plan in words: equal words run equally fast. Lengths are rounded up to
+/// a power of two, because what is fastest does not change from one length to the next.
 fn key(plan: &Plan, precision: Precision) -> Option<String> {
     let mut layers = Vec::new();
     for &id in &plan.steps {
@@ -169,17 +185,25 @@ mod tests {
     }
 
     fn plan(time: usize, batch: usize) -> Plan {
-        let shape = Shape { cell: CellKind::Gru, input: 3, hidden: 4, layers: 2, bidirectional: true };
+        let shape =
+            Shape { cell: CellKind::Gru, input: 3, hidden: 4, layers: 2, bidirectional: true };
         Plan::new(&Arc::new(shape.graph(1).unwrap()), &[vec![time, batch, 3]]).unwrap()
     }
 
     fn choice(strategy: &str) -> Choice {
-        Choice { strategy: Some(strategy.to_owned()), product: None, median_us: 1.5, default_us: 3.0 }
+        Choice {
+            strategy: Some(strategy.to_owned()),
+            product: None,
+            median_us: 1.5,
+            default_us: 3.0,
+        }
     }
 
     /// A file of its own for a test.
     fn scratch(name: &str) -> PathBuf {
-        std::env::temp_dir().join(format!("fuselstm-tuned-{}-{name}", std::process::id())).join("a.json")
+        std::env::temp_dir()
+            .join(format!("fuselstm-tuned-{}-{name}", std::process::id()))
+            .join("a.json")
     }
 
     #[test]
@@ -210,9 +234,12 @@ mod tests {
             .remember(&report("1"), &plan(8, 1), Precision::Full, choice("loop"))
             .unwrap();
         let text = std::fs::read_to_string(&file).unwrap();
-        let count = |driver: &str| Tuned::load_from(Some(file.clone()), &report(driver)).file.choices.len();
+        let count =
+            |driver: &str| Tuned::load_from(Some(file.clone()), &report(driver)).file.choices.len();
         assert_eq!((count("1"), count("2")), (1, 0));
-        for broken in [&text[..text.len() / 2], "", "[]", &text.replace("\"form\": 1", "\"form\": 2")] {
+        for broken in
+            [&text[..text.len() / 2], "", "[]", &text.replace("\"form\": 1", "\"form\": 2")]
+        {
             std::fs::write(&file, broken).unwrap();
             assert_eq!(count("1"), 0, "{broken}");
         }

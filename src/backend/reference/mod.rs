@@ -1,4 +1,5 @@
-//! The `reference` backend: the equations as written ([`crate::eval`]), slow and obvious; the judge of every other backend.
+//! The `reference` backend: the equations as written ([`crate::eval`]), slow and obvious; the judge
+//! of every other backend.
 
 use std::sync::Arc;
 
@@ -56,7 +57,9 @@ impl ReferenceProgram {
             ("states", graph.states.len(), io.states.len()),
             ("outputs", graph.outputs.len(), io.outputs.len()),
         ];
-        if let Some((what, expected, found)) = counts.iter().find(|(_, expected, found)| expected != found) {
+        if let Some((what, expected, found)) =
+            counts.iter().find(|(_, expected, found)| expected != found)
+        {
             return Err(Error::input(format!("expected {expected} {what}, found {found}")));
         }
         for (port, tensor) in graph.inputs.iter().zip(io.inputs) {
@@ -69,7 +72,8 @@ impl ReferenceProgram {
             self.step(position, step.index())?;
         }
 
-        // Everything is found before anything is written: a failed run leaves the states as they were.
+        // Everything is found before anything is written: a failed run leaves the states as they
+        // were.
         let mut next = Vec::with_capacity(graph.states.len());
         for (state, shape) in graph.states.iter().zip(&plan.state_shapes) {
             let tensor = self.get(state.next).within(|| format!("state {:?}", state.name))?;
@@ -82,8 +86,11 @@ impl ReferenceProgram {
             }
             next.push(tensor.clone());
         }
-        let results: Vec<Tensor> =
-            graph.outputs.iter().map(|port| self.get(port.value).cloned()).collect::<Result<_>>()?;
+        let results: Vec<Tensor> = graph
+            .outputs
+            .iter()
+            .map(|port| self.get(port.value).cloned())
+            .collect::<Result<_>>()?;
         for (slot, tensor) in io.states.iter_mut().zip(next) {
             *slot = tensor;
         }
@@ -108,10 +115,9 @@ impl ReferenceProgram {
             }
         }
         for id in node.inputs.iter().chain(&node.outputs).flatten() {
-            let done = plan
-                .values
-                .get(id.index())
-                .is_some_and(|value| !value.kept && value.last_use.is_none_or(|last| last <= position));
+            let done = plan.values.get(id.index()).is_some_and(|value| {
+                !value.kept && value.last_use.is_none_or(|last| last <= position)
+            });
             if done {
                 self.set(*id, None);
             }
@@ -124,7 +130,8 @@ impl ReferenceProgram {
     }
 
     fn get(&self, id: ValueId) -> Result<&Tensor> {
-        self.find(&self.plan, id).ok_or_else(|| Error::internal(format!("value {} is not there", id.0)))
+        self.find(&self.plan, id)
+            .ok_or_else(|| Error::internal(format!("value {} is not there", id.0)))
     }
 
     fn set(&mut self, id: ValueId, tensor: Option<Tensor>) {
@@ -151,12 +158,23 @@ mod tests {
     fn accumulator() -> Arc<Graph> {
         let mut graph = Graph::default();
         let ty = ValueType::fixed(DType::F32, &[1, 2]);
-        let [x, memory, next, y] = ["x", "memory", "next", "y"].map(|name| graph.add_value(name, ty.clone()));
+        let [x, memory, next, y] =
+            ["x", "memory", "next", "y"].map(|name| graph.add_value(name, ty.clone()));
         graph.inputs.push(Port { name: "x".into(), value: x });
         graph.states.push(State { name: "memory".into(), value: memory, next, reset: 0 });
         graph.outputs.push(Port { name: "y".into(), value: y });
-        graph.add_node("sum", binary(BinaryFunction::Add), vec![Some(memory), Some(x)], vec![Some(next)]);
-        graph.add_node("square", binary(BinaryFunction::Mul), vec![Some(next), Some(next)], vec![Some(y)]);
+        graph.add_node(
+            "sum",
+            binary(BinaryFunction::Add),
+            vec![Some(memory), Some(x)],
+            vec![Some(next)],
+        );
+        graph.add_node(
+            "square",
+            binary(BinaryFunction::Mul),
+            vec![Some(next), Some(next)],
+            vec![Some(y)],
+        );
         crate::graph::check::check(&graph).unwrap();
         Arc::new(graph)
     }
@@ -173,7 +191,10 @@ mod tests {
             program.run(Io { inputs: &x, states: &mut states, outputs: &mut outputs }).unwrap();
             let n = round as f32;
             assert_eq!(states[0].as_slice::<f32>().unwrap(), [n, 2.0 * n, 3.0 * n, 4.0 * n]);
-            assert_eq!(outputs[0].as_slice::<f32>().unwrap(), [1.0, 4.0, 9.0, 16.0].map(|v| v * n * n));
+            assert_eq!(
+                outputs[0].as_slice::<f32>().unwrap(),
+                [1.0, 4.0, 9.0, 16.0].map(|v| v * n * n)
+            );
             assert_eq!(outputs[0].as_slice::<f32>().unwrap().as_ptr(), place);
         }
     }
@@ -186,11 +207,17 @@ mod tests {
         let x = [Tensor::zeros(DType::F32, &[3, 2]).unwrap()];
         let mut states = [Tensor::filled(DType::F32, &[2, 2], 7).unwrap()];
         let mut outputs = [Tensor::scalar(0.0f32)];
-        let error = program.run(Io { inputs: &x, states: &mut states, outputs: &mut outputs }).unwrap_err();
+        let error =
+            program.run(Io { inputs: &x, states: &mut states, outputs: &mut outputs }).unwrap_err();
         let text = error.to_string();
-        assert!(text.starts_with("node 0 (sum, Add) of float32 [2, 2], float32 [3, 2]: "), "{text}");
+        assert!(
+            text.starts_with("node 0 (sum, Add) of float32 [2, 2], float32 [3, 2]: "),
+            "{text}"
+        );
         assert_eq!(states[0].as_slice::<f32>().unwrap(), [7.0; 4]);
-        let error = program.run(Io { inputs: &[], states: &mut states, outputs: &mut outputs }).unwrap_err();
+        let error = program
+            .run(Io { inputs: &[], states: &mut states, outputs: &mut outputs })
+            .unwrap_err();
         assert_eq!(error.to_string(), "expected 1 inputs, found 0");
     }
 

@@ -34,7 +34,10 @@ impl From<Error> for Failure {
     /// What the caller gave is wrong (2), or the run failed (1).
     fn from(error: Error) -> Self {
         let status = match error.kind() {
-            ErrorKind::Io | ErrorKind::UnknownFormat | ErrorKind::Malformed | ErrorKind::InvalidInput => 2,
+            ErrorKind::Io
+            | ErrorKind::UnknownFormat
+            | ErrorKind::Malformed
+            | ErrorKind::InvalidInput => 2,
             _ => 1,
         };
         Failure { status, kind: format!("{:?}", error.kind()), message: error.to_string() }
@@ -47,7 +50,8 @@ impl From<String> for Failure {
     }
 }
 
-/// What a command prints: text, or one JSON document. Written at the end, in one piece; a closed pipe is no failure.
+/// What a command prints: text, or one JSON document. Written at the end, in one piece; a closed
+/// pipe is no failure.
 pub(crate) struct Output {
     is_json: bool,
     text: String,
@@ -100,7 +104,12 @@ pub(crate) fn start_log(verbose: bool) {
         }
         fn log(&self, record: &log::Record<'_>) {
             if self.enabled(record.metadata()) {
-                let _ = writeln!(std::io::stderr(), "{}: {}", record.level().as_str().to_lowercase(), record.args());
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "{}: {}",
+                    record.level().as_str().to_lowercase(),
+                    record.args()
+                );
             }
         }
         fn flush(&self) {}
@@ -110,14 +119,19 @@ pub(crate) fn start_log(verbose: bool) {
     }
 }
 
-/// Reads a model; its warnings go to stderr. Whatever is wrong with the file is an unreadable input.
+/// Reads a model; its warnings go to stderr. Whatever is wrong with the file is an unreadable
+/// input.
 pub(crate) fn open(path: &Path) -> Result<Model, Failure> {
     open_with(path, &fuselstm::formats::Options::default())
 }
 
 /// As [`open`], with options of the reader.
-pub(crate) fn open_with(path: &Path, options: &fuselstm::formats::Options) -> Result<Model, Failure> {
-    let model = Model::open_with(path, options).map_err(|error| Failure::usage(Failure::from(error)))?;
+pub(crate) fn open_with(
+    path: &Path,
+    options: &fuselstm::formats::Options,
+) -> Result<Model, Failure> {
+    let model =
+        Model::open_with(path, options).map_err(|error| Failure::usage(Failure::from(error)))?;
     for warning in model.warnings() {
         log::warn!("{warning}");
     }
@@ -136,7 +150,8 @@ pub(crate) struct Options {
     /// Force a recurrent strategy of the gpu device.
     #[arg(long, value_name = "NAME")]
     strategy: Option<String>,
-    /// Force the form of matrix products on the gpu device: direct, tiled-64, tiled-128 or cooperative.
+    /// Force the form of matrix products on the gpu device: direct, tiled-64, tiled-128 or
+    /// cooperative.
     #[arg(long, value_name = "NAME")]
     product: Option<String>,
 }
@@ -171,11 +186,13 @@ impl Options {
         }
     }
 
-    /// The options for one of the devices of a command: those that it lacks and another one has are for that other one.
+    /// The options for one of the devices of a command: those that it lacks and another one has are
+    /// for that other one.
     pub(crate) fn among(&self, devices: &[Device], device: &Device) -> BackendOptions {
         let mut options = self.backend();
         let is_auto = |device: &Device| *device == Device::auto();
-        let is_cpu = |device: &Device| !device.is_gpu() && !device.is_reference() && !is_auto(device);
+        let is_cpu =
+            |device: &Device| !device.is_gpu() && !device.is_reference() && !is_auto(device);
         let elsewhere = |has: fn(&Device) -> bool| !has(device) && devices.iter().any(has);
         if !is_cpu(device) && !is_auto(device) && devices.iter().any(is_cpu) {
             options.threads = None;
@@ -195,8 +212,16 @@ impl Options {
     }
 
     /// As [`Options::session`], for one of several devices.
-    pub(crate) fn session_among(&self, model: &Model, devices: &[Device], device: &Device) -> Result<Session, Error> {
-        let session = Session::builder(model).device(device.clone()).options(self.among(devices, device)).build()?;
+    pub(crate) fn session_among(
+        &self,
+        model: &Model,
+        devices: &[Device],
+        device: &Device,
+    ) -> Result<Session, Error> {
+        let session = Session::builder(model)
+            .device(device.clone())
+            .options(self.among(devices, device))
+            .build()?;
         session.notes().iter().for_each(|note| log::info!("{note}"));
         if *device == Device::auto() {
             session.notes().iter().for_each(|note| log::warn!("{note}"));
@@ -208,7 +233,8 @@ impl Options {
 /// Where inputs come from.
 #[derive(clap::Args)]
 pub(crate) struct Inputs {
-    /// Inputs from an archive of arrays by tensor name, or one input from an array; may be repeated.
+    /// Inputs from an archive of arrays by tensor name, or one input from an array; may be
+    /// repeated.
     #[arg(short, long = "input", value_name = "FILE.npz|NAME=FILE.npy")]
     input: Vec<String>,
     /// Seed of random inputs.
@@ -224,7 +250,12 @@ pub(crate) struct Inputs {
 
 impl Inputs {
     /// Inputs of a command that names its options itself.
-    pub(crate) fn of(input: Vec<String>, seed: u64, batch: Option<usize>, time: Option<usize>) -> Inputs {
+    pub(crate) fn of(
+        input: Vec<String>,
+        seed: u64,
+        batch: Option<usize>,
+        time: Option<usize>,
+    ) -> Inputs {
         Inputs { input, seed, batch, time }
     }
 
@@ -234,9 +265,11 @@ impl Inputs {
             return seeded_inputs(model, self.batch, self.time, self.seed);
         }
         if self.batch.is_some() || self.time.is_some() {
-            return Err("--batch and --time are the sizes of random inputs; these inputs come from files"
-                .to_owned()
-                .into());
+            return Err(
+                "--batch and --time are the sizes of random inputs; these inputs come from files"
+                    .to_owned()
+                    .into(),
+            );
         }
         let mut inputs = Vec::new();
         for argument in &self.input {
@@ -252,9 +285,13 @@ impl Inputs {
                 _ => {
                     let entries = npz::load(&whole)?;
                     // A lone array without a name is the lone input.
-                    let lone = entries.len() == 1 && model.inputs().len() == 1 && argument.ends_with(".npy");
+                    let lone = entries.len() == 1
+                        && model.inputs().len() == 1
+                        && argument.ends_with(".npy");
                     inputs.extend(
-                        entries.into_iter().map(|(name, tensor)| (if lone { "0".to_owned() } else { name }, tensor)),
+                        entries.into_iter().map(|(name, tensor)| {
+                            (if lone { "0".to_owned() } else { name }, tensor)
+                        }),
                     );
                 }
             }

@@ -21,8 +21,8 @@ pub(crate) struct Args {
     /// Where the .tflite file goes.
     #[arg(short = 'o', long = "to", value_name = "OUT.tflite")]
     file: PathBuf,
-    /// An input, by name, with its sizes where the model leaves them open: `x=1,28,28`, a `?` for one that stays open. When
-    /// given, these are the inputs.
+    /// An input, by name, with its sizes where the model leaves them open: `x=1,28,28`, a `?` for
+    /// one that stays open. When given, these are the inputs.
     #[arg(long, value_name = "NAME[=DIMS]")]
     input: Vec<String>,
     /// An output, by name. When given, these are the outputs.
@@ -31,7 +31,8 @@ pub(crate) struct Args {
     /// Signature of a SavedModel.
     #[arg(long, value_name = "NAME")]
     signature: Option<String>,
-    /// TensorFlow graphs with hints of other names than the recurrent layers': write their calls as custom ops.
+    /// TensorFlow graphs with hints of other names than the recurrent layers': write their calls as
+    /// custom ops.
     #[arg(long)]
     custom_ops: bool,
     /// Batch size, where the model leaves it open.
@@ -40,11 +41,12 @@ pub(crate) struct Args {
     /// How weights and activations are stored.
     #[arg(long, value_enum, default_value = "none")]
     quantize: QuantizeName,
-    /// Samples for int8, and to state the change of results on: a golden file's runs, or arrays by input name whose first axis
-    /// runs over the samples.
+    /// Samples for int8, and to state the change of results on: a golden file's runs, or arrays by
+    /// input name whose first axis runs over the samples.
     #[arg(long, value_name = "FILE.npz")]
     calibrate: Option<PathBuf>,
-    /// Seed of the random inputs on which the change of results is stated when there are no samples.
+    /// Seed of the random inputs on which the change of results is stated when there are no
+    /// samples.
     #[arg(long, value_name = "S", default_value_t = 1)]
     seed: u64,
 }
@@ -72,7 +74,8 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
         signature: args.signature.clone(),
         custom_ops: args.custom_ops,
     };
-    let model = Model::open_with(&args.model, &reading).map_err(|error| Failure::usage(Failure::from(error)))?;
+    let model = Model::open_with(&args.model, &reading)
+        .map_err(|error| Failure::usage(Failure::from(error)))?;
     model.warnings().iter().for_each(|warning| log::warn!("{warning}"));
     let samples = match &args.calibrate {
         Some(path) => samples(&model, path, args.batch)?,
@@ -83,7 +86,9 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
         QuantizeName::Dynamic => Quantize::Dynamic,
         QuantizeName::Float16 => Quantize::Float16,
         QuantizeName::Int8 if samples.is_empty() => {
-            return Err("--quantize int8 needs --calibrate with samples of the inputs".to_owned().into());
+            return Err("--quantize int8 needs --calibrate with samples of the inputs"
+                .to_owned()
+                .into());
         }
         QuantizeName::Int8 => Quantize::Int8,
     };
@@ -111,7 +116,10 @@ fn input_arguments(arguments: &[String]) -> Result<(Vec<String>, Shapes), Failur
         };
         let size = |text: &str| match text.trim() {
             "?" | "-1" => Ok(None),
-            text => text.parse().map(Some).map_err(|_| format!("--input {argument}: {text:?} is no size")),
+            text => text
+                .parse()
+                .map(Some)
+                .map_err(|_| format!("--input {argument}: {text:?} is no size")),
         };
         let separator = if dims.contains('x') { 'x' } else { ',' };
         let dims = if dims.trim().is_empty() {
@@ -136,12 +144,19 @@ fn samples(model: &Model, path: &Path, batch: Option<usize>) -> Result<Vec<Vec<T
     for (index, spec) in specs.iter().enumerate() {
         let named = entries.iter().find(|(key, _)| *key == spec.name || *key == index.to_string());
         // A lone input takes the lone array that fits.
-        let mut fitting = entries.iter().filter(|(_, array)| specs.len() == 1 && per_sample(spec, array).is_some());
+        let mut fitting = entries
+            .iter()
+            .filter(|(_, array)| specs.len() == 1 && per_sample(spec, array).is_some());
         let found = named.or_else(|| fitting.next().filter(|_| fitting.next().is_none()));
-        let (key, array) = found
-            .ok_or_else(|| format!("{}: no array for the input `{}` {}", path.display(), spec.name, spec.kind()))?;
+        let (key, array) = found.ok_or_else(|| {
+            format!("{}: no array for the input `{}` {}", path.display(), spec.name, spec.kind())
+        })?;
         let split = per_sample(spec, array).ok_or_else(|| {
-            format!("{}: array `{key}` of shape {:?} holds no samples of {spec}", path.display(), array.shape())
+            format!(
+                "{}: array `{key}` of shape {:?} holds no samples of {spec}",
+                path.display(),
+                array.shape()
+            )
         })?;
         arrays.push(cut(array, &split, batch)?);
     }
@@ -155,7 +170,8 @@ fn samples(model: &Model, path: &Path, batch: Option<usize>) -> Result<Vec<Vec<T
 
 /// How an array of many samples is one input each.
 struct PerSample {
-    /// The array has the input's own axes, and its first is the batch: samples of this many rows are cut from it.
+    /// The array has the input's own axes, and its first is the batch: samples of this many rows
+    /// are cut from it.
     rows: Option<usize>,
 }
 
@@ -166,7 +182,9 @@ fn per_sample(spec: &TensorSpec, array: &Tensor) -> Option<PerSample> {
         return None;
     }
     let agree = |axes: &[Axis], shape: &[usize]| {
-        axes.iter().zip(shape).all(|(axis, size)| !matches!(axis, Axis::Known(known) if known != size))
+        axes.iter()
+            .zip(shape)
+            .all(|(axis, size)| !matches!(axis, Axis::Known(known) if known != size))
     };
     let shape = array.shape();
     if shape.len() == axes.len() + 1 && agree(axes, shape.get(1..)?) {
@@ -183,7 +201,8 @@ fn per_sample(spec: &TensorSpec, array: &Tensor) -> Option<PerSample> {
 }
 
 fn cut(array: &Tensor, split: &PerSample, batch: Option<usize>) -> Result<Vec<Tensor>, Error> {
-    let (first, rest) = array.shape().split_first().ok_or_else(|| Error::input("an array without axes"))?;
+    let (first, rest) =
+        array.shape().split_first().ok_or_else(|| Error::input("an array without axes"))?;
     let rows = split.rows.map(|rows| if rows == 1 { batch.unwrap_or(1).max(1) } else { rows });
     let each: usize = rest.iter().product::<usize>() * rows.unwrap_or(1);
     let shape: Vec<usize> = rows.into_iter().chain(rest.iter().copied()).collect();
@@ -193,7 +212,9 @@ fn cut(array: &Tensor, split: &PerSample, batch: Option<usize>) -> Result<Vec<Te
     for part in values.chunks_exact(each.max(1)).take(count) {
         parts.push(match array.dtype() {
             fuselstm::DType::F32 => Tensor::from_slice(&shape, part)?,
-            fuselstm::DType::I32 => Tensor::from_vec(&shape, part.iter().map(|&x| x as i32).collect::<Vec<i32>>())?,
+            fuselstm::DType::I32 => {
+                Tensor::from_vec(&shape, part.iter().map(|&x| x as i32).collect::<Vec<i32>>())?
+            }
             other => return Err(Error::input(format!("samples of {other}"))),
         });
     }
@@ -218,14 +239,21 @@ fn from_runs(model: &Model, runs: Vec<golden::Run>) -> Result<Vec<Vec<Tensor>>, 
 /// How far the written model's results are from the model's, both by their own arithmetic.
 struct Change {
     samples: usize,
-    /// Output, largest and mean distance, share of equal largest entries (for outputs with a last axis of 2 and more).
+    /// Output, largest and mean distance, share of equal largest entries (for outputs with a last
+    /// axis of 2 and more).
     outputs: Vec<(String, f64, f64, Option<f64>)>,
 }
 
-fn change(args: &Args, model: &Model, converted: &Converted, samples: Vec<Vec<Tensor>>) -> Result<Change, Error> {
+fn change(
+    args: &Args,
+    model: &Model,
+    converted: &Converted,
+    samples: Vec<Vec<Tensor>>,
+) -> Result<Change, Error> {
     let written = Model::from_bytes(&converted.bytes)?;
     let samples = if samples.is_empty() {
-        let inputs = common::seeded_inputs(&written, None, None, args.seed).map_err(|_| Error::input("no inputs"))?;
+        let inputs = common::seeded_inputs(&written, None, None, args.seed)
+            .map_err(|_| Error::input("no inputs"))?;
         vec![inputs.into_iter().map(|(_, tensor)| tensor).collect()]
     } else {
         samples
@@ -254,7 +282,9 @@ fn change(args: &Args, model: &Model, converted: &Converted, samples: Vec<Vec<Te
 /// Share of the rows whose largest entry is at the same place.
 fn same_class(a: &Tensor, b: &Tensor) -> Option<f64> {
     let width = *a.shape().last().filter(|&&width| width >= 2)?;
-    let largest = |row: &[f32]| row.iter().enumerate().max_by(|x, y| x.1.total_cmp(y.1)).map(|(index, _)| index);
+    let largest = |row: &[f32]| {
+        row.iter().enumerate().max_by(|x, y| x.1.total_cmp(y.1)).map(|(index, _)| index)
+    };
     let (a, b) = (a.to_f32(), b.to_f32());
     let rows = a.chunks_exact(width).zip(b.chunks_exact(width));
     let (mut same, mut all) = (0usize, 0usize);
@@ -283,7 +313,10 @@ fn report(
     ));
     if args.quantize != QuantizeName::None {
         let ratio = size as f64 / converted.float_bytes.max(1) as f64;
-        output.line(format!("as float it would be {}: {ratio:.3} of that", bytes(converted.float_bytes as u64)));
+        output.line(format!(
+            "as float it would be {}: {ratio:.3} of that",
+            bytes(converted.float_bytes as u64)
+        ));
     }
     converted.warnings.iter().for_each(|warning| output.line(format!("note: {warning}")));
     let stated: Value = match &change {
@@ -294,7 +327,8 @@ fn report(
                 &["output", "max abs", "mean abs", "same largest entry"],
                 1,
                 change.outputs.iter().map(|(name, max, mean, same)| {
-                    let same = same.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", share * 100.0));
+                    let same = same
+                        .map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", share * 100.0));
                     vec![name.clone(), format!("{max:.2e}"), format!("{mean:.2e}"), same]
                 }),
             ));

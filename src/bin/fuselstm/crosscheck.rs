@@ -6,7 +6,9 @@ use fuselstm::backend::{BackendOptions, Precision};
 use fuselstm::formats::{Format, Options};
 use fuselstm::measure::Tolerance;
 use fuselstm::measure::compare::Comparison;
-use fuselstm::measure::crosscheck::{Check, Intermediate, Rule, check, intermediates, is_quantised, rule, seeded_runs};
+use fuselstm::measure::crosscheck::{
+    Check, Intermediate, Rule, check, intermediates, is_quantized, rule, seeded_runs,
+};
 use fuselstm::measure::golden::{self, Run};
 use fuselstm::measure::inputs::Sizes;
 use fuselstm::measure::report::{error, table};
@@ -17,11 +19,12 @@ use crate::common::{self, Failure, Output};
 
 /// Arguments of `crosscheck`.
 ///
-/// Without --golden, every device is held against `reference` on seeded random inputs. With it, every device, the reference too,
-/// is held against the stored outputs: `reference` within --atol, `cpu` and `gpu` within --atol + 1e-5.
+/// Without --golden, every device is held against `reference` on seeded random inputs. With it,
+/// every device, the reference too, is held against the stored outputs: `reference` within --atol,
+/// `cpu` and `gpu` within --atol + 1e-5.
 ///
-/// Hybrid and integer models run on `cpu` and `gpu` on dequantised weights: how far they are from the bit-exact result is stated,
-/// and judged only when --device-atol says how far they may be.
+/// Hybrid and integer models run on `cpu` and `gpu` on dequantized weights: how far they are from
+/// the bit-exact result is stated, and judged only when --device-atol says how far they may be.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The model file.
@@ -32,14 +35,16 @@ pub(crate) struct Args {
     /// Devices to check; when not given: all there are.
     #[arg(long, value_name = "D,D…", value_delimiter = ',')]
     device: Vec<Device>,
-    /// Largest absolute error; for integer outputs in integer steps [default: 1e-5; on devices with --precision f16 5e-3, bf16 and int8
-    /// 5e-2, and as much relative].
+    /// Largest absolute error; for integer outputs in integer steps [default: 1e-5; on devices with
+    /// --precision f16 5e-3, bf16 and int8 5e-2, and as much relative].
     #[arg(long, value_name = "X", value_parser = tolerance)]
     atol: Option<f64>,
-    /// Error relative to the expected value's magnitude, on top of --atol [default: 0 with --golden, 1e-5 without].
+    /// Error relative to the expected value's magnitude, on top of --atol [default: 0 with
+    /// --golden, 1e-5 without].
     #[arg(long, value_name = "X", value_parser = tolerance)]
     rtol: Option<f64>,
-    /// Largest absolute error of `cpu` and `gpu` [default: --atol, plus 1e-5 with --golden; none for hybrid and integer models].
+    /// Largest absolute error of `cpu` and `gpu` [default: --atol, plus 1e-5 with --golden; none
+    /// for hybrid and integer models].
     #[arg(long, value_name = "X", value_parser = tolerance)]
     device_atol: Option<f64>,
     /// Seed of the random inputs.
@@ -88,7 +93,8 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
                 report.devices.push((name.clone(), session.description()));
                 report.checks.extend(check(&session, &name, &runs, rule));
             }
-            // A device that was asked for and is not there fails the check, not the command: the others are still of interest.
+            // A device that was asked for and is not there fails the check, not the command: the
+            // others are still of interest.
             Err(error) => report.checks.push(Check::failed(&name, "", rule, error)),
         }
         if args.all && !device.is_reference() {
@@ -101,7 +107,8 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
     Ok(report.holds)
 }
 
-/// What to read a TensorFlow graph for, when the file names tensors that are not among those that look like inputs and results.
+/// What to read a TensorFlow graph for, when the file names tensors that are not among those that
+/// look like inputs and results.
 fn ports_of(runs: &[Run], model: &Model) -> Option<Options> {
     let names = |of: fn(&Run) -> &Vec<(String, Tensor)>| {
         let mut names: Vec<String> = Vec::new();
@@ -134,13 +141,16 @@ fn named(runs: Vec<Run>, model: &Model) -> Result<Vec<Run>, Failure> {
         }
     }
     if runs.iter().all(|run| run.outputs.is_empty()) {
-        return Err("the golden file names no output, so there is nothing to check".to_owned().into());
+        return Err("the golden file names no output, so there is nothing to check"
+            .to_owned()
+            .into());
     }
     Ok(runs)
 }
 
 impl Args {
-    /// The devices that were asked for; when none was: all there are, `reference` only where it is not the judge itself.
+    /// The devices that were asked for; when none was: all there are, `reference` only where it is
+    /// not the judge itself.
     fn devices(&self) -> Vec<Device> {
         if !self.device.is_empty() {
             return self.device.clone();
@@ -185,7 +195,13 @@ struct Report {
 }
 
 impl Report {
-    fn add_intermediates(&mut self, options: &BackendOptions, model: &Model, device: &Device, runs: &[Run]) {
+    fn add_intermediates(
+        &mut self,
+        options: &BackendOptions,
+        model: &Model,
+        device: &Device,
+        runs: &[Run],
+    ) {
         let Some(run) = runs.first() else { return };
         let result = intermediates(model, device, options, run, Tolerance::of(options.precision));
         self.intermediates.push((device.to_string(), result));
@@ -221,10 +237,10 @@ impl Report {
         for (device, result) in &self.intermediates {
             print_intermediates(device, result, output);
         }
-        if is_quantised(model.graph()) && self.checks.iter().any(|check| !check.rule.judged) {
+        if is_quantized(model.graph()) && self.checks.iter().any(|check| !check.rule.judged) {
             output.line(
-                "This model computes in hybrid or integer arithmetic. The devices marked `stated` run it on dequantised weights: their \
-                 distance is the quantisation error, and --device-atol would judge it.",
+                "This model computes in hybrid or integer arithmetic. The devices marked `stated` run it on dequantized weights: their \
+                 distance is the quantization error, and --device-atol would judge it.",
             );
         }
         let failed = self.checks.iter().filter(|check| !check.holds()).count();
@@ -236,8 +252,10 @@ impl Report {
     }
 
     fn to_json(&self) -> Value {
-        let devices =
-            self.devices.iter().map(|(name, description)| json!({ "device": name, "description": description }));
+        let devices = self
+            .devices
+            .iter()
+            .map(|(name, description)| json!({ "device": name, "description": description }));
         json!({
             "holds": self.holds,
             "checks": self.checks.iter().map(check_json).collect::<Vec<_>>(),
@@ -262,7 +280,9 @@ fn row(check: &Check) -> Vec<String> {
                 error(c.max_abs),
                 error(c.max_rel),
                 error(c.mean_abs),
-                c.max_ulp.map_or_else(dash, |ulp| if ulp > 999_999 { error(ulp as f64) } else { ulp.to_string() }),
+                c.max_ulp.map_or_else(dash, |ulp| {
+                    if ulp > 999_999 { error(ulp as f64) } else { ulp.to_string() }
+                }),
                 c.cosine.map_or_else(dash, |cosine| format!("{cosine:.7}")),
                 place(c),
                 c.first_bad_step.map_or_else(dash, |step| format!("step {step}")),
@@ -276,7 +296,11 @@ fn row(check: &Check) -> Vec<String> {
 }
 
 fn allowed(tolerance: Tolerance) -> String {
-    let relative = if tolerance.rtol > 0.0 { format!(" + {}·|x|", error(tolerance.rtol)) } else { String::new() };
+    let relative = if tolerance.rtol > 0.0 {
+        format!(" + {}·|x|", error(tolerance.rtol))
+    } else {
+        String::new()
+    };
     format!("{}{relative}", error(tolerance.atol))
 }
 
@@ -284,7 +308,8 @@ fn allowed(tolerance: Tolerance) -> String {
 fn place(comparison: &Comparison) -> String {
     let Some(worst) = &comparison.worst else { return "-".to_owned() };
     let named = [("step", worst.step), ("row", worst.row), ("unit", worst.unit)];
-    let named: Vec<String> = named.iter().filter_map(|(what, at)| at.map(|at| format!("{what} {at}"))).collect();
+    let named: Vec<String> =
+        named.iter().filter_map(|(what, at)| at.map(|at| format!("{what} {at}"))).collect();
     if named.is_empty() { format!("{:?}", worst.index) } else { named.join(" ") }
 }
 
@@ -301,7 +326,9 @@ fn check_json(check: &Check) -> Value {
     });
     let more = match &check.result {
         Ok(comparison) => comparison_json(comparison),
-        Err(error) => json!({ "max_abs": null, "max_rel": null, "worst": null, "error": error.to_string() }),
+        Err(error) => {
+            json!({ "max_abs": null, "max_rel": null, "worst": null, "error": error.to_string() })
+        }
     };
     if let (Some(json), Value::Object(more)) = (json.as_object_mut(), more) {
         json.extend(more);
@@ -333,10 +360,17 @@ fn comparison_json(c: &Comparison) -> Value {
     })
 }
 
-fn print_intermediates(device: &str, result: &Result<Vec<Intermediate>, fuselstm::Error>, output: &mut Output) {
+fn print_intermediates(
+    device: &str,
+    result: &Result<Vec<Intermediate>, fuselstm::Error>,
+    output: &mut Output,
+) {
     let values = match result {
         Ok(values) => values,
-        Err(error) => return output.line(format!("{device}: the intermediate values cannot be compared: {error}")),
+        Err(error) => {
+            return output
+                .line(format!("{device}: the intermediate values cannot be compared: {error}"));
+        }
     };
     let rows = values.iter().map(|value| {
         let c = &value.comparison;
@@ -354,13 +388,18 @@ fn print_intermediates(device: &str, result: &Result<Vec<Intermediate>, fuselstm
     output.line(table(&["node", "op", "value", "max abs", "worst at", ""], 3, rows));
     output.line(match values.iter().find(|value| !value.comparison.holds()) {
         Some(first) => {
-            format!("{device}: node {} ({}, `{}`) is the first that diverges", first.node.0, first.op, first.name)
+            format!(
+                "{device}: node {} ({}, `{}`) is the first that diverges",
+                first.node.0, first.op, first.name
+            )
         }
         None => format!("{device}: no node diverges by more than {}", allowed(Tolerance::DEVICE)),
     });
 }
 
-fn intermediates_json((device, result): &(String, Result<Vec<Intermediate>, fuselstm::Error>)) -> Value {
+fn intermediates_json(
+    (device, result): &(String, Result<Vec<Intermediate>, fuselstm::Error>),
+) -> Value {
     let value_json = |value: &Intermediate| {
         let mut json = comparison_json(&value.comparison);
         if let Some(json) = json.as_object_mut() {

@@ -60,8 +60,11 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
     if args.passes {
         print_passes(&model, output);
     }
-    let devices =
-        args.device.iter().map(|device| choices(args, &model, sizes, device)).collect::<Result<Vec<_>, _>>()?;
+    let devices = args
+        .device
+        .iter()
+        .map(|device| choices(args, &model, sizes, device))
+        .collect::<Result<Vec<_>, _>>()?;
     for (device, notes) in &devices {
         output.line(format!("\non {device}:"));
         notes.iter().for_each(|note| output.line(format!("  {note}")));
@@ -72,19 +75,30 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
         output.line(format!("the graph is drawn in {}", path.display()));
     }
     let mut document = to_json(&model, format, plan.as_ref().ok());
-    document["devices"] =
-        devices.iter().map(|(device, notes)| json!({ "device": device, "notes": notes })).collect::<Vec<_>>().into();
+    document["devices"] = devices
+        .iter()
+        .map(|(device, notes)| json!({ "device": device, "notes": notes }))
+        .collect::<Vec<_>>()
+        .into();
     output.json(document);
     Ok(true)
 }
 
 /// The device in words, and what it chose for inputs of these sizes.
-fn choices(args: &Args, model: &Model, sizes: Sizes, device: &Device) -> Result<(String, Vec<String>), Failure> {
+fn choices(
+    args: &Args,
+    model: &Model,
+    sizes: Sizes,
+    device: &Device,
+) -> Result<(String, Vec<String>), Failure> {
     let session = args.options.session_among(model, &args.device, device)?;
     let specs = model.inputs();
     let shapes = shapes(model, sizes)?;
-    let named: Vec<(&str, &[usize])> =
-        specs.iter().zip(&shapes).map(|(spec, shape)| (spec.name.as_str(), shape.as_slice())).collect();
+    let named: Vec<(&str, &[usize])> = specs
+        .iter()
+        .zip(&shapes)
+        .map(|(spec, shape)| (spec.name.as_str(), shape.as_slice()))
+        .collect();
     session.prepare(&named)?;
     Ok((format!("{}: {}", session.device(), session.description()), session.notes()))
 }
@@ -102,13 +116,17 @@ fn format_name(format: Format) -> &'static str {
 /// How many ops of each kind there are before and after the passes.
 fn counts_table(model: &Model) -> String {
     let (before, after) = (counts(model.source_graph()), counts(model.graph()));
-    let names: std::collections::BTreeSet<&str> = before.keys().chain(after.keys()).copied().collect();
-    let count =
-        |counts: &BTreeMap<&str, usize>, name: &str| counts.get(name).map_or("-".to_owned(), ToString::to_string);
+    let names: std::collections::BTreeSet<&str> =
+        before.keys().chain(after.keys()).copied().collect();
+    let count = |counts: &BTreeMap<&str, usize>, name: &str| {
+        counts.get(name).map_or("-".to_owned(), ToString::to_string)
+    };
     table(
         &["op", "in the file", "after the passes"],
         1,
-        names.iter().map(|name| vec![(*name).to_owned(), count(&before, name), count(&after, name)]),
+        names
+            .iter()
+            .map(|name| vec![(*name).to_owned(), count(&before, name), count(&after, name)]),
     )
 }
 
@@ -128,11 +146,15 @@ fn print_passes(model: &Model, output: &mut Output) {
         }
         output.line(format!("{}:", report.pass));
         report.made.iter().for_each(|made| output.line(format!("  made      {made}")));
-        report.declined.iter().for_each(|left| output.line(format!("  declined  {}: {}", left.what, left.reason)));
+        report
+            .declined
+            .iter()
+            .for_each(|left| output.line(format!("  declined  {}: {}", left.what, left.reason)));
     }
 }
 
-/// The plan for inputs of the declared sizes, open ones as asked for or as the random inputs of `run` have them.
+/// The plan for inputs of the declared sizes, open ones as asked for or as the random inputs of
+/// `run` have them.
 fn plan(model: &Model, sizes: Sizes) -> Result<Plan, Error> {
     Plan::new(model.graph(), &shapes(model, sizes)?)
 }
@@ -151,13 +173,16 @@ fn recurrent_bytes(graph: &Graph) -> u64 {
         Op::Recurrent(recurrent) => Some(recurrent),
         _ => None,
     });
-    let parts = recurrent.flat_map(|recurrent| &recurrent.directions).flat_map(|direction| direction.weights.parts());
+    let parts = recurrent
+        .flat_map(|recurrent| &recurrent.directions)
+        .flat_map(|direction| direction.weights.parts());
     parts.map(|(_, tensor)| tensor.byte_len() as u64).sum()
 }
 
 fn to_json(model: &Model, format: &str, plan: Option<&Plan>) -> Value {
     let graph = model.graph();
-    let of_name = |wanted: fn(&Op) -> bool| graph.nodes.iter().filter(|node| wanted(&node.op)).count();
+    let of_name =
+        |wanted: fn(&Op) -> bool| graph.nodes.iter().filter(|node| wanted(&node.op)).count();
     let declined = model.reports().iter().flat_map(|report| &report.declined);
     json!({
         "format": format,

@@ -13,9 +13,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use common::{Failure, Output};
 
-/// Reads LSTM, GRU and RNN models, fuses their loops into single recurrent ops, and runs them on the GPU and the CPU.
+/// Reads LSTM, GRU and RNN models, fuses their loops into single recurrent ops, and runs them on
+/// the GPU and the CPU.
 ///
-/// Exit status: 0 done and within tolerance, 1 a difference or a failed run, 2 bad usage or an unreadable input.
+/// Exit status: 0 done and within tolerance, 1 a difference or a failed run, 2 bad usage or an
+/// unreadable input.
 #[derive(Parser)]
 #[command(name = "fuselstm", version, max_term_width = 110)]
 struct Cli {
@@ -56,8 +58,11 @@ fn main() -> ExitCode {
     };
     common::start_log(cli.verbose);
     let mut output = Output::new(cli.json);
-    // A panic is a defect of this program. It ends in an error message and a status like any other failure.
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| dispatch(cli.command, &mut output)));
+    // A panic is a defect of this program. It ends in an error message and a status like any other
+    // failure.
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        dispatch(cli.command, &mut output)
+    }));
     let status = match result {
         Ok(Ok(holds)) => u8::from(!holds),
         Ok(Err(failure)) => {

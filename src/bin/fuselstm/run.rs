@@ -57,14 +57,34 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
     Ok(true)
 }
 
-fn report(args: &Args, session: &fuselstm::Session, results: &Outputs, last: f64, output: &mut Output) {
+fn report(
+    args: &Args,
+    session: &fuselstm::Session,
+    results: &Outputs,
+    last: f64,
+    output: &mut Output,
+) {
     let counters = results.counters();
-    output.line(format!("{} on {}: {}", args.model.display(), session.device(), session.description()));
+    output.line(format!(
+        "{} on {}: {}",
+        args.model.display(),
+        session.device(),
+        session.description()
+    ));
     let rows = results.iter().map(|(name, tensor)| {
-        vec![name.to_owned(), tensor.dtype().to_string(), format!("{:?}", tensor.shape()), preview(tensor)]
+        vec![
+            name.to_owned(),
+            tensor.dtype().to_string(),
+            format!("{:?}", tensor.shape()),
+            preview(tensor),
+        ]
     });
     output.line(table(&["output", "type", "shape", "first values"], 4, rows));
-    let runs = if args.steps == 1 { "the run".to_owned() } else { format!("the last of {} runs", args.steps) };
+    let runs = if args.steps == 1 {
+        "the run".to_owned()
+    } else {
+        format!("the last of {} runs", args.steps)
+    };
     output.line(format!(
         "{runs} took {}: {} submissions, {} dispatches, {} pipelines and {} buffers created",
         duration(last),

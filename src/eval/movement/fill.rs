@@ -42,7 +42,8 @@ pub(crate) fn range(start: &Tensor, limit: &Tensor, delta: &Tensor) -> Result<Te
         &[value] if value.is_finite() => Ok(value),
         _ => Err(Error::input("a range needs finite scalars")),
     };
-    // f64 holds every i32 and every difference of two of them; larger i64 ranges would pass the memory limit.
+    // f64 holds every i32 and every difference of two of them; larger i64 ranges would pass the
+    // memory limit.
     let (first, last, step) = (one(start)?, one(limit)?, one(delta)?);
     if step == 0.0 {
         return Err(Error::input("a range has the step 0"));
@@ -59,7 +60,8 @@ pub(crate) fn range(start: &Tensor, limit: &Tensor, delta: &Tensor) -> Result<Te
     cast(&Tensor::from_vec::<i64>(&[count], values)?, dtype)
 }
 
-/// x with another element type: floats truncate towards zero and saturate, integers wrap, non-zero is true.
+/// x with another element type: floats truncate towards zero and saturate, integers wrap, non-zero
+/// is true.
 pub(crate) fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
     if x.dtype() == dtype {
         return Ok(x.clone());
@@ -69,10 +71,13 @@ pub(crate) fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
         return from_integers(dtype, x.shape(), integers);
     }
     let values = floats(x);
-    let truncated = |low: f64, high: f64| values.iter().map(move |&v| v.clamp(low, high) as i64).collect();
+    let truncated =
+        |low: f64, high: f64| values.iter().map(move |&v| v.clamp(low, high) as i64).collect();
     let bounds = match dtype {
         DType::F32 | DType::F64 | DType::F16 => return from_floats(dtype, x.shape(), values),
-        DType::Bool => return Tensor::from_vec(x.shape(), values.iter().map(|&v| v != 0.0).collect()),
+        DType::Bool => {
+            return Tensor::from_vec(x.shape(), values.iter().map(|&v| v != 0.0).collect());
+        }
         DType::I8 => (f64::from(i8::MIN), f64::from(i8::MAX)),
         DType::U8 => (0.0, f64::from(u8::MAX)),
         DType::I16 => (f64::from(i16::MIN), f64::from(i16::MAX)),
@@ -129,7 +134,9 @@ pub(crate) fn from_integers(dtype: DType, shape: &[usize], values: Vec<i64>) -> 
     match dtype {
         DType::F32 => Tensor::from_vec(shape, values.iter().map(|&v| v as f32).collect()),
         DType::F64 => Tensor::from_vec(shape, values.iter().map(|&v| v as f64).collect()),
-        DType::F16 => Tensor::from_vec(shape, values.iter().map(|&v| f16::from_f64(v as f64)).collect()),
+        DType::F16 => {
+            Tensor::from_vec(shape, values.iter().map(|&v| f16::from_f64(v as f64)).collect())
+        }
         DType::I8 => Tensor::from_vec(shape, values.iter().map(|&v| v as i8).collect()),
         DType::U8 => Tensor::from_vec(shape, values.iter().map(|&v| v as u8).collect()),
         DType::I16 => Tensor::from_vec(shape, values.iter().map(|&v| v as i16).collect()),

@@ -14,7 +14,12 @@ pub(crate) fn concat(parts: &[&Tensor], axis: i64) -> Result<Tensor> {
     shape[axis] = 0;
     for part in parts {
         let fits = part.shape().len() == shape.len()
-            && part.shape().iter().zip(first.shape()).enumerate().all(|(k, (a, b))| k == axis || a == b);
+            && part
+                .shape()
+                .iter()
+                .zip(first.shape())
+                .enumerate()
+                .all(|(k, (a, b))| k == axis || a == b);
         if !fits {
             return Err(Error::input(format!(
                 "shapes {:?} and {:?} cannot be joined on axis {axis}",
@@ -30,7 +35,12 @@ pub(crate) fn concat(parts: &[&Tensor], axis: i64) -> Result<Tensor> {
 }
 
 /// `_like` only says which element type to read.
-fn concat_typed<E: Element>(_like: &[E], parts: &[&Tensor], axis: usize, shape: &[usize]) -> Result<Tensor> {
+fn concat_typed<E: Element>(
+    _like: &[E],
+    parts: &[&Tensor],
+    axis: usize,
+    shape: &[usize],
+) -> Result<Tensor> {
     let mut out = Vec::with_capacity(checked_count(E::DTYPE, shape)?);
     let outer: usize = shape[..axis].iter().product();
     let slices = parts.iter().map(|part| part.as_slice::<E>()).collect::<Result<Vec<_>>>()?;
@@ -47,7 +57,11 @@ fn concat_typed<E: Element>(_like: &[E], parts: &[&Tensor], axis: usize, shape: 
 pub(crate) fn pack(parts: &[&Tensor], axis: i64) -> Result<Tensor> {
     let first = parts.first().ok_or_else(|| Error::graph("there is nothing to pack"))?;
     if let Some(other) = parts.iter().find(|part| part.shape() != first.shape()) {
-        return Err(Error::input(format!("shapes {:?} and {:?} cannot be packed", first.shape(), other.shape())));
+        return Err(Error::input(format!(
+            "shapes {:?} and {:?} cannot be packed",
+            first.shape(),
+            other.shape()
+        )));
     }
     let axis = axis_index(axis, first.shape().len() + 1)?;
     let mut shape = first.shape().to_vec();
@@ -62,7 +76,11 @@ pub(crate) fn pack(parts: &[&Tensor], axis: i64) -> Result<Tensor> {
 pub(crate) fn gather(x: &Tensor, indices: &Tensor, options: &Gather) -> Result<Tensor> {
     let rank = x.shape().len();
     let axis = axis_index(options.axis, rank)?;
-    let batch = if options.batch_dims == 0 { 0 } else { axis_index(options.batch_dims, indices.shape().len() + 1)? };
+    let batch = if options.batch_dims == 0 {
+        0
+    } else {
+        axis_index(options.batch_dims, indices.shape().len() + 1)?
+    };
     if batch > axis || indices.shape().get(..batch) != x.shape().get(..batch) {
         return Err(Error::input(format!(
             "indices of shape {:?} do not share {batch} leading axes with x of shape {:?} (axis {axis})",
@@ -75,10 +93,11 @@ pub(crate) fn gather(x: &Tensor, indices: &Tensor, options: &Gather) -> Result<T
         .to_i64()?
         .into_iter()
         .map(|index| {
-            usize::try_from(index)
-                .ok()
-                .filter(|&index| index < size)
-                .ok_or_else(|| Error::input(format!("index {index} is out of range for axis {axis} of size {size}")))
+            usize::try_from(index).ok().filter(|&index| index < size).ok_or_else(|| {
+                Error::input(format!(
+                    "index {index} is out of range for axis {axis} of size {size}"
+                ))
+            })
         })
         .collect::<Result<Vec<usize>>>()?;
     let shape = [&x.shape()[..axis], &indices.shape()[batch..], &x.shape()[axis + 1..]].concat();
@@ -105,15 +124,20 @@ pub(crate) fn gather(x: &Tensor, indices: &Tensor, options: &Gather) -> Result<T
 /// x with `item` at `index` of the first axis.
 pub(crate) fn set_item(x: &Tensor, index: &Tensor, item: &Tensor) -> Result<Tensor> {
     let index = scalar_i64(index, "index")?;
-    let (&size, rest) =
-        x.shape().split_first().ok_or_else(|| Error::input("a scalar has no items that could be set"))?;
+    let (&size, rest) = x
+        .shape()
+        .split_first()
+        .ok_or_else(|| Error::input("a scalar has no items that could be set"))?;
     if item.shape() != rest {
-        return Err(Error::input(format!("an item of shape {:?} does not fit {:?}", item.shape(), x.shape())));
+        return Err(Error::input(format!(
+            "an item of shape {:?} does not fit {:?}",
+            item.shape(),
+            x.shape()
+        )));
     }
-    let index = usize::try_from(index)
-        .ok()
-        .filter(|&index| index < size)
-        .ok_or_else(|| Error::input(format!("index {index} is out of range for a list of {size} items")))?;
+    let index = usize::try_from(index).ok().filter(|&index| index < size).ok_or_else(|| {
+        Error::input(format!("index {index} is out of range for a list of {size} items"))
+    })?;
     let mut out = x.clone();
     with_storage!(x.storage(), data => set_typed(data, &mut out, index, item))?;
     Ok(out)
@@ -134,8 +158,14 @@ pub(crate) fn select(condition: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tenso
     with_storage!(a.storage(), data => select_typed(condition.as_slice()?, data, &b, &shape))
 }
 
-fn select_typed<E: Element>(condition: &[bool], a: &[E], b: &Tensor, shape: &[usize]) -> Result<Tensor> {
+fn select_typed<E: Element>(
+    condition: &[bool],
+    a: &[E],
+    b: &Tensor,
+    shape: &[usize],
+) -> Result<Tensor> {
     let b = b.as_slice::<E>()?;
-    let picked = condition.iter().zip(a.iter().zip(b)).map(|(&holds, (&a, &b))| if holds { a } else { b });
+    let picked =
+        condition.iter().zip(a.iter().zip(b)).map(|(&holds, (&a, &b))| if holds { a } else { b });
     Tensor::from_vec(shape, picked.collect())
 }

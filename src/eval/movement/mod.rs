@@ -1,4 +1,5 @@
-//! Ops that move elements and compute nothing, for every element type. The cpu backend uses them as they are.
+//! Ops that move elements and compute nothing, for every element type. The cpu backend uses them as
+//! they are.
 
 mod fill;
 mod join;
@@ -37,11 +38,16 @@ impl View {
         View { offset: 0, shape: shape.to_vec(), strides: strides_of(shape) }
     }
 
-    /// The elements that the view walks over, in order, as a tensor of `shape` (which has as many elements).
+    /// The elements that the view walks over, in order, as a tensor of `shape` (which has as many
+    /// elements).
     pub(crate) fn read(&self, x: &Tensor, shape: &[usize]) -> Result<Tensor> {
         checked_count(x.dtype(), &self.shape)?;
         if !self.fits(x.len()) {
-            return Err(Error::internal(format!("a view of {:?} leaves a tensor of {:?}", self.shape, x.shape())));
+            return Err(Error::internal(format!(
+                "a view of {:?} leaves a tensor of {:?}",
+                self.shape,
+                x.shape()
+            )));
         }
         with_storage!(x.storage(), data => Tensor::from_vec(shape, self.copy(data)))
     }
@@ -66,7 +72,9 @@ impl View {
             if stride == 1 {
                 out.extend_from_slice(&data[start..start + size]);
             } else {
-                out.extend((0..size as isize).map(|i| data[(start as isize + i * stride) as usize]));
+                out.extend(
+                    (0..size as isize).map(|i| data[(start as isize + i * stride) as usize]),
+                );
             }
         });
         out
@@ -107,11 +115,17 @@ impl View {
 /// Axis `k` of the result is axis `permutation[k]` of x.
 pub(crate) fn transpose(x: &Tensor, permutation: &Tensor) -> Result<Tensor> {
     let rank = x.shape().len();
-    let axes = permutation.to_i64()?.into_iter().map(|axis| axis_index(axis, rank)).collect::<Result<Vec<_>>>()?;
+    let axes = permutation
+        .to_i64()?
+        .into_iter()
+        .map(|axis| axis_index(axis, rank))
+        .collect::<Result<Vec<_>>>()?;
     let mut seen = vec![false; rank];
     axes.iter().for_each(|&axis| seen[axis] = true);
     if axes.len() != rank || seen.contains(&false) {
-        return Err(Error::input(format!("{axes:?} is no permutation of the axes of a tensor of rank {rank}")));
+        return Err(Error::input(format!(
+            "{axes:?} is no permutation of the axes of a tensor of rank {rank}"
+        )));
     }
     let whole = View::whole(x.shape());
     let shape: Vec<usize> = axes.iter().map(|&axis| whole.shape[axis]).collect();
@@ -142,15 +156,20 @@ pub(crate) fn reshape(x: &Tensor, target: &Tensor) -> Result<Tensor> {
 /// x without axes of size 1: the named ones, or all.
 pub(crate) fn squeeze(x: &Tensor, options: &Squeeze) -> Result<Tensor> {
     let rank = x.shape().len();
-    let mut remove: Vec<bool> = x.shape().iter().map(|&n| n == 1 && options.axes.is_empty()).collect();
+    let mut remove: Vec<bool> =
+        x.shape().iter().map(|&n| n == 1 && options.axes.is_empty()).collect();
     for &axis in &options.axes {
         let axis = axis_index(axis, rank)?;
         if x.shape()[axis] != 1 {
-            return Err(Error::input(format!("axis {axis} of shape {:?} cannot be squeezed", x.shape())));
+            return Err(Error::input(format!(
+                "axis {axis} of shape {:?} cannot be squeezed",
+                x.shape()
+            )));
         }
         remove[axis] = true;
     }
-    let shape: Vec<usize> = x.shape().iter().zip(&remove).filter(|&(_, &gone)| !gone).map(|(&n, _)| n).collect();
+    let shape: Vec<usize> =
+        x.shape().iter().zip(&remove).filter(|&(_, &gone)| !gone).map(|(&n, _)| n).collect();
     x.reshaped(&shape)
 }
 
@@ -166,14 +185,18 @@ pub(crate) fn expand_dims(x: &Tensor, axis: &Tensor) -> Result<Tensor> {
 pub(crate) fn tile(x: &Tensor, multiples: &Tensor) -> Result<Tensor> {
     let multiples = sizes(multiples, "multiples")?;
     if multiples.len() != x.shape().len() {
-        return Err(Error::input(format!("multiples {multiples:?} do not fit the shape {:?}", x.shape())));
+        return Err(Error::input(format!(
+            "multiples {multiples:?} do not fit the shape {:?}",
+            x.shape()
+        )));
     }
     // Each axis becomes a pair: the repetition, which does not move in x, and the axis itself.
     let whole = View::whole(x.shape());
     let (mut shape, mut pairs, mut strides) = (Vec::new(), Vec::new(), Vec::new());
     for ((&size, &stride), &times) in whole.shape.iter().zip(&whole.strides).zip(&multiples) {
         let tiled = size.checked_mul(times);
-        shape.push(tiled.ok_or_else(|| Error::limit(format!("tiling by {multiples:?} overflows")))?);
+        shape
+            .push(tiled.ok_or_else(|| Error::limit(format!("tiling by {multiples:?} overflows")))?);
         pairs.extend([times, size]);
         strides.extend([0, stride]);
     }
@@ -218,10 +241,16 @@ pub(crate) fn reverse(x: &Tensor, axes: &Tensor) -> Result<Tensor> {
     view.read(x, x.shape())
 }
 
-/// x with the first `lengths[b]` entries of the time axis reversed, for each index `b` of the batch axis.
-pub(crate) fn reverse_sequence(x: &Tensor, lengths: &Tensor, options: &ReverseSequence) -> Result<Tensor> {
+/// x with the first `lengths[b]` entries of the time axis reversed, for each index `b` of the batch
+/// axis.
+pub(crate) fn reverse_sequence(
+    x: &Tensor,
+    lengths: &Tensor,
+    options: &ReverseSequence,
+) -> Result<Tensor> {
     let rank = x.shape().len();
-    let (time, batch) = (axis_index(options.time_axis, rank)?, axis_index(options.batch_axis, rank)?);
+    let (time, batch) =
+        (axis_index(options.time_axis, rank)?, axis_index(options.batch_axis, rank)?);
     let lengths = lengths.to_i64()?;
     let (steps, rows) = (x.shape()[time], x.shape()[batch]);
     if time == batch || lengths.len() != rows {

@@ -10,13 +10,18 @@ use crate::tensor::{Element, Tensor, with_storage};
 /// `size[k]` entries from `begin[k]` on, −1: up to the end.
 pub(crate) fn slice(x: &Tensor, begin: &Tensor, size: &Tensor) -> Result<Tensor> {
     let (begin, size) = (begin.to_i64()?, size.to_i64()?);
-    let wrong = || Error::input(format!("slice from {begin:?} of {size:?} leaves the shape {:?}", x.shape()));
+    let wrong = || {
+        Error::input(format!("slice from {begin:?} of {size:?} leaves the shape {:?}", x.shape()))
+    };
     if begin.len() != x.shape().len() || size.len() != x.shape().len() {
         return Err(wrong());
     }
     let mut view = View::whole(x.shape());
     for (axis, (&begin, &size)) in begin.iter().zip(&size).enumerate() {
-        let start = usize::try_from(begin).ok().filter(|&start| start <= view.shape[axis]).ok_or_else(wrong)?;
+        let start = usize::try_from(begin)
+            .ok()
+            .filter(|&start| start <= view.shape[axis])
+            .ok_or_else(wrong)?;
         let left = view.shape[axis] - start;
         let take = if size == -1 { left } else { usize::try_from(size).map_err(|_| wrong())? };
         if take > left {
@@ -54,8 +59,12 @@ pub(crate) fn strided_slice(
             }
             AxisRange::Take { index } => (index, 1, 1),
         };
-        let own = own_strides.next().copied().ok_or_else(|| Error::internal("a slice has more ranges than x axes"))?;
-        // Where there is nothing to read, the start may lie past the end; with one entry the stride is never taken.
+        let own = own_strides
+            .next()
+            .copied()
+            .ok_or_else(|| Error::internal("a slice has more ranges than x axes"))?;
+        // Where there is nothing to read, the start may lie past the end; with one entry the stride
+        // is never taken.
         if count > 0 {
             view.offset += usize::try_from(start).unwrap_or(0) * own.unsigned_abs();
         }
@@ -66,13 +75,22 @@ pub(crate) fn strided_slice(
 }
 
 /// x cut along an axis: into parts of `sizes` (one may be −1), or into `count` equal parts.
-pub(crate) fn split(x: &Tensor, axis: &Tensor, parts: Option<&Tensor>, count: usize) -> Result<Vec<Tensor>> {
+pub(crate) fn split(
+    x: &Tensor,
+    axis: &Tensor,
+    parts: Option<&Tensor>,
+    count: usize,
+) -> Result<Vec<Tensor>> {
     let axis = axis_index(scalar_i64(axis, "axis")?, x.shape().len())?;
     let size = x.shape()[axis];
     let sizes = match parts {
         Some(parts) => part_sizes(&parts.to_i64()?, size)?,
         None if count > 0 && size.is_multiple_of(count) => vec![size / count; count],
-        None => return Err(Error::input(format!("axis {axis} of size {size} cannot be cut into {count} equal parts"))),
+        None => {
+            return Err(Error::input(format!(
+                "axis {axis} of size {size} cannot be cut into {count} equal parts"
+            )));
+        }
     };
     if sizes.len() != count {
         return Err(Error::graph(format!("{} sizes for {count} results", sizes.len())));
@@ -111,7 +129,10 @@ fn part_sizes(sizes: &[i64], total: usize) -> Result<Vec<usize>> {
 pub(crate) fn unpack(x: &Tensor, axis: i64, count: usize) -> Result<Vec<Tensor>> {
     let axis = axis_index(axis, x.shape().len())?;
     if x.shape()[axis] != count {
-        return Err(Error::graph(format!("axis {axis} of size {} unpacks into {count} results", x.shape()[axis])));
+        return Err(Error::graph(format!(
+            "axis {axis} of size {} unpacks into {count} results",
+            x.shape()[axis]
+        )));
     }
     let mut shape = x.shape().to_vec();
     shape.remove(axis);
@@ -125,10 +146,20 @@ pub(crate) fn unpack(x: &Tensor, axis: i64, count: usize) -> Result<Vec<Tensor>>
         .collect()
 }
 
-/// x with `paddings[k] = [before, after]` entries around axis `k`, all of `value`, or of the stored number `zero` without one.
-pub(crate) fn pad(x: &Tensor, paddings: &Tensor, value: Option<&Tensor>, zero: i64) -> Result<Tensor> {
+/// x with `paddings[k] = [before, after]` entries around axis `k`, all of `value`, or of the stored
+/// number `zero` without one.
+pub(crate) fn pad(
+    x: &Tensor,
+    paddings: &Tensor,
+    value: Option<&Tensor>,
+    zero: i64,
+) -> Result<Tensor> {
     if paddings.shape() != [x.shape().len(), 2] {
-        return Err(Error::input(format!("paddings of shape {:?} for a tensor of {:?}", paddings.shape(), x.shape())));
+        return Err(Error::input(format!(
+            "paddings of shape {:?} for a tensor of {:?}",
+            paddings.shape(),
+            x.shape()
+        )));
     }
     let paddings = sizes(paddings, "paddings")?;
     let mut shape = x.shape().to_vec();

@@ -1,4 +1,5 @@
-//! The uint8 LSTM step of TFLite's BASIC kernel: activations of scale 1/128 and zero point 128, cell state of scale 1/2048.
+//! The uint8 LSTM step of TFLite's BASIC kernel: activations of scale 1/128 and zero point 128,
+//! cell state of scale 1/2048.
 //!
 //! ```text
 //! acc = Σ (v − 128)·(w − w_zero) + bias          over input and state, bias scale = weight scale / 128
@@ -9,7 +10,9 @@
 
 use super::{Sizes, Step};
 use crate::error::{Error, Result};
-use crate::eval::fixed_point::{Multiplier, logistic16, product16, rounding_shift, saturate16, tanh16};
+use crate::eval::fixed_point::{
+    Multiplier, logistic16, product16, rounding_shift, saturate16, tanh16,
+};
 use crate::graph::Recurrent;
 use crate::graph::op::Activation;
 use crate::graph::recurrent::{Cell, Direction, Matrix};
@@ -27,10 +30,16 @@ pub(super) struct BasicStep {
 }
 
 impl BasicStep {
-    pub(super) fn new(layer: &Recurrent, direction: &Direction, sizes: &Sizes, zero: i32) -> Result<BasicStep> {
+    pub(super) fn new(
+        layer: &Recurrent,
+        direction: &Direction,
+        sizes: &Sizes,
+        zero: i32,
+    ) -> Result<BasicStep> {
         let plain = match &layer.cell {
             Cell::Lstm(lstm) => {
-                (lstm.gate, lstm.candidate, lstm.output) == (Activation::Sigmoid, Activation::Tanh, Activation::Tanh)
+                (lstm.gate, lstm.candidate, lstm.output)
+                    == (Activation::Sigmoid, Activation::Tanh, Activation::Tanh)
                     && !lstm.coupled_input_forget
                     && lstm.cell_clip.is_none_or(|clip| clip <= 0.0)
             }
@@ -56,7 +65,7 @@ impl BasicStep {
         if !(scale.is_finite() && scale > 0.0 && (0..=255).contains(&zero)) {
             return Err(Error::graph(format!("weights of scale {scale}, zero point {zero}")));
         }
-        let centred = |matrix: &Matrix| -> Result<Vec<i32>> {
+        let centerd = |matrix: &Matrix| -> Result<Vec<i32>> {
             Ok(matrix.data.as_slice::<u8>()?.iter().map(|&w| i32::from(w) - zero).collect())
         };
         let bias = match &weights.bias {
@@ -65,7 +74,7 @@ impl BasicStep {
         };
         Ok(BasicStep {
             units: sizes.units,
-            weights: [centred(&weights.input)?, centred(&weights.recurrent)?],
+            weights: [centerd(&weights.input)?, centerd(&weights.recurrent)?],
             bias,
             factor: Multiplier::new(f64::from(4096.0 * (scale / 128.0))),
         })
@@ -76,7 +85,10 @@ impl BasicStep {
         let row = block * self.units + j;
         let product = |weights: &[i32], v: &[u8]| {
             let weights = &weights[row * v.len()..][..v.len()];
-            weights.iter().zip(v).fold(0i32, |sum, (&w, &v)| sum.wrapping_add(w * (i32::from(v) - i32::from(ZERO))))
+            weights
+                .iter()
+                .zip(v)
+                .fold(0i32, |sum, (&w, &v)| sum.wrapping_add(w * (i32::from(v) - i32::from(ZERO))))
         };
         let sum = product(&self.weights[0], x).wrapping_add(product(&self.weights[1], h));
         saturate16(self.factor.apply(sum.wrapping_add(self.bias[row])))

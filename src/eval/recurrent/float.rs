@@ -1,12 +1,13 @@
-//! Float and hybrid steps. Float computes in f64 from f32 data and rounds the states to f32 once a step. Hybrid computes in f32, with
-//! every matrix product of int8 weights as [`hybrid`](super::super::hybrid) says; its activations are rounded once to f32.
+//! Float and hybrid steps. Float computes in f64 from f32 data and rounds the states to f32 once a
+//! step. Hybrid computes in f32, with every matrix product of int8 weights as
+//! [`hybrid`](super::super::hybrid) says; its activations are rounded once to f32.
 
 use std::ops::{Add, Mul, Range, Sub};
 
 use super::{Sizes, Step};
 use crate::error::{Error, Result};
 use crate::eval::elementwise::activate;
-use crate::eval::hybrid::{HybridMatrix, QuantisedRow};
+use crate::eval::hybrid::{HybridMatrix, QuantizedRow};
 use crate::graph::Recurrent;
 use crate::graph::op::Activation;
 use crate::graph::recurrent::{Cell, Direction, Gru, Lstm, Matrix, Rnn};
@@ -17,7 +18,14 @@ const LAYER_NORM_EPSILON: f64 = 1e-8;
 
 /// The number type that a step computes in: f64 for float, f32 for hybrid arithmetic.
 pub(super) trait Real:
-    Copy + PartialOrd + Default + From<f32> + Into<f64> + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self>
+    Copy
+    + PartialOrd
+    + Default
+    + From<f32>
+    + Into<f64>
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
 {
     /// Rounds to this type.
     fn round_from(x: f64) -> Self;
@@ -55,7 +63,8 @@ enum Product<'a> {
 }
 
 impl<'a> Product<'a> {
-    /// Float weights, or int8 weights under hybrid arithmetic. A diagonal is dequantised: it has no sum to quantise for.
+    /// Float weights, or int8 weights under hybrid arithmetic. A diagonal is dequantized: it has no
+    /// sum to quantize for.
     fn new(matrix: &'a Matrix, hybrid: bool) -> Result<Product<'a>> {
         if matrix.data.shape().len() == 1 {
             return Ok(Product::Diagonal(matrix.to_f32()));
@@ -65,25 +74,32 @@ impl<'a> Product<'a> {
         }
         // Weights may be stored in int8 for a float layer: then they have scales.
         if !matrix.data.dtype().is_float() && matrix.scales.is_empty() {
-            return Err(Error::graph(format!("float arithmetic with {} weights", matrix.data.dtype())));
+            return Err(Error::graph(format!(
+                "float arithmetic with {} weights",
+                matrix.data.dtype()
+            )));
         }
         Ok(Product::Dense { weights: matrix.to_f32(), columns: matrix.columns() })
     }
 
     /// `out += W v` for some rows of `W`.
     fn accumulate<R: Real>(&self, rows: Range<usize>, v: &Vector<R>, out: &mut [R]) {
-        match (self, &v.quantised) {
-            (Product::Hybrid(matrix), Some(quantised)) => {
+        match (self, &v.quantized) {
+            (Product::Hybrid(matrix), Some(quantized)) => {
                 let mut sums: Vec<f32> = out.iter().map(|&x| to_f32(x)).collect();
-                matrix.accumulate_rows(rows, quantised, &mut sums);
+                matrix.accumulate_rows(rows, quantized, &mut sums);
                 out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum.into());
             }
-            // `Vector::new` quantises whenever the arithmetic is hybrid, and hybrid weights exist only then.
+            // `Vector::new` quantizes whenever the arithmetic is hybrid, and hybrid weights exist
+            // only then.
             (Product::Hybrid(_), None) => {}
             (Product::Dense { weights, columns }, _) => {
                 for (out, row) in out.iter_mut().zip(rows) {
                     let weights = &weights[row * columns..][..*columns];
-                    let sum = weights.iter().zip(&v.values).fold(R::default(), |sum, (&w, &v)| sum + R::from(w) * v);
+                    let sum = weights
+                        .iter()
+                        .zip(&v.values)
+                        .fold(R::default(), |sum, (&w, &v)| sum + R::from(w) * v);
                     *out = *out + sum;
                 }
             }
@@ -96,19 +112,20 @@ impl<'a> Product<'a> {
     }
 }
 
-/// A vector that matrices act on, with its int8 form under hybrid arithmetic: the products of all gates share one quantisation.
+/// A vector that matrices act on, with its int8 form under hybrid arithmetic: the products of all
+/// gates share one quantization.
 struct Vector<R> {
     values: Vec<R>,
-    quantised: Option<QuantisedRow>,
+    quantized: Option<QuantizedRow>,
 }
 
 impl<R: Real> Vector<R> {
     fn new(values: Vec<R>, asymmetric: Option<bool>) -> Vector<R> {
-        let quantised = asymmetric.map(|asymmetric| {
+        let quantized = asymmetric.map(|asymmetric| {
             let row: Vec<f32> = values.iter().map(|&v| to_f32(v)).collect();
-            QuantisedRow::new(&row, asymmetric)
+            QuantizedRow::new(&row, asymmetric)
         });
-        Vector { values, quantised }
+        Vector { values, quantized }
     }
 
     fn from_f32(values: &[f32], asymmetric: Option<bool>) -> Vector<R> {
@@ -143,13 +160,18 @@ impl<'a, R: Real> CellStep<'a, R> {
         let weights = &*direction.weights;
         let product = |matrix: &'a Matrix| Product::new(matrix, asymmetric.is_some());
         let projection = match &weights.projection {
-            Some(projection) => Some((product(&projection.weight)?, vector(projection.bias.as_ref(), sizes.output)?)),
+            Some(projection) => Some((
+                product(&projection.weight)?,
+                vector(projection.bias.as_ref(), sizes.output)?,
+            )),
             None => None,
         };
         if let Cell::Gru(gru) = &layer.cell
             && (weights.recurrent_bias.is_some() && !gru.reset_after || weights.auxiliary.is_some())
         {
-            return Err(Error::unsupported("a GRU with auxiliary weights, or with a recurrent bias and reset before"));
+            return Err(Error::unsupported(
+                "a GRU with auxiliary weights, or with a recurrent bias and reset before",
+            ));
         }
         let reals = |matrix: &Matrix| matrix.to_f32().into_iter().map(R::from).collect();
         Ok(CellStep {
@@ -204,7 +226,8 @@ impl<'a, R: Real> CellStep<'a, R> {
         self.recurrent.accumulate(self.all_rows(), &self.vector(h), &mut sums);
 
         // Blocks of the gates; the peephole has the same without the candidate.
-        let (forget, candidate, output) = if lstm.coupled_input_forget { (0, 1, 2) } else { (1, 2, 3) };
+        let (forget, candidate, output) =
+            if lstm.coupled_input_forget { (0, 1, 2) } else { (1, 2, 3) };
         let old: Vec<R> = c.iter().map(|&c| R::from(c)).collect();
         let f = self.gate(&mut sums, forget, Some((forget, &old)), lstm.gate);
         let i = if lstm.coupled_input_forget {
@@ -213,7 +236,8 @@ impl<'a, R: Real> CellStep<'a, R> {
             self.gate(&mut sums, 0, Some((0, &old)), lstm.gate)
         };
         let g = self.gate(&mut sums, candidate, None, lstm.candidate);
-        let new: Vec<R> = (0..units).map(|j| clipped(f[j] * old[j] + i[j] * g[j], lstm.cell_clip)).collect();
+        let new: Vec<R> =
+            (0..units).map(|j| clipped(f[j] * old[j] + i[j] * g[j], lstm.cell_clip)).collect();
         let o = self.gate(&mut sums, output, Some((output - 1, &new)), lstm.gate);
         let m: Vec<R> = o.iter().zip(&new).map(|(&o, &c)| o * activated(lstm.output, c)).collect();
 
@@ -229,8 +253,15 @@ impl<'a, R: Real> CellStep<'a, R> {
         h.iter_mut().zip(y).for_each(|(h, y)| *h = to_f32(y));
     }
 
-    /// Finishes the sums of one gate block: peephole `(its block, the cell state it sees)`, layer norm, activation.
-    fn gate(&self, sums: &mut [R], block: usize, peephole: Option<(usize, &[R])>, activation: Activation) -> Vec<R> {
+    /// Finishes the sums of one gate block: peephole `(its block, the cell state it sees)`, layer
+    /// norm, activation.
+    fn gate(
+        &self,
+        sums: &mut [R],
+        block: usize,
+        peephole: Option<(usize, &[R])>,
+        activation: Activation,
+    ) -> Vec<R> {
         let units = self.sizes.units;
         let sums = &mut sums[block * units..][..units];
         if let (Some((block, cell)), Some(weights)) = (peephole, &self.peephole) {
@@ -238,9 +269,12 @@ impl<'a, R: Real> CellStep<'a, R> {
             sums.iter_mut().zip(weights.iter().zip(cell)).for_each(|(s, (&p, &c))| *s = *s + p * c);
         }
         if let Some(coefficients) = &self.layer_norm {
-            let (coefficients, bias) = (&coefficients[block * units..][..units], &self.bias[block * units..][..units]);
-            normalise(sums);
-            sums.iter_mut().zip(coefficients.iter().zip(bias)).for_each(|(s, (&k, &b))| *s = *s * k + b);
+            let (coefficients, bias) =
+                (&coefficients[block * units..][..units], &self.bias[block * units..][..units]);
+            normalize(sums);
+            sums.iter_mut()
+                .zip(coefficients.iter().zip(bias))
+                .for_each(|(s, (&k, &b))| *s = *s * k + b);
         }
         sums.iter().map(|&s| activated(activation, s)).collect()
     }
@@ -268,7 +302,11 @@ impl<'a, R: Real> CellStep<'a, R> {
             n.iter_mut().zip(r.iter().zip(product)).for_each(|(n, (&r, p))| *n = *n + r * p);
         } else {
             let reset = r.iter().zip(&state.values).map(|(&r, &h)| r * h).collect();
-            self.recurrent.accumulate(2 * units..3 * units, &Vector::new(reset, self.asymmetric), n);
+            self.recurrent.accumulate(
+                2 * units..3 * units,
+                &Vector::new(reset, self.asymmetric),
+                n,
+            );
         }
         for (j, h) in h.iter_mut().enumerate() {
             let n = activated(gru.candidate, n[j]);
@@ -307,7 +345,9 @@ impl<R: Real> Step for CellStep<'_, R> {
 fn vector<R: Real>(bias: Option<&Tensor>, count: usize) -> Result<Vec<R>> {
     match bias {
         None => Ok(vec![R::default(); count]),
-        Some(bias) if bias.dtype().is_float() => Ok(bias.to_f32().iter().map(|&b| R::from(b)).collect()),
+        Some(bias) if bias.dtype().is_float() => {
+            Ok(bias.to_f32().iter().map(|&b| R::from(b)).collect())
+        }
         Some(bias) => Err(Error::graph(format!("float arithmetic with a {} bias", bias.dtype()))),
     }
 }
@@ -330,7 +370,7 @@ fn clipped<R: Real>(x: R, bound: Option<f32>) -> R {
 }
 
 /// `(v − mean) / sqrt(var + 1e-8)` with the population variance.
-fn normalise<R: Real>(values: &mut [R]) {
+fn normalize<R: Real>(values: &mut [R]) {
     let count = values.len() as f64;
     let mean = |sum: R| R::round_from(sum.into() / count);
     let average = mean(values.iter().fold(R::default(), |sum, &v| sum + v));

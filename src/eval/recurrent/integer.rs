@@ -1,7 +1,8 @@
 //! The int8 LSTM with an int16 cell state, bit-exact with TFLite's "8x8→16" kernel.
 //!
-//! Scales: `s_x` input, `s_h` output state, `2^k` cell state, `u` gate sums (`2^−12`, or the intermediate's under layer norm),
-//! `s_m` gated output. `MBQM` is [`Multiplier::apply`]; `>>r` rounds halves away from zero.
+//! Scales: `s_x` input, `s_h` output state, `2^k` cell state, `u` gate sums (`2^−12`, or the
+//! intermediate's under layer norm), `s_m` gated output. `MBQM` is [`Multiplier::apply`]; `>>r`
+//! rounds halves away from zero.
 //!
 //! ```text
 //! b'_in = b − z_x·rowsum(W)  (without b under layer norm)    b'_rec = −z_h·rowsum(R)    b'_proj = q − z_m·rowsum(Q)
@@ -18,7 +19,9 @@
 
 use super::{Sizes, Step};
 use crate::error::{Error, Result};
-use crate::eval::fixed_point::{Multiplier, inverse_square_root, logistic16, rounding_shift, saturate16, tanh16};
+use crate::eval::fixed_point::{
+    Multiplier, inverse_square_root, logistic16, rounding_shift, saturate16, tanh16,
+};
 use crate::eval::operands::Affine;
 use crate::graph::Recurrent;
 use crate::graph::op::Activation;
@@ -35,14 +38,28 @@ struct Rows {
 
 impl Rows {
     /// Block `block` of `blocks`; `zero` is the zero point of what the weights act on.
-    fn new(matrix: &Matrix, block: (usize, usize), bias: Option<&[i32]>, zero: i32, factor: f32) -> Result<Rows> {
+    fn new(
+        matrix: &Matrix,
+        block: (usize, usize),
+        bias: Option<&[i32]>,
+        zero: i32,
+        factor: f32,
+    ) -> Result<Rows> {
         let (columns, count) = (matrix.columns(), matrix.rows() / block.1);
-        let weights = matrix.data.as_slice::<i8>()?[block.0 * count * columns..][..count * columns].to_vec();
+        let weights =
+            matrix.data.as_slice::<i8>()?[block.0 * count * columns..][..count * columns].to_vec();
         let folded = (0..count).map(|r| {
-            let sum = weights[r * columns..][..columns].iter().fold(0i32, |sum, &w| sum.wrapping_add(w.into()));
+            let sum = weights[r * columns..][..columns]
+                .iter()
+                .fold(0i32, |sum, &w| sum.wrapping_add(w.into()));
             bias.map_or(0, |bias| bias[r]).wrapping_sub(zero.wrapping_mul(sum))
         });
-        Ok(Rows { bias: folded.collect(), weights, columns, factor: Multiplier::new(factor.into()) })
+        Ok(Rows {
+            bias: folded.collect(),
+            weights,
+            columns,
+            factor: Multiplier::new(factor.into()),
+        })
     }
 
     /// `MBQM(W v + b', factor)` of one row.
@@ -84,8 +101,11 @@ impl LayerNorm {
         let squares: i64 = values.iter().map(|&v| i64::from(v) * i64::from(v)).sum();
         let mean = sum * 1024 / count;
         let variance = ((squares * ((1 << 20) / count) - mean * mean) / (1 << 20)) as i32;
-        let inverse = inverse_square_root(if variance < 1 { self.least_variance } else { variance });
-        for (v, (&coefficient, &bias)) in values.iter_mut().zip(self.coefficients.iter().zip(&self.bias)) {
+        let inverse =
+            inverse_square_root(if variance < 1 { self.least_variance } else { variance });
+        for (v, (&coefficient, &bias)) in
+            values.iter_mut().zip(self.coefficients.iter().zip(&self.bias))
+        {
             let y = inverse.apply(1024 * i32::from(*v) - mean as i32);
             let w = i64::from(y) * i64::from(coefficient) + i64::from(bias);
             let w = (if w > 0 { w + 512 } else { w - 512 }) / 1024;
@@ -126,23 +146,35 @@ impl LstmStep {
         scales: &IntegerScales,
     ) -> Result<LstmStep> {
         let Cell::Lstm(lstm) = &layer.cell else {
-            return Err(Error::unsupported(format!("a {} cell in integer arithmetic", layer.cell.name())));
+            return Err(Error::unsupported(format!(
+                "a {} cell in integer arithmetic",
+                layer.cell.name()
+            )));
         };
         let weights = &*direction.weights;
-        if (lstm.gate, lstm.candidate, lstm.output) != (Activation::Sigmoid, Activation::Tanh, Activation::Tanh) {
-            return Err(Error::unsupported("other activations than logistic and tanh in integer arithmetic"));
+        if (lstm.gate, lstm.candidate, lstm.output)
+            != (Activation::Sigmoid, Activation::Tanh, Activation::Tanh)
+        {
+            return Err(Error::unsupported(
+                "other activations than logistic and tanh in integer arithmetic",
+            ));
         }
         if weights.auxiliary.is_some() || weights.is_diagonal() {
             return Err(Error::unsupported("auxiliary or diagonal weights in integer arithmetic"));
         }
         let k = scales.cell_scale_log2;
         if !(-15..=-9).contains(&k) {
-            return Err(Error::unsupported(format!("an integer cell state of scale 2^{k}: only 2^-15 to 2^-9 work")));
+            return Err(Error::unsupported(format!(
+                "an integer cell state of scale 2^{k}: only 2^-15 to 2^-9 work"
+            )));
         }
-        let output = Affine::new(scales.output_state.0, scales.output_state.1.into(), "the output state")?;
+        let output =
+            Affine::new(scales.output_state.0, scales.output_state.1.into(), "the output state")?;
         let hidden = Affine::new(scales.hidden.0, scales.hidden.1.into(), "the gated output")?;
         if weights.projection.is_none() && hidden != output {
-            return Err(Error::graph("without a projection the gated output has the scale of the output state"));
+            return Err(Error::graph(
+                "without a projection the gated output has the scale of the output state",
+            ));
         }
         let gate = |index| build_gate(lstm, direction, sizes, scales, index).map(Some);
         let projection = match &weights.projection {
@@ -153,17 +185,25 @@ impl LstmStep {
             }
             None => None,
         };
-        let bound = |clip: Option<f32>, scale: f64| clip.filter(|&clip| clip > 0.0).map(|clip| f64::from(clip) / scale);
+        let bound = |clip: Option<f32>, scale: f64| {
+            clip.filter(|&clip| clip > 0.0).map(|clip| f64::from(clip) / scale)
+        };
         Ok(LstmStep {
             sizes: *sizes,
-            gates: [if lstm.coupled_input_forget { None } else { gate(0)? }, gate(1)?, gate(2)?, gate(3)?],
+            gates: [
+                if lstm.coupled_input_forget { None } else { gate(0)? },
+                gate(1)?,
+                gate(2)?,
+                gate(3)?,
+            ],
             projection,
             hidden: (Multiplier::new(2f64.powi(-30) / f64::from(hidden.scale)), hidden.zero),
             output_zero: output.zero,
             cell_bits: (15 + k) as u32,
             // Casts truncate and saturate.
             cell_clip: bound(lstm.cell_clip, 2f64.powi(k)).map(|bound| bound as i16),
-            projection_clip: bound(lstm.projection_clip, output.scale.into()).map(|bound| bound as i8),
+            projection_clip: bound(lstm.projection_clip, output.scale.into())
+                .map(|bound| bound as i8),
         })
     }
 
@@ -171,11 +211,12 @@ impl LstmStep {
     fn sum(&self, gate: &Gate, row: usize, x: &[i8], h: &[i8], cell: &[i16]) -> Vec<i16> {
         let units = self.sizes.units;
         let add = |v: i16, more: i32| saturate16(i32::from(v).saturating_add(more));
-        let mut values: Vec<i16> =
-            (0..units).map(|j| add(saturate16(gate.input.product(j, x)), gate.recurrent.product(j, h))).collect();
+        let mut values: Vec<i16> = (0..units)
+            .map(|j| add(saturate16(gate.input.product(j, x)), gate.recurrent.product(j, h)))
+            .collect();
         if let Some(peephole) = &gate.peephole {
-            // The kernel walks over the flattened [B, H] state in B runs of P: with P < H the weights shift from row to row
-            // and the last cells get no term.
+            // The kernel walks over the flattened [B, H] state in B runs of P: with P < H the
+            // weights shift from row to row and the last cells get no term.
             let (width, all) = (self.sizes.output, self.sizes.rows * self.sizes.output);
             for (j, (v, &c)) in values.iter_mut().zip(cell).enumerate() {
                 let flat = row * units + j;
@@ -198,12 +239,19 @@ impl LstmStep {
 }
 
 /// Gate `index` of input, forget, cell, output.
-fn build_gate(lstm: &Lstm, direction: &Direction, sizes: &Sizes, scales: &IntegerScales, index: usize) -> Result<Gate> {
+fn build_gate(
+    lstm: &Lstm,
+    direction: &Direction,
+    sizes: &Sizes,
+    scales: &IntegerScales,
+    index: usize,
+) -> Result<Gate> {
     let weights = &*direction.weights;
     let blocks = sizes.blocks;
     let block = index - usize::from(lstm.coupled_input_forget);
     let input = Affine::new(scales.input.0, scales.input.1.into(), "the input")?;
-    let output = Affine::new(scales.output_state.0, scales.output_state.1.into(), "the output state")?;
+    let output =
+        Affine::new(scales.output_state.0, scales.output_state.1.into(), "the output state")?;
     let sum_scale = match weights.layer_norm {
         Some(_) => Affine::new(scales.gates[index], 0, "the sum of a gate")?.scale,
         None => 2f32.powi(-12),
@@ -215,13 +263,17 @@ fn build_gate(lstm: &Lstm, direction: &Direction, sizes: &Sizes, scales: &Intege
     let added = weights.layer_norm.is_none().then_some(bias.as_slice());
     // All factors are formed in f32 from left to right.
     let input_factor = block_scale(&weights.input, block, blocks)? * input.scale / sum_scale;
-    let recurrent_factor = block_scale(&weights.recurrent, block, blocks)? * output.scale / sum_scale;
+    let recurrent_factor =
+        block_scale(&weights.recurrent, block, blocks)? * output.scale / sum_scale;
     let peephole = match (&weights.peephole, index) {
         (Some(matrix), 0 | 1 | 3) => {
             // The peephole has no block for the candidate.
             let block = if index == 3 { blocks - 2 } else { block };
-            let factor = 2f32.powi(scales.cell_scale_log2) * block_scale(matrix, block, blocks - 1)? / sum_scale;
-            let weights = matrix.data.as_slice::<i16>()?[block * sizes.units..][..sizes.units].to_vec();
+            let factor = 2f32.powi(scales.cell_scale_log2)
+                * block_scale(matrix, block, blocks - 1)?
+                / sum_scale;
+            let weights =
+                matrix.data.as_slice::<i16>()?[block * sizes.units..][..sizes.units].to_vec();
             Some(Peephole { weights, factor: Multiplier::new(factor.into()) })
         }
         _ => None,
@@ -231,7 +283,8 @@ fn build_gate(lstm: &Lstm, direction: &Direction, sizes: &Sizes, scales: &Intege
             let scale = block_scale(matrix, block, blocks)?;
             let factor = Multiplier::new(scale.into());
             Some(LayerNorm {
-                coefficients: matrix.data.as_slice::<i16>()?[block * sizes.units..][..sizes.units].to_vec(),
+                coefficients: matrix.data.as_slice::<i16>()?[block * sizes.units..][..sizes.units]
+                    .to_vec(),
                 bias: bias.clone(),
                 factor: Multiplier { shift: factor.shift + 12, ..factor },
                 least_variance: ((10_000.0 * scale) as i32).max(1),
@@ -241,7 +294,13 @@ fn build_gate(lstm: &Lstm, direction: &Direction, sizes: &Sizes, scales: &Intege
     };
     Ok(Gate {
         input: Rows::new(&weights.input, (block, blocks), added, input.zero, input_factor)?,
-        recurrent: Rows::new(&weights.recurrent, (block, blocks), None, output.zero, recurrent_factor)?,
+        recurrent: Rows::new(
+            &weights.recurrent,
+            (block, blocks),
+            None,
+            output.zero,
+            recurrent_factor,
+        )?,
         peephole,
         layer_norm,
     })
@@ -256,7 +315,10 @@ fn block_scale(matrix: &Matrix, block: usize, blocks: usize) -> Result<f32> {
     };
     match scale {
         Some(&scale) if scale.is_finite() && scale > 0.0 => Ok(scale),
-        _ => Err(Error::graph(format!("integer weights with the scales {:?} for {blocks} gates", matrix.scales))),
+        _ => Err(Error::graph(format!(
+            "integer weights with the scales {:?} for {blocks} gates",
+            matrix.scales
+        ))),
     }
 }
 
@@ -272,11 +334,13 @@ impl Step for LstmStep {
             Some(input) => self.logistic(input, row, x, h, c),
             None => f.iter().map(|&f| i16::MAX - f).collect(),
         };
-        let g: Vec<i16> = self.sum(candidate, row, x, h, c).into_iter().map(|v| tanh16(v, 3)).collect();
+        let g: Vec<i16> =
+            self.sum(candidate, row, x, h, c).into_iter().map(|v| tanh16(v, 3)).collect();
         for (j, c) in c.iter_mut().enumerate() {
             let kept = rounding_shift(i32::from(f[j]) * i32::from(*c), 15);
             // 30 + k, with cell_bits = 15 + k.
-            let added = rounding_shift(i32::from(i[j]) * i32::from(g[j]), 15 + self.cell_bits as i32);
+            let added =
+                rounding_shift(i32::from(i[j]) * i32::from(g[j]), 15 + self.cell_bits as i32);
             *c = saturate16(kept + added);
             if let Some(bound) = self.cell_clip {
                 *c = (*c).clamp(-bound, bound);

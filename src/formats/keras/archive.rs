@@ -1,4 +1,5 @@
-//! The zip archive around a Keras 3 model. Three entries are read into memory; nothing is ever unpacked to disk.
+//! The zip archive around a Keras 3 model. Three entries are read into memory; nothing is ever
+//! unpacked to disk.
 
 use std::io::{Cursor, Read};
 
@@ -6,10 +7,12 @@ use zip::ZipArchive;
 
 use crate::error::{Error, Place, Result};
 
-/// Largest entry that is read, unpacked: far over any recurrent model, far under what a zip bomb would like.
+/// Largest entry that is read, unpacked: far over any recurrent model, far under what a zip bomb
+/// would like.
 const MAX_ENTRY_BYTES: u64 = 1 << 30;
 
-/// Unpacked bytes allowed for each packed one: deflate cannot exceed about 1,032, real weights stay under 10.
+/// Unpacked bytes allowed for each packed one: deflate cannot exceed about 1,032, real weights stay
+/// under 10.
 const MAX_RATIO: u64 = 200;
 
 /// The entries of the archive.
@@ -27,7 +30,9 @@ pub(super) fn open(bytes: &[u8]) -> Result<Parts> {
         return Err(Error::malformed("two entries of the archive have the same name"));
     }
     for name in zip.file_names() {
-        let name = name.map_err(|error| Error::malformed("an entry's name is unreadable").with_source(error))?;
+        let name = name.map_err(|error| {
+            Error::malformed("an entry's name is unreadable").with_source(error)
+        })?;
         if name.split(['/', '\\']).any(|part| part == "..") || name.starts_with(['/', '\\']) {
             return Err(Error::malformed(format!("entry name {name:?} leaves the archive")));
         }
@@ -41,7 +46,9 @@ pub(super) fn open(bytes: &[u8]) -> Result<Parts> {
 
 fn entry(zip: &mut ZipArchive<Cursor<&[u8]>>, name: &str, archive_bytes: usize) -> Result<Vec<u8>> {
     let mut read = || -> Result<Vec<u8>> {
-        let file = zip.by_name(name).map_err(|error| Error::malformed("no such entry").with_source(error))?;
+        let file = zip
+            .by_name(name)
+            .map_err(|error| Error::malformed("no such entry").with_source(error))?;
         let limit = MAX_ENTRY_BYTES.min((archive_bytes as u64).saturating_mul(MAX_RATIO));
         if file.size() > limit {
             return Err(Error::limit(format!(
@@ -51,7 +58,9 @@ fn entry(zip: &mut ZipArchive<Cursor<&[u8]>>, name: &str, archive_bytes: usize) 
         }
         let mut out = Vec::new();
         // The declared size may lie, so the reading itself is bounded too.
-        file.take(limit + 1).read_to_end(&mut out).map_err(|e| Error::malformed("damaged entry").with_source(e))?;
+        file.take(limit + 1)
+            .read_to_end(&mut out)
+            .map_err(|e| Error::malformed("damaged entry").with_source(e))?;
         if out.len() as u64 > limit {
             return Err(Error::limit(format!("unpacks to more than {limit} bytes")));
         }

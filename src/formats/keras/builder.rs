@@ -36,15 +36,23 @@ pub(super) struct Builder {
 
 impl Builder {
     pub fn new(weights: Weights, keras3: bool) -> Self {
-        Builder { graph: Graph::default(), weights, warnings: Vec::new(), keras3, layer: String::new(), batch: None }
+        Builder {
+            graph: Graph::default(),
+            weights,
+            warnings: Vec::new(),
+            keras3,
+            layer: String::new(),
+            batch: None,
+        }
     }
 
     pub fn finish(self) -> (Graph, Vec<String>) {
         (self.graph, self.warnings)
     }
 
-    /// A new input. Its open sizes are `batch` on axis 0, which all inputs share, and `time` on axis 1, which each has for
-    /// itself (an encoder and a decoder see sequences of different lengths); elsewhere they are unknown.
+    /// A new input. Its open sizes are `batch` on axis 0, which all inputs share, and `time` on
+    /// axis 1, which each has for itself (an encoder and a decoder see sequences of different
+    /// lengths); elsewhere they are unknown.
     pub fn input(&mut self, name: &str, dtype: DType, shape: &[Option<usize>]) -> ValueId {
         let mut dims = Vec::with_capacity(shape.len());
         for (axis, size) in shape.iter().enumerate() {
@@ -64,13 +72,21 @@ impl Builder {
     }
 
     /// Adds a node; `wanted[k]` says whether result `k` is used. Returns the values by slot.
-    pub fn node(&mut self, op: Op, inputs: &[Option<ValueId>], wanted: &[bool]) -> Result<Vec<Option<ValueId>>> {
+    pub fn node(
+        &mut self,
+        op: Op,
+        inputs: &[Option<ValueId>],
+        wanted: &[bool],
+    ) -> Result<Vec<Option<ValueId>>> {
         let mut operands = Vec::with_capacity(inputs.len());
         for input in inputs {
             operands.push(match input {
                 None => None,
                 Some(id) => {
-                    let value = self.graph.get(*id).ok_or_else(|| Error::internal("value of another graph"))?;
+                    let value = self
+                        .graph
+                        .get(*id)
+                        .ok_or_else(|| Error::internal("value of another graph"))?;
                     Some(Operand { ty: &value.ty, known: value.constant.as_ref() })
                 }
             });
@@ -151,25 +167,34 @@ impl Builder {
     }
 
     pub fn rank(&self, id: ValueId) -> Result<usize> {
-        self.ty(id)?.rank().ok_or_else(|| Error::unsupported("a layer whose input has no known rank"))
+        self.ty(id)?
+            .rank()
+            .ok_or_else(|| Error::unsupported("a layer whose input has no known rank"))
     }
 
     /// The sizes of a value, which Keras layers need to be known at the end.
     pub fn dims(&self, id: ValueId) -> Result<&[Dim]> {
-        self.ty(id)?.shape.as_deref().ok_or_else(|| Error::unsupported("a layer whose input has no known rank"))
+        self.ty(id)?
+            .shape
+            .as_deref()
+            .ok_or_else(|| Error::unsupported("a layer whose input has no known rank"))
     }
 
     /// Size of the last axis.
     pub fn width(&self, id: ValueId) -> Result<usize> {
         let last = self.dims(id)?.last().copied();
-        last.and_then(Dim::known).ok_or_else(|| Error::malformed("the input's last axis has no fixed size"))
+        last.and_then(Dim::known)
+            .ok_or_else(|| Error::malformed("the input's last axis has no fixed size"))
     }
 }
 
 /// `[rows, columns]` → `[columns, rows]`.
 pub(super) fn transposed(tensor: &Tensor) -> Result<Tensor> {
     let &[rows, columns] = tensor.shape() else {
-        return Err(Error::malformed(format!("expected a matrix, found shape {:?}", tensor.shape())));
+        return Err(Error::malformed(format!(
+            "expected a matrix, found shape {:?}",
+            tensor.shape()
+        )));
     };
     let data = tensor.as_slice::<f32>()?;
     let mut out: Vec<f32> = Vec::with_capacity(data.len());

@@ -27,7 +27,10 @@ impl<'a> Config<'a> {
 
     /// The object behind a field.
     pub fn object(self, field: &str) -> Result<Config<'a>> {
-        self.get(field).filter(|v| v.is_object()).map(Config::new).ok_or_else(|| self.missing(field, "an object"))
+        self.get(field)
+            .filter(|v| v.is_object())
+            .map(Config::new)
+            .ok_or_else(|| self.missing(field, "an object"))
     }
 
     pub fn string(self, field: &str) -> Result<&'a str> {
@@ -37,7 +40,8 @@ impl<'a> Config<'a> {
     /// A size of at least 1.
     pub fn size(self, field: &str) -> Result<usize> {
         let size = self.get(field).and_then(Json::as_u64).and_then(|n| usize::try_from(n).ok());
-        size.filter(|n| (1..=1 << 31).contains(n)).ok_or_else(|| self.missing(field, "a size of at least 1"))
+        size.filter(|n| (1..=1 << 31).contains(n))
+            .ok_or_else(|| self.missing(field, "a size of at least 1"))
     }
 
     pub fn flag(self, field: &str, default: bool) -> Result<bool> {
@@ -50,7 +54,9 @@ impl<'a> Config<'a> {
     pub fn number(self, field: &str, default: f32) -> Result<f32> {
         match self.get(field) {
             None => Ok(default),
-            Some(value) => value.as_f64().map(|n| n as f32).ok_or_else(|| self.missing(field, "a number")),
+            Some(value) => {
+                value.as_f64().map(|n| n as f32).ok_or_else(|| self.missing(field, "a number"))
+            }
         }
     }
 
@@ -66,20 +72,25 @@ impl<'a> Config<'a> {
     }
 
     pub fn list(self, field: &str) -> Result<&'a [Json]> {
-        self.get(field).and_then(Json::as_array).map(Vec::as_slice).ok_or_else(|| self.missing(field, "a list"))
+        self.get(field)
+            .and_then(Json::as_array)
+            .map(Vec::as_slice)
+            .ok_or_else(|| self.missing(field, "a list"))
     }
 
     pub fn integers(self, field: &str) -> Result<Vec<i64>> {
         let list = self.list(field)?;
-        list.iter().map(|v| v.as_i64().ok_or_else(|| self.missing(field, "a list of integers"))).collect()
+        list.iter()
+            .map(|v| v.as_i64().ok_or_else(|| self.missing(field, "a list of integers")))
+            .collect()
     }
 
     /// Refuses a field whose value is not the one that is implemented.
     pub fn must_be(self, field: &str, expected: &Json) -> Result<()> {
         match self.get(field) {
-            Some(value) if value != expected => {
-                Err(Error::unsupported(format!("{field} = {value} is not supported, only {expected}")))
-            }
+            Some(value) if value != expected => Err(Error::unsupported(format!(
+                "{field} = {value} is not supported, only {expected}"
+            ))),
             _ => Ok(()),
         }
     }
@@ -118,12 +129,18 @@ pub(super) fn activation(config: Config<'_>, field: &str, keras3: bool) -> Resul
         }
         _ => "?",
     };
-    named_activation(name, keras3)
-        .ok_or_else(|| Error::unsupported(format!("{field}: the activation {name:?} is not supported")))
+    named_activation(name, keras3).ok_or_else(|| {
+        Error::unsupported(format!("{field}: the activation {name:?} is not supported"))
+    })
 }
 
 /// As [`activation`], for places that need a function of one element.
-pub(super) fn cell_activation(config: Config<'_>, field: &str, default: &str, keras3: bool) -> Result<Activation> {
+pub(super) fn cell_activation(
+    config: Config<'_>,
+    field: &str,
+    default: &str,
+    keras3: bool,
+) -> Result<Activation> {
     let named = if config.json().get(field).is_none() {
         named_activation(default, keras3).unwrap_or(Named::Elementwise(Activation::Linear))
     } else {
@@ -131,12 +148,14 @@ pub(super) fn cell_activation(config: Config<'_>, field: &str, default: &str, ke
     };
     match named {
         Named::Elementwise(activation) => Ok(activation),
-        Named::Softmax { .. } => Err(Error::unsupported(format!("{field}: softmax inside a recurrent cell"))),
+        Named::Softmax { .. } => {
+            Err(Error::unsupported(format!("{field}: softmax inside a recurrent cell")))
+        }
     }
 }
 
-/// The function of a Keras name. The hard sigmoid changed its slope between Keras 2 (0.2) and Keras 3 (1/6), and the
-/// leaky ReLU's default slope is 0.2 in both.
+/// The function of a Keras name. The hard sigmoid changed its slope between Keras 2 (0.2) and Keras
+/// 3 (1/6), and the leaky ReLU's default slope is 0.2 in both.
 fn named_activation(name: &str, keras3: bool) -> Option<Named> {
     let hard_sigmoid = if keras3 { (1.0 / 6.0, 0.5) } else { (0.2, 0.5) };
     Some(Named::Elementwise(match name {

@@ -8,7 +8,8 @@ use super::recurrent;
 use super::wiring::{Call, values};
 use crate::error::{Error, Result};
 use crate::graph::op::{
-    Activation, BinaryFunction, Concat, Conv2d, FullyConnected, Gather, Op, Reduce, ReduceFunction, Squeeze, Unary,
+    Activation, BinaryFunction, Concat, Conv2d, FullyConnected, Gather, Op, Reduce, ReduceFunction,
+    Squeeze, Unary,
 };
 use crate::graph::{Dim, ValueId};
 use crate::tensor::{DType, Tensor};
@@ -25,8 +26,17 @@ const IDENTITY: &[&str] = &[
 ];
 
 /// Layers that work on the last axis alone, so that `TimeDistributed` around them changes nothing.
-const LAST_AXIS_ONLY: &[&str] =
-    &["Dense", "Activation", "ReLU", "LeakyReLU", "ELU", "Softmax", "LayerNormalization", "Dropout", "GaussianNoise"];
+const LAST_AXIS_ONLY: &[&str] = &[
+    "Dense",
+    "Activation",
+    "ReLU",
+    "LeakyReLU",
+    "ELU",
+    "Softmax",
+    "LayerNormalization",
+    "Dropout",
+    "GaussianNoise",
+];
 
 /// Calls a layer; its results in order.
 pub(super) fn apply(
@@ -37,8 +47,10 @@ pub(super) fn apply(
     call: &Call<'_>,
 ) -> Result<Vec<Flow>> {
     refuse_low_precision(config)?;
-    let (&x, rest) =
-        call.inputs.split_first().ok_or_else(|| Error::malformed("the layer is called without a tensor"))?;
+    let (&x, rest) = call
+        .inputs
+        .split_first()
+        .ok_or_else(|| Error::malformed("the layer is called without a tensor"))?;
     if recurrent::is_recurrent(class) {
         return recurrent::layer(b, class, config, scope, x, &values(rest));
     }
@@ -49,7 +61,10 @@ pub(super) fn apply(
         return Ok(vec![merge(b, function, class == "Average", &call.inputs)?]);
     }
     if class == "Concatenate" {
-        let op = Op::Concat(Concat { axis: config.integer("axis", -1)?, activation: Activation::Linear });
+        let op = Op::Concat(Concat {
+            axis: config.integer("axis", -1)?,
+            activation: Activation::Linear,
+        });
         return Ok(vec![Flow { value: b.op(op, &values(&call.inputs))?, mask: x.mask }]);
     }
     if !rest.is_empty() {
@@ -62,7 +77,9 @@ pub(super) fn apply(
             let named = activation(config, "activation", b.keras3)?;
             keep(b.activate(named, x.value)?)
         }
-        "ReLU" | "LeakyReLU" | "ELU" | "Softmax" => keep(activation_layer(b, class, config, x.value)?),
+        "ReLU" | "LeakyReLU" | "ELU" | "Softmax" => {
+            keep(activation_layer(b, class, config, x.value)?)
+        }
         "Dense" => keep(dense(b, config, scope, x.value)?),
         "Embedding" => embedding(b, config, scope, x)?,
         "Masking" => masking(b, config, x)?,
@@ -77,8 +94,12 @@ pub(super) fn apply(
         "BatchNormalization" => keep(batch_normalization(b, config, scope, x.value)?),
         "LayerNormalization" => keep(layer_normalization(b, config, scope, x.value)?),
         "Conv1D" => Flow::plain(conv1d(b, config, scope, x.value)?),
-        "Flatten" | "Reshape" | "Permute" | "RepeatVector" => Flow::plain(reshaping(b, class, config, x.value)?),
-        "GlobalAveragePooling1D" | "GlobalMaxPooling1D" => Flow::plain(pooling(b, class, config, x)?),
+        "Flatten" | "Reshape" | "Permute" | "RepeatVector" => {
+            Flow::plain(reshaping(b, class, config, x.value)?)
+        }
+        "GlobalAveragePooling1D" | "GlobalMaxPooling1D" => {
+            Flow::plain(pooling(b, class, config, x)?)
+        }
         // Keras 3 writes the computation of a mask into the model.
         "NotEqual" | "Any" => Flow::plain(mask_op(b, class, config, x.value, call)?),
         other => {
@@ -101,7 +122,12 @@ fn refuse_low_precision(config: Config<'_>) -> Result<()> {
     }
 }
 
-fn activation_layer(b: &mut Builder, class: &str, config: Config<'_>, x: ValueId) -> Result<ValueId> {
+fn activation_layer(
+    b: &mut Builder,
+    class: &str,
+    config: Config<'_>,
+    x: ValueId,
+) -> Result<ValueId> {
     let negative = |field: &str, default: f32| match config.get("negative_slope") {
         Some(_) => config.number("negative_slope", default),
         None => config.number(field, default),
@@ -148,9 +174,11 @@ fn dense(b: &mut Builder, config: Config<'_>, scope: &str, x: ValueId) -> Result
         Named::Elementwise(activation) => activation,
         Named::Softmax { .. } => Activation::Linear,
     };
-    let op = FullyConnected { activation: fused, keep_leading_axes: true, asymmetric_inputs: false };
+    let op =
+        FullyConnected { activation: fused, keep_leading_axes: true, asymmetric_inputs: false };
     let y = b.node(Op::FullyConnected(op), &inputs, &[true])?;
-    let y = y.first().copied().flatten().ok_or_else(|| Error::internal("an op without a result"))?;
+    let y =
+        y.first().copied().flatten().ok_or_else(|| Error::internal("an op without a result"))?;
     match named {
         Named::Softmax { .. } => b.activate(named, y),
         Named::Elementwise(_) => Ok(y),
@@ -191,10 +219,17 @@ fn masking(b: &mut Builder, config: Config<'_>, x: Flow) -> Result<Flow> {
     Ok(Flow { value: b.binary(BinaryFunction::Mul, x.value, factor)?, mask: Some(mask) })
 }
 
-fn mask_op(b: &mut Builder, class: &str, config: Config<'_>, x: ValueId, call: &Call<'_>) -> Result<ValueId> {
+fn mask_op(
+    b: &mut Builder,
+    class: &str,
+    config: Config<'_>,
+    x: ValueId,
+    call: &Call<'_>,
+) -> Result<ValueId> {
     if class == "Any" {
         let axis = config.integer("axis", -1)?;
-        let axis = b.integers(&[i32::try_from(axis).map_err(|_| Error::malformed("axis out of range"))?])?;
+        let axis =
+            b.integers(&[i32::try_from(axis).map_err(|_| Error::malformed("axis out of range"))?])?;
         let keep_dims = config.flag("keepdims", false)?;
         return b.op(Op::Reduce(Reduce { function: ReduceFunction::Any, keep_dims }), &[x, axis]);
     }
@@ -221,9 +256,17 @@ fn merge_function(class: &str) -> Option<BinaryFunction> {
     }
 }
 
-/// Folds the inputs from the left; the mask is true where all masks are, and there only when every input has one.
-fn merge(b: &mut Builder, function: BinaryFunction, average: bool, inputs: &[Flow]) -> Result<Flow> {
-    let (first, rest) = inputs.split_first().ok_or_else(|| Error::malformed("the layer is called without a tensor"))?;
+/// Folds the inputs from the left; the mask is true where all masks are, and there only when every
+/// input has one.
+fn merge(
+    b: &mut Builder,
+    function: BinaryFunction,
+    average: bool,
+    inputs: &[Flow],
+) -> Result<Flow> {
+    let (first, rest) = inputs
+        .split_first()
+        .ok_or_else(|| Error::malformed("the layer is called without a tensor"))?;
     let mut out = *first;
     for flow in rest {
         out.value = b.binary(function, out.value, flow.value)?;
@@ -240,12 +283,20 @@ fn merge(b: &mut Builder, function: BinaryFunction, average: bool, inputs: &[Flo
     Ok(out)
 }
 
-/// `gamma · (x − mean) / sqrt(variance + epsilon) + beta` with stored statistics: one factor and one offset.
-fn batch_normalization(b: &mut Builder, config: Config<'_>, scope: &str, x: ValueId) -> Result<ValueId> {
+/// `gamma · (x − mean) / sqrt(variance + epsilon) + beta` with stored statistics: one factor and
+/// one offset.
+fn batch_normalization(
+    b: &mut Builder,
+    config: Config<'_>,
+    scope: &str,
+    x: ValueId,
+) -> Result<ValueId> {
     let rank = b.rank(x)? as i64;
     let axis = config.integer("axis", -1)?;
     if axis != -1 && axis != rank - 1 {
-        return Err(Error::unsupported(format!("BatchNormalization on axis {axis}, only the last")));
+        return Err(Error::unsupported(format!(
+            "BatchNormalization on axis {axis}, only the last"
+        )));
     }
     let width = [b.width(x)?];
     let epsilon = f64::from(config.number("epsilon", 1e-3)?);
@@ -261,37 +312,56 @@ fn batch_normalization(b: &mut Builder, config: Config<'_>, scope: &str, x: Valu
     let beta = take(b, config.flag("center", true)?, "beta", 0.0)?;
     let mean = take(b, true, "moving mean", 0.0)?;
     let variance = take(b, true, "moving variance", 1.0)?;
-    let factor: Vec<f64> =
-        gamma.iter().zip(&variance).map(|(&g, &v)| f64::from(g) / (f64::from(v) + epsilon).sqrt()).collect();
-    let offset: Vec<f32> =
-        beta.iter().zip(&mean).zip(&factor).map(|((&o, &m), f)| (f64::from(o) - f64::from(m) * f) as f32).collect();
-    let factor = b.constant(Tensor::from_vec(&width, factor.iter().map(|&f| f as f32).collect::<Vec<f32>>())?);
+    let factor: Vec<f64> = gamma
+        .iter()
+        .zip(&variance)
+        .map(|(&g, &v)| f64::from(g) / (f64::from(v) + epsilon).sqrt())
+        .collect();
+    let offset: Vec<f32> = beta
+        .iter()
+        .zip(&mean)
+        .zip(&factor)
+        .map(|((&o, &m), f)| (f64::from(o) - f64::from(m) * f) as f32)
+        .collect();
+    let factor = b.constant(Tensor::from_vec(
+        &width,
+        factor.iter().map(|&f| f as f32).collect::<Vec<f32>>(),
+    )?);
     let offset = b.constant(Tensor::from_vec(&width, offset)?);
     let scaled = b.binary(BinaryFunction::Mul, x, factor)?;
     b.binary(BinaryFunction::Add, scaled, offset)
 }
 
 /// `gamma · (x − mean) / sqrt(variance + epsilon) + beta` over the last axis of each position.
-fn layer_normalization(b: &mut Builder, config: Config<'_>, scope: &str, x: ValueId) -> Result<ValueId> {
+fn layer_normalization(
+    b: &mut Builder,
+    config: Config<'_>,
+    scope: &str,
+    x: ValueId,
+) -> Result<ValueId> {
     let rank = b.rank(x)? as i64;
     let axis = config.integer("axis", -1)?;
     if axis != -1 && axis != rank - 1 {
-        return Err(Error::unsupported(format!("LayerNormalization on axis {axis}, only the last")));
+        return Err(Error::unsupported(format!(
+            "LayerNormalization on axis {axis}, only the last"
+        )));
     }
     config.must_be("rms_scaling", &json!(false))?;
     let width = [b.width(x)?];
     let last = b.integers(&[-1])?;
     let mean_of = Op::Reduce(Reduce { function: ReduceFunction::Mean, keep_dims: true });
     let mean = b.op(mean_of.clone(), &[x, last])?;
-    let centred = b.binary(BinaryFunction::Sub, x, mean)?;
-    let squared = b.op(Op::Unary(Unary::Square), &[centred])?;
+    let centerd = b.binary(BinaryFunction::Sub, x, mean)?;
+    let squared = b.op(Op::Unary(Unary::Square), &[centerd])?;
     let variance = b.op(mean_of, &[squared, last])?;
     let epsilon = b.constant(Tensor::scalar(config.number("epsilon", 1e-3)?));
     let variance = b.binary(BinaryFunction::Add, variance, epsilon)?;
     let factor = b.op(Op::Unary(Unary::Rsqrt), &[variance])?;
-    let mut y = b.binary(BinaryFunction::Mul, centred, factor)?;
+    let mut y = b.binary(BinaryFunction::Mul, centerd, factor)?;
     let mut index = 0;
-    for (field, what, function) in [("scale", "gamma", BinaryFunction::Mul), ("center", "beta", BinaryFunction::Add)] {
+    for (field, what, function) in
+        [("scale", "gamma", BinaryFunction::Mul), ("center", "beta", BinaryFunction::Add)]
+    {
         if config.flag(field, true)? {
             let weight = b.weights.take(scope, index, &width, what)?;
             let weight = b.constant(weight);
@@ -302,18 +372,23 @@ fn layer_normalization(b: &mut Builder, config: Config<'_>, scope: &str, x: Valu
     Ok(y)
 }
 
-/// Conv1D as a convolution of height 1: `[B, T, I]` → `[B, 1, T, I]` → `[B, 1, T', O]` → `[B, T', O]`.
+/// Conv1D as a convolution of height 1: `[B, T, I]` → `[B, 1, T, I]` → `[B, 1, T', O]` →
+/// `[B, T', O]`.
 fn conv1d(b: &mut Builder, config: Config<'_>, scope: &str, x: ValueId) -> Result<ValueId> {
     config.must_be("data_format", &json!("channels_last"))?;
     config.must_be("groups", &json!(1))?;
     let one = |field: &str| -> Result<usize> {
         let n = config.integer(field, 1)?;
-        usize::try_from(n).ok().filter(|&n| n >= 1).ok_or_else(|| Error::malformed(format!("{field} = {n}")))
+        usize::try_from(n)
+            .ok()
+            .filter(|&n| n >= 1)
+            .ok_or_else(|| Error::malformed(format!("{field} = {n}")))
     };
     let (filters, width) = (config.size("filters")?, b.width(x)?);
     let (kernel, stride, dilation) = (one("kernel_size")?, one("strides")?, one("dilation_rate")?);
     let weights = b.weights.take(scope, 0, &[kernel, width, filters], "kernel")?;
-    let weights = transposed(&weights.reshaped(&[kernel * width, filters])?)?.reshaped(&[filters, 1, kernel, width])?;
+    let weights = transposed(&weights.reshaped(&[kernel * width, filters])?)?
+        .reshaped(&[filters, 1, kernel, width])?;
     let weights = b.constant(weights);
     let bias = match config.flag("use_bias", true)? {
         true => b.weights.take(scope, 1, &[filters], "bias")?,
@@ -325,20 +400,28 @@ fn conv1d(b: &mut Builder, config: Config<'_>, scope: &str, x: ValueId) -> Resul
         "valid" => false,
         "same" => true,
         "causal" => {
-            let before =
-                i32::try_from((kernel - 1).saturating_mul(dilation)).map_err(|_| Error::limit("padding overflows"))?;
+            let before = i32::try_from((kernel - 1).saturating_mul(dilation))
+                .map_err(|_| Error::limit("padding overflows"))?;
             let paddings = b.constant(Tensor::from_slice(&[3, 2], &[0, 0, before, 0, 0, 0])?);
             let inputs = [Some(x), Some(paddings), None];
             let padded = b.node(Op::Pad, &inputs, &[true])?;
-            x = padded.first().copied().flatten().ok_or_else(|| Error::internal("an op without a result"))?;
+            x = padded
+                .first()
+                .copied()
+                .flatten()
+                .ok_or_else(|| Error::internal("an op without a result"))?;
             false
         }
         other => return Err(Error::unsupported(format!("padding {other:?}"))),
     };
     let axis = b.constant(Tensor::scalar(1i32));
     let tall = b.op(Op::ExpandDims, &[x, axis])?;
-    let options =
-        Conv2d { same_padding, strides: [1, stride], dilations: [1, dilation], activation: Activation::Linear };
+    let options = Conv2d {
+        same_padding,
+        strides: [1, stride],
+        dilations: [1, dilation],
+        activation: Activation::Linear,
+    };
     let y = b.op(Op::Conv2d(options), &[tall, weights, bias])?;
     let y = b.op(Op::Squeeze(Squeeze { axes: vec![1] }), &[y])?;
     let named = activation(config, "activation", b.keras3)?;
@@ -347,7 +430,9 @@ fn conv1d(b: &mut Builder, config: Config<'_>, scope: &str, x: ValueId) -> Resul
 
 fn reshaping(b: &mut Builder, class: &str, config: Config<'_>, x: ValueId) -> Result<ValueId> {
     let rank = b.rank(x)?;
-    let to_i32 = |n: i64| i32::try_from(n).map_err(|_| Error::malformed(format!("{n} is no size of an axis")));
+    let to_i32 = |n: i64| {
+        i32::try_from(n).map_err(|_| Error::malformed(format!("{n} is no size of an axis")))
+    };
     match class {
         "Permute" => {
             let mut permutation = vec![0];
@@ -360,7 +445,8 @@ fn reshaping(b: &mut Builder, class: &str, config: Config<'_>, x: ValueId) -> Re
         "RepeatVector" => {
             let axis = b.constant(Tensor::scalar(1i32));
             let row = b.op(Op::ExpandDims, &[x, axis])?;
-            let count = i32::try_from(config.size("n")?).map_err(|_| Error::limit("n overflows"))?;
+            let count =
+                i32::try_from(config.size("n")?).map_err(|_| Error::limit("n overflows"))?;
             let multiples = b.integers(&[1, count, 1])?;
             b.op(Op::Tile, &[row, multiples])
         }
@@ -372,7 +458,8 @@ fn reshaping(b: &mut Builder, class: &str, config: Config<'_>, x: ValueId) -> Re
                     sizes.push(to_i32(size)?);
                 }
             } else {
-                // The product of the known sizes, so that an empty batch stays well defined; -1 where one is open.
+                // The product of the known sizes, so that an empty batch stays well defined; -1
+                // where one is open.
                 let rest = b.dims(x)?.get(1..).unwrap_or(&[]);
                 let product = rest.iter().try_fold(1usize, |n, dim| n.checked_mul(dim.known()?));
                 sizes.push(product.and_then(|n| i32::try_from(n).ok()).unwrap_or(-1));
@@ -384,7 +471,10 @@ fn reshaping(b: &mut Builder, class: &str, config: Config<'_>, x: ValueId) -> Re
             let known = |&size: &i32| usize::try_from(size).map_or(Dim::Unknown, Dim::Known);
             let dims = std::iter::once(first).chain(sizes.iter().map(known)).collect();
             let sizes = b.integers(&sizes)?;
-            let target = b.op(Op::Concat(Concat { axis: 0, activation: Activation::Linear }), &[batch, sizes])?;
+            let target = b.op(
+                Op::Concat(Concat { axis: 0, activation: Activation::Linear }),
+                &[batch, sizes],
+            )?;
             let y = b.op(Op::Reshape, &[x, target])?;
             b.declare(y, dims);
             Ok(y)
@@ -397,7 +487,11 @@ fn pooling(b: &mut Builder, class: &str, config: Config<'_>, x: Flow) -> Result<
     if x.mask.is_some() && class == "GlobalAveragePooling1D" {
         return Err(Error::unsupported("GlobalAveragePooling1D under a mask"));
     }
-    let function = if class == "GlobalMaxPooling1D" { ReduceFunction::Maximum } else { ReduceFunction::Mean };
+    let function =
+        if class == "GlobalMaxPooling1D" { ReduceFunction::Maximum } else { ReduceFunction::Mean };
     let axis = b.integers(&[1])?;
-    b.op(Op::Reduce(Reduce { function, keep_dims: config.flag("keepdims", false)? }), &[x.value, axis])
+    b.op(
+        Op::Reduce(Reduce { function, keep_dims: config.flag("keepdims", false)? }),
+        &[x.value, axis],
+    )
 }

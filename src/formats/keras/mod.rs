@@ -1,9 +1,12 @@
-//! Keras models: the `.keras` archive of Keras 3 and of late Keras 2, and the `.h5` file with its configuration inside.
+//! Keras models: the `.keras` archive of Keras 3 and of late Keras 2, and the `.h5` file with its
+//! configuration inside.
 //!
-//! A layer becomes the ops it stands for; recurrent layers become [`Op::Recurrent`](crate::graph::Op) at once, since Keras says
-//! what they are. Keras' own gate orders need no permutation: LSTM is i, f, c, o and GRU z, r, h, as here; kernels are `[I, G·H]`
-//! and are transposed. Regularisers, constraints, initialisers and dropout act in training only and are passed over. Anything
-//! else that a configuration asks for is honoured or refused with the layer's name.
+//! A layer becomes the ops it stands for; recurrent layers become
+//! [`Op::Recurrent`](crate::graph::Op) at once, since Keras says what they are. Keras' own gate
+//! orders need no permutation: LSTM is i, f, c, o and GRU z, r, h, as here; kernels are `[I, G·H]`
+//! and are transposed. Regularisers, constraints, initializers and dropout act in training only and
+//! are passed over. Anything else that a configuration asks for is honored or refused with the
+//! layer's name.
 
 mod archive;
 mod builder;
@@ -41,7 +44,8 @@ pub fn read_archive(bytes: &[u8]) -> Result<(Graph, Vec<String>)> {
     build(&root, &version, weights)
 }
 
-/// Reads a `.h5` file that holds a whole model (`model.save`, not `save_weights`). Also returns what the user should know.
+/// Reads a `.h5` file that holds a whole model (`model.save`, not `save_weights`). Also returns
+/// what the user should know.
 ///
 /// # Errors
 /// As [`read_archive`].
@@ -53,7 +57,11 @@ pub fn read_h5(bytes: &[u8]) -> Result<(Graph, Vec<String>)> {
 
 fn build(root: &Json, version: &str, weights: Weights) -> Result<(Graph, Vec<String>)> {
     // tf_keras numbers itself like TensorFlow (2.21); Keras 3 starts at 3.
-    let keras3 = version.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_some_and(|major| major >= 3);
+    let keras3 = version
+        .split('.')
+        .next()
+        .and_then(|major| major.parse::<u32>().ok())
+        .is_some_and(|major| major >= 3);
     let mut builder = Builder::new(weights, keras3);
     wiring::model(&mut builder, Config::new(root))?;
     let (graph, warnings) = builder.finish();
@@ -63,7 +71,8 @@ fn build(root: &Json, version: &str, weights: Weights) -> Result<(Graph, Vec<Str
 
 fn parse_json(bytes: &[u8], place: &str) -> Result<Json> {
     // serde_json refuses nesting over 128 levels by itself.
-    serde_json::from_slice(bytes).map_err(|error| Error::malformed("not valid JSON").with_source(error).within(place))
+    serde_json::from_slice(bytes)
+        .map_err(|error| Error::malformed("not valid JSON").with_source(error).within(place))
 }
 
 /// Keras' name of a layer class inside weight files: `SimpleRNN` → `simple_rnn`.

@@ -7,7 +7,8 @@ use super::config::{Config, cell_activation};
 use crate::error::{Error, Place, Result};
 use crate::graph::op::{BinaryFunction, Concat, Op};
 use crate::graph::recurrent::{
-    Arithmetic, Cell, CellWeights, Direction, Gru, Layout, Lstm, Masking, Matrix, Merge, Recurrent, Rnn, Source,
+    Arithmetic, Cell, CellWeights, Direction, Gru, Layout, Lstm, Masking, Matrix, Merge, Recurrent,
+    Rnn, Source,
 };
 use crate::graph::{State, ValueId, ValueType};
 use crate::tensor::{DType, Tensor};
@@ -61,7 +62,8 @@ pub(super) fn layer(
     Ok(out)
 }
 
-/// A layer run forward and a twin run backward. Where both are alike but for their weights they become one op.
+/// A layer run forward and a twin run backward. Where both are alike but for their weights they
+/// become one op.
 pub(super) fn bidirectional(
     b: &mut Builder,
     config: Config<'_>,
@@ -77,16 +79,22 @@ pub(super) fn bidirectional(
     };
     let mut forward = read(b, forward_config, "forward_layer").within(|| "forward layer")?;
     let mut backward = read(b, backward_config, "backward_layer").within(|| "backward layer")?;
-    // Keras sets this by itself, whatever the configuration says: zeros where steps are masked, so that merging is well defined.
+    // Keras sets this by itself, whatever the configuration says: zeros where steps are masked, so
+    // that merging is well defined.
     if forward.options.return_sequences {
         forward.options.masking = Masking::Zero;
         backward.options.masking = Masking::Zero;
     }
     // Without a configuration of its own the backward layer is the forward one turned round.
     backward.options.go_backwards = !forward.options.go_backwards;
-    let (sequences, return_state) = (forward.options.return_sequences, forward.options.return_state);
-    if backward.options.return_sequences != sequences || backward.options.return_state != return_state {
-        return Err(Error::malformed("the two directions differ in return_sequences or return_state"));
+    let (sequences, return_state) =
+        (forward.options.return_sequences, forward.options.return_state);
+    if backward.options.return_sequences != sequences
+        || backward.options.return_state != return_state
+    {
+        return Err(Error::malformed(
+            "the two directions differ in return_sequences or return_state",
+        ));
     }
     let merge = if config.json().get("merge_mode").is_some_and(serde_json::Value::is_null) {
         None
@@ -119,7 +127,10 @@ pub(super) fn bidirectional(
 fn merged(b: &mut Builder, mode: &str, forward: ValueId, backward: ValueId) -> Result<ValueId> {
     use crate::graph::op::Activation;
     match mode {
-        "concat" => b.op(Op::Concat(Concat { axis: -1, activation: Activation::Linear }), &[forward, backward]),
+        "concat" => b.op(
+            Op::Concat(Concat { axis: -1, activation: Activation::Linear }),
+            &[forward, backward],
+        ),
         "sum" => b.binary(BinaryFunction::Add, forward, backward),
         "mul" => b.binary(BinaryFunction::Mul, forward, backward),
         "ave" => {
@@ -156,7 +167,11 @@ fn both(
             (forward.weights, forward.options.go_backwards),
             (backward.weights, backward.options.go_backwards),
         ]
-        .map(|(weights, reverse)| Direction { reverse, source: Source::X, weights: Arc::new(weights) })
+        .map(|(weights, reverse)| Direction {
+            reverse,
+            source: Source::X,
+            weights: Arc::new(weights),
+        })
         .into(),
         layout: forward.options.layout,
         masking: forward.options.masking,
@@ -174,9 +189,16 @@ fn both(
     Ok([slot(0).collect(), slot(2).chain(slot(3)).collect(), slot(4).chain(slot(5)).collect()])
 }
 
-/// One direction as one op. `by_input_step`: the outputs of a backward layer stay at their input's step (inside
-/// Bidirectional); a lone backward layer returns them in the order in which it computed them.
-fn direction(b: &mut Builder, layer: Layer, x: Flow, initial: &[ValueId], by_input_step: bool) -> Result<Yield> {
+/// One direction as one op. `by_input_step`: the outputs of a backward layer stay at their input's
+/// step (inside Bidirectional); a lone backward layer returns them in the order in which it
+/// computed them.
+fn direction(
+    b: &mut Builder,
+    layer: Layer,
+    x: Flow,
+    initial: &[ValueId],
+    by_input_step: bool,
+) -> Result<Yield> {
     let Layer { cell, weights, options } = layer;
     let states = states_of(&cell);
     let time_axis = match options.layout {
@@ -193,9 +215,15 @@ fn direction(b: &mut Builder, layer: Layer, x: Flow, initial: &[ValueId], by_inp
         merge: Merge::Separate,
         arithmetic: Arithmetic::Float,
     };
-    let kept = if options.stateful { Some(add_states(b, x.value, options.layout, states, units)?) } else { None };
+    let kept = if options.stateful {
+        Some(add_states(b, x.value, options.layout, states, units)?)
+    } else {
+        None
+    };
     let before = match (&kept, initial) {
-        (Some(_), [_, ..]) => return Err(Error::unsupported("a stateful layer with an initial state of its own")),
+        (Some(_), [_, ..]) => {
+            return Err(Error::unsupported("a stateful layer with an initial state of its own"));
+        }
         (Some(kept), []) => kept.clone(),
         (None, given) => given.to_vec(),
     };
@@ -216,14 +244,21 @@ fn direction(b: &mut Builder, layer: Layer, x: Flow, initial: &[ValueId], by_inp
     } else if x.mask.is_none() {
         *after.first().ok_or_else(|| Error::internal("a recurrent op without a state"))?
     } else {
-        // Under a mask the last output is not the last state: it may be zero or, before any valid step, not there.
+        // Under a mask the last output is not the last state: it may be zero or, before any valid
+        // step, not there.
         b.pick(y, time_axis as usize, if reverse { 0 } else { -1 })?
     };
     Ok(Yield { output, states: after })
 }
 
 /// The values that hold a stateful layer's states between runs.
-fn add_states(b: &mut Builder, x: ValueId, layout: Layout, states: usize, units: usize) -> Result<Vec<ValueId>> {
+fn add_states(
+    b: &mut Builder,
+    x: ValueId,
+    layout: Layout,
+    states: usize,
+    units: usize,
+) -> Result<Vec<ValueId>> {
     use crate::graph::Dim;
     let axis = match layout {
         Layout::TimeMajor => 1,
@@ -231,7 +266,9 @@ fn add_states(b: &mut Builder, x: ValueId, layout: Layout, states: usize, units:
     };
     let batch = b.dims(x)?.get(axis).copied().unwrap_or(Dim::Unknown);
     let ty = ValueType::symbolic(DType::F32, vec![batch, Dim::Known(units)]);
-    Ok((0..states).map(|k| b.graph.add_value(format!("{}/state_{k}", b.layer), ty.clone())).collect())
+    Ok((0..states)
+        .map(|k| b.graph.add_value(format!("{}/state_{k}", b.layer), ty.clone()))
+        .collect())
 }
 
 fn states_of(cell: &Cell) -> usize {
@@ -255,9 +292,17 @@ fn one(values: Vec<ValueId>) -> Result<ValueId> {
     values.first().copied().ok_or_else(|| Error::internal("an op without a result"))
 }
 
-fn read_layer(b: &mut Builder, class: &str, config: Config<'_>, scope: &str, x: ValueId) -> Result<Layer> {
+fn read_layer(
+    b: &mut Builder,
+    class: &str,
+    config: Config<'_>,
+    scope: &str,
+    x: ValueId,
+) -> Result<Layer> {
     if let "CuDNNLSTM" | "CuDNNGRU" = class {
-        return Err(Error::unsupported(format!("{class}: save the model with the plain LSTM or GRU layer instead")));
+        return Err(Error::unsupported(format!(
+            "{class}: save the model with the plain LSTM or GRU layer instead"
+        )));
     }
     let options = read_options(config)?;
     let (kind, cell_config) = if class == "RNN" {
@@ -284,8 +329,16 @@ fn read_options(config: Config<'_>) -> Result<Options> {
         return_state: config.flag("return_state", false)?,
         go_backwards: config.flag("go_backwards", false)?,
         stateful: config.flag("stateful", false)?,
-        layout: if config.flag("time_major", false)? { Layout::TimeMajor } else { Layout::BatchMajor },
-        masking: if config.flag("zero_output_for_mask", false)? { Masking::Zero } else { Masking::Hold },
+        layout: if config.flag("time_major", false)? {
+            Layout::TimeMajor
+        } else {
+            Layout::BatchMajor
+        },
+        masking: if config.flag("zero_output_for_mask", false)? {
+            Masking::Zero
+        } else {
+            Masking::Hold
+        },
     })
 }
 
@@ -299,9 +352,15 @@ fn read_cell(
     let units = config.size("units")?;
     let use_bias = config.flag("use_bias", true)?;
     let keras3 = b.keras3;
-    // Keras 2 before 2.3 wrote neither reset_after nor, for some layers, the gate activation, whose default was the hard sigmoid.
+    // Keras 2 before 2.3 wrote neither reset_after nor, for some layers, the gate activation, whose
+    // default was the hard sigmoid.
     let gate = |c: Config<'_>| {
-        cell_activation(c, "recurrent_activation", if keras3 { "sigmoid" } else { "hard_sigmoid" }, keras3)
+        cell_activation(
+            c,
+            "recurrent_activation",
+            if keras3 { "sigmoid" } else { "hard_sigmoid" },
+            keras3,
+        )
     };
     let candidate = cell_activation(config, "activation", "tanh", keras3)?;
     let cell = match kind {
@@ -313,17 +372,23 @@ fn read_cell(
             cell_clip: None,
             projection_clip: None,
         }),
-        "GRU" => Cell::Gru(Gru { gate: gate(config)?, candidate, reset_after: config.flag("reset_after", keras3)? }),
+        "GRU" => Cell::Gru(Gru {
+            gate: gate(config)?,
+            candidate,
+            reset_after: config.flag("reset_after", keras3)?,
+        }),
         "SimpleRNN" => Cell::Rnn(Rnn { activation: candidate }),
         other => return Err(Error::internal(format!("no recurrent layer {other}"))),
     };
-    let rows = units.checked_mul(cell.gate_blocks()).ok_or_else(|| Error::limit("units overflow"))?;
+    let rows =
+        units.checked_mul(cell.gate_blocks()).ok_or_else(|| Error::limit("units overflow"))?;
     let input = transposed(&b.weights.take(scope, 0, &[width, rows], "kernel")?)?;
     let recurrent = transposed(&b.weights.take(scope, 1, &[units, rows], "recurrent kernel")?)?;
     let (bias, recurrent_bias) = match &cell {
         _ if !use_bias => (None, None),
         Cell::Gru(gru) if gru.reset_after => {
-            let (bias, recurrent) = split_gru_bias(&b.weights.take(scope, 2, &[2, rows], "bias")?, units)?;
+            let (bias, recurrent) =
+                split_gru_bias(&b.weights.take(scope, 2, &[2, rows], "bias")?, units)?;
             (Some(bias), Some(recurrent))
         }
         _ => (Some(b.weights.take(scope, 2, &[rows], "bias")?), None),
@@ -341,8 +406,9 @@ fn read_cell(
     Ok((cell, weights))
 }
 
-/// `[2, 3·H]` (input bias, recurrent bias) → one bias `[3·H]` with both summed for the gates, and the candidate's recurrent
-/// bias `[H]`, which the reset gate acts on and which therefore stays apart.
+/// `[2, 3·H]` (input bias, recurrent bias) → one bias `[3·H]` with both summed for the gates, and
+/// the candidate's recurrent bias `[H]`, which the reset gate acts on and which therefore stays
+/// apart.
 fn split_gru_bias(both: &Tensor, units: usize) -> Result<(Tensor, Tensor)> {
     let (input, recurrent) = both.as_slice::<f32>()?.split_at(3 * units);
     let mut bias = input.to_vec();

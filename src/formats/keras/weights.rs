@@ -1,5 +1,6 @@
-//! Where a layer's weights come from: numbered variables in the groups of a Keras 3 weight file, or each layer's ordered list
-//! in an older `.h5` file. External links and external storage are never followed: no resolver is given to the HDF5 reader.
+//! Where a layer's weights come from: numbered variables in the groups of a Keras 3 weight file, or
+//! each layer's ordered list in an older `.h5` file. External links and external storage are never
+//! followed: no resolver is given to the HDF5 reader.
 
 use std::collections::VecDeque;
 
@@ -8,8 +9,8 @@ use hdf5_reader::{Hdf5File, OpenOptions};
 use crate::error::{Error, Place, Result};
 use crate::tensor::Tensor;
 
-/// Bytes of one weight allowed for each byte of the file: a compressed dataset, or one that is all fill value, cannot ask
-/// for more memory than this. Real weights compress by less than 2.
+/// Bytes of one weight allowed for each byte of the file: a compressed dataset, or one that is all
+/// fill value, cannot ask for more memory than this. Real weights compress by less than 2.
 const MAX_RATIO: usize = 200;
 
 /// The weights of a model.
@@ -39,28 +40,40 @@ impl Weights {
             Error::malformed("no configuration (attribute model_config): was the file written by save_weights?")
                 .with_source(error)
         })?;
-        let version = root.attribute("keras_version").and_then(|a| a.read_string()).unwrap_or_else(|_| "2".to_owned());
-        Ok((Weights::Legacy { file, queue: VecDeque::new(), layer: String::new() }, config, version))
+        let version = root
+            .attribute("keras_version")
+            .and_then(|a| a.read_string())
+            .unwrap_or_else(|_| "2".to_owned());
+        Ok((
+            Weights::Legacy { file, queue: VecDeque::new(), layer: String::new() },
+            config,
+            version,
+        ))
     }
 
     /// Turns to a top-level layer.
     pub fn enter_layer(&mut self, name: &str) -> Result<()> {
         if let Weights::Legacy { file, queue, layer } = self {
             *layer = name.to_owned();
-            let listed = file.group("model_weights").and_then(|all| all.attribute("layer_names")?.read_strings());
-            // Keras 3 lists no layer for an operation such as NotEqual: it has no weights and no group.
+            let listed = file
+                .group("model_weights")
+                .and_then(|all| all.attribute("layer_names")?.read_strings());
+            // Keras 3 lists no layer for an operation such as NotEqual: it has no weights and no
+            // group.
             if listed.is_ok_and(|names| !names.iter().any(|listed| listed == name)) {
                 *queue = VecDeque::new();
                 return Ok(());
             }
-            let group =
-                file.group(&format!("model_weights/{name}")).map_err(|e| hdf5(e).within(format!("layer {name}")))?;
+            let group = file
+                .group(&format!("model_weights/{name}"))
+                .map_err(|e| hdf5(e).within(format!("layer {name}")))?;
             // A layer without weights has an empty attribute, of any type.
             let names = group.attribute("weight_names").ok();
             *queue = match names {
-                Some(names) if names.num_elements().unwrap_or(0) > 0 => {
-                    names.read_strings().map_err(|e| hdf5(e).within("attribute weight_names"))?.into()
-                }
+                Some(names) if names.num_elements().unwrap_or(0) > 0 => names
+                    .read_strings()
+                    .map_err(|e| hdf5(e).within("attribute weight_names"))?
+                    .into(),
                 _ => VecDeque::new(),
             };
         }
@@ -79,13 +92,21 @@ impl Weights {
         }
     }
 
-    /// The next weight: variable `index` of the group `scope` in an archive, the next of the layer's list otherwise.
-    /// `expected` is its shape; `what` its name in messages.
-    pub fn take(&mut self, scope: &str, index: usize, expected: &[usize], what: &str) -> Result<Tensor> {
+    /// The next weight: variable `index` of the group `scope` in an archive, the next of the
+    /// layer's list otherwise. `expected` is its shape; `what` its name in messages.
+    pub fn take(
+        &mut self,
+        scope: &str,
+        index: usize,
+        expected: &[usize],
+        what: &str,
+    ) -> Result<Tensor> {
         let (file, path) = match self {
             Weights::Archive { file } => (&*file, format!("{scope}/vars/{index}")),
             Weights::Legacy { file, queue, layer } => {
-                let name = queue.pop_front().ok_or_else(|| Error::malformed(format!("the file has no {what}")))?;
+                let name = queue
+                    .pop_front()
+                    .ok_or_else(|| Error::malformed(format!("the file has no {what}")))?;
                 (&*file, format!("model_weights/{layer}/{name}"))
             }
         };
@@ -95,7 +116,8 @@ impl Weights {
 
 fn read(file: &Hdf5File, path: &str, expected: &[usize]) -> Result<Tensor> {
     let dataset = file.dataset(path).map_err(hdf5)?;
-    let shape: Vec<usize> = dataset.shape().iter().map(|&n| usize::try_from(n).unwrap_or(usize::MAX)).collect();
+    let shape: Vec<usize> =
+        dataset.shape().iter().map(|&n| usize::try_from(n).unwrap_or(usize::MAX)).collect();
     if shape != expected {
         return Err(Error::malformed(format!("expected shape {expected:?}, found {shape:?}")));
     }

@@ -1,4 +1,5 @@
-//! How layers are joined: Sequential and Functional models, one inside another, layers that are called more than once.
+//! How layers are joined: Sequential and Functional models, one inside another, layers that are
+//! called more than once.
 
 use std::collections::HashMap;
 
@@ -52,7 +53,8 @@ struct Entry<'a> {
     calls: &'a [Json],
 }
 
-/// The layers of a model with the names of their weight groups: class in snake case, numbered from the second on.
+/// The layers of a model with the names of their weight groups: class in snake case, numbered from
+/// the second on.
 fn entries<'a>(list: &'a [Json], prefix: &str) -> Result<Vec<Entry<'a>>> {
     let mut counts: HashMap<String, usize> = HashMap::new();
     let mut out = Vec::with_capacity(list.len());
@@ -60,13 +62,18 @@ fn entries<'a>(list: &'a [Json], prefix: &str) -> Result<Vec<Entry<'a>>> {
         let entry = Config::new(json);
         let class = entry.string("class_name")?;
         let config = entry.object("config")?;
-        let name = entry.string("name").or_else(|_| config.string("name")).unwrap_or(class).to_owned();
+        let name =
+            entry.string("name").or_else(|_| config.string("name")).unwrap_or(class).to_owned();
         let group = snake_case(class);
         let count = counts.entry(group.clone()).or_insert(0);
-        let scope =
-            if *count == 0 { format!("{prefix}layers/{group}") } else { format!("{prefix}layers/{group}_{count}") };
+        let scope = if *count == 0 {
+            format!("{prefix}layers/{group}")
+        } else {
+            format!("{prefix}layers/{group}_{count}")
+        };
         *count += 1;
-        let calls = entry.get("inbound_nodes").and_then(Json::as_array).map_or(&[][..], Vec::as_slice);
+        let calls =
+            entry.get("inbound_nodes").and_then(Json::as_array).map_or(&[][..], Vec::as_slice);
         out.push(Entry { class, name, config, scope, calls });
     }
     Ok(out)
@@ -80,19 +87,30 @@ fn sequential_root(b: &mut Builder, root: Config<'_>) -> Result<Vec<(String, Flo
     };
     let layers = entries(list, "")?;
     let first = layers.first().ok_or_else(|| Error::malformed("the model has no layers"))?;
-    let shape =
-        batch_shape(first.config).or_else(|| root.object("config").ok()?.list("build_input_shape").ok()).ok_or_else(
-            || Error::malformed("the shape of the input is not stored").within(format!("layer {}", first.name)),
-        )?;
+    let shape = batch_shape(first.config)
+        .or_else(|| root.object("config").ok()?.list("build_input_shape").ok())
+        .ok_or_else(|| {
+            Error::malformed("the shape of the input is not stored")
+                .within(format!("layer {}", first.name))
+        })?;
     let dtype = input_dtype(first, layers.get(1))?;
-    let name = if first.class == "InputLayer" { first.name.clone() } else { format!("{}_input", first.name) };
+    let name = if first.class == "InputLayer" {
+        first.name.clone()
+    } else {
+        format!("{}_input", first.name)
+    };
     let input = b.input(&name, dtype, &sizes(shape)?);
     let (name, flows) = chain(b, &layers, vec![Flow::plain(input)], 0)?;
     Ok(flows.into_iter().map(|flow| (name.clone(), flow)).collect())
 }
 
 /// Runs layers one after the other.
-fn chain(b: &mut Builder, layers: &[Entry<'_>], mut flows: Vec<Flow>, depth: usize) -> Result<(String, Vec<Flow>)> {
+fn chain(
+    b: &mut Builder,
+    layers: &[Entry<'_>],
+    mut flows: Vec<Flow>,
+    depth: usize,
+) -> Result<(String, Vec<Flow>)> {
     let mut name = String::new();
     for entry in layers.iter().filter(|entry| entry.class != "InputLayer") {
         flows = call(b, entry, &Call { inputs: flows, ..Call::default() }, depth)?;
@@ -141,7 +159,8 @@ fn nested(b: &mut Builder, entry: &Entry<'_>, call: &Call<'_>, depth: usize) -> 
     Ok(outputs.into_iter().map(|(_, flow)| flow).collect())
 }
 
-/// A functional model; `given` are its inputs when it is a layer of another one. Returns outputs with their layers' names.
+/// A functional model; `given` are its inputs when it is a layer of another one. Returns outputs
+/// with their layers' names.
 fn functional(
     b: &mut Builder,
     config: Config<'_>,
@@ -154,16 +173,17 @@ fn functional(
     let inputs = keys(config.get("input_layers"), "input_layers")?;
     for (position, key) in inputs.iter().enumerate() {
         let entry = layers.iter().find(|entry| entry.name == key.0);
-        let entry =
-            entry.ok_or_else(|| Error::malformed(format!("input_layers names {:?}, which is no layer", key.0)))?;
+        let entry = entry.ok_or_else(|| {
+            Error::malformed(format!("input_layers names {:?}, which is no layer", key.0))
+        })?;
         let flow = match given {
-            Some(flows) => *flows
-                .get(position)
-                .ok_or_else(|| Error::malformed(format!("expected {} inputs, found {}", inputs.len(), flows.len())))?,
+            Some(flows) => *flows.get(position).ok_or_else(|| {
+                Error::malformed(format!("expected {} inputs, found {}", inputs.len(), flows.len()))
+            })?,
             None => {
                 let place = || format!("layer {} (InputLayer)", entry.name);
-                let shape =
-                    batch_shape(entry.config).ok_or_else(|| Error::malformed("no batch_shape").within(place()))?;
+                let shape = batch_shape(entry.config)
+                    .ok_or_else(|| Error::malformed("no batch_shape").within(place()))?;
                 let dtype = input_dtype(entry, None).within(place)?;
                 Flow::plain(b.input(&entry.name, dtype, &sizes(shape).within(place)?))
             }
@@ -196,8 +216,12 @@ fn run_calls(
     let mut waiting: Vec<(&Entry<'_>, usize, &Json)> = Vec::new();
     for entry in layers.iter().filter(|entry| entry.class != "InputLayer") {
         // Keras 2 counts the making of an inner model as its call 0 and does not store it.
-        let skipped = last_used.get(entry.name.as_str()).map_or(0, |last| (last + 1).saturating_sub(entry.calls.len()));
-        waiting.extend(entry.calls.iter().enumerate().map(|(call, json)| (entry, call + skipped, json)));
+        let skipped = last_used
+            .get(entry.name.as_str())
+            .map_or(0, |last| (last + 1).saturating_sub(entry.calls.len()));
+        waiting.extend(
+            entry.calls.iter().enumerate().map(|(call, json)| (entry, call + skipped, json)),
+        );
     }
     while !waiting.is_empty() {
         let before = waiting.len();
@@ -214,8 +238,12 @@ fn run_calls(
             }
         }
         if later.len() == before {
-            let names: Vec<&str> = later.iter().take(4).map(|(entry, ..)| entry.name.as_str()).collect();
-            return Err(Error::malformed(format!("the inputs of {} are never computed", names.join(", "))));
+            let names: Vec<&str> =
+                later.iter().take(4).map(|(entry, ..)| entry.name.as_str()).collect();
+            return Err(Error::malformed(format!(
+                "the inputs of {} are never computed",
+                names.join(", ")
+            )));
         }
         waiting = later;
     }
@@ -253,8 +281,11 @@ impl<'a> Arguments<'a> {
     }
 
     fn resolve(self, tensors: &HashMap<Key, Flow>) -> Result<Call<'a>> {
-        let find = |key: &Key| tensors.get(key).copied().ok_or_else(|| Error::internal("a tensor went missing"));
-        let mut inputs = self.tensors.iter().chain(&self.initial).map(find).collect::<Result<Vec<_>>>()?;
+        let find = |key: &Key| {
+            tensors.get(key).copied().ok_or_else(|| Error::internal("a tensor went missing"))
+        };
+        let mut inputs =
+            self.tensors.iter().chain(&self.initial).map(find).collect::<Result<Vec<_>>>()?;
         if let (Some(mask), Some(first)) = (&self.mask, inputs.first_mut()) {
             first.mask = Some(find(mask)?.value);
         }
@@ -285,7 +316,11 @@ fn arguments(json: &Json) -> Result<Arguments<'_>> {
                 }
             }
         }
-        _ => return Err(Error::malformed("an entry of inbound_nodes is neither an object nor a list")),
+        _ => {
+            return Err(Error::malformed(
+                "an entry of inbound_nodes is neither an object nor a list",
+            ));
+        }
     }
     Ok(out)
 }
@@ -305,7 +340,9 @@ fn keywords<'a>(kwargs: Config<'a>, out: &mut Arguments<'a>) -> Result<()> {
             },
             // Only inference is meant here.
             "training" if value == &Json::Bool(false) => {}
-            other => return Err(Error::unsupported(format!("the call argument {other} = {value}"))),
+            other => {
+                return Err(Error::unsupported(format!("the call argument {other} = {value}")));
+            }
         }
     }
     Ok(())
@@ -331,9 +368,14 @@ fn key(json: &Json) -> Result<Key> {
     let history = match json {
         Json::Object(_) => Config::new(json).object("config")?.list("keras_history")?,
         Json::Array(list) => list.as_slice(),
-        _ => return Err(Error::malformed(format!("expected a reference to a tensor, found {json}"))),
+        _ => {
+            return Err(Error::malformed(format!(
+                "expected a reference to a tensor, found {json}"
+            )));
+        }
     };
-    let number = |k: usize| history.get(k).and_then(Json::as_u64).and_then(|n| usize::try_from(n).ok());
+    let number =
+        |k: usize| history.get(k).and_then(Json::as_u64).and_then(|n| usize::try_from(n).ok());
     match (history.first().and_then(Json::as_str), number(1), number(2)) {
         (Some(layer), Some(node), Some(tensor)) => Ok((layer.to_owned(), node, tensor)),
         _ => Err(Error::malformed("a reference to a tensor is not [layer, node, tensor]")),
@@ -362,17 +404,22 @@ fn sizes(shape: &[Json]) -> Result<Vec<Option<usize>>> {
     }
     let size = |json: &Json| match json {
         Json::Null => Ok(None),
-        size => match size.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|&n| n < 1 << 31) {
-            Some(n) => Ok(Some(n)),
-            None => Err(Error::malformed(format!("{size} is no size of an input's axis"))),
-        },
+        size => {
+            match size.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|&n| n < 1 << 31) {
+                Some(n) => Ok(Some(n)),
+                None => Err(Error::malformed(format!("{size} is no size of an input's axis"))),
+            }
+        }
     };
     shape.iter().map(size).collect()
 }
 
-/// Type of the input; a Sequential model without InputLayer that begins with Embedding takes integers.
+/// Type of the input; a Sequential model without InputLayer that begins with Embedding takes
+/// integers.
 fn input_dtype(first: &Entry<'_>, second: Option<&Entry<'_>>) -> Result<DType> {
-    if first.class == "Embedding" || (first.class == "InputLayer" && second.is_some_and(|e| e.class == "Embedding")) {
+    if first.class == "Embedding"
+        || (first.class == "InputLayer" && second.is_some_and(|e| e.class == "Embedding"))
+    {
         return Ok(DType::I32);
     }
     if first.class != "InputLayer" {

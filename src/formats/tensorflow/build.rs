@@ -1,5 +1,6 @@
-//! Adds nodes to a graph: types are inferred, what follows from constants is computed at once, and integer tensors that
-//! describe shapes are followed entry by entry, so that an open batch size keeps its name on the way through them.
+//! Adds nodes to a graph: types are inferred, what follows from constants is computed at once, and
+//! integer tensors that describe shapes are followed entry by entry, so that an open batch size
+//! keeps its name on the way through them.
 
 use std::collections::HashMap;
 
@@ -31,7 +32,8 @@ pub struct Builder {
     sizes: HashMap<ValueId, Vec<Size>>,
     /// `0, 1, … limit − 1`: the limit behind each such range.
     pub counts: HashMap<ValueId, ValueId>,
-    /// Small constants by type, shape and bytes: an unrolled graph repeats its axes and weights at every step.
+    /// Small constants by type, shape and bytes: an unrolled graph repeats its axes and weights at
+    /// every step.
     constants: HashMap<(DType, Vec<usize>, Vec<u8>), ValueId>,
     /// Results that were computed from constants, by op and operands.
     folded: HashMap<(String, Vec<Option<ValueId>>), Vec<ValueId>>,
@@ -45,7 +47,8 @@ const SMALL: usize = 128;
 impl Builder {
     /// An empty graph that knows the symbolic sizes of another.
     pub fn inside(outer: &Graph, name: &str) -> Self {
-        let graph = Graph { name: name.to_owned(), symbols: outer.symbols.clone(), ..Graph::default() };
+        let graph =
+            Graph { name: name.to_owned(), symbols: outer.symbols.clone(), ..Graph::default() };
         Builder { graph, ..Builder::default() }
     }
 
@@ -74,7 +77,9 @@ impl Builder {
         outputs: usize,
     ) -> Result<Vec<ValueId>> {
         let folding = self.folding_key(&op, &inputs);
-        if let Some(ids) = folding.as_ref().and_then(|key| self.folded.get(key)).filter(|ids| ids.len() == outputs) {
+        if let Some(ids) =
+            folding.as_ref().and_then(|key| self.folded.get(key)).filter(|ids| ids.len() == outputs)
+        {
             return Ok(ids.clone());
         }
         let mut types = {
@@ -82,12 +87,17 @@ impl Builder {
             infer(&op, &operands, outputs)?
         };
         if types.len() < outputs {
-            return Err(Error::internal(format!("{} types were inferred for {outputs} results", types.len())));
+            return Err(Error::internal(format!(
+                "{} types were inferred for {outputs} results",
+                types.len()
+            )));
         }
         types.truncate(outputs);
         if let Some(tensors) = self.fold(derived, &op, &inputs, &types)? {
             let named = tensors.into_iter().enumerate();
-            let ids: Vec<_> = named.map(|(index, tensor)| self.constant_value(&port(name, index), tensor)).collect();
+            let ids: Vec<_> = named
+                .map(|(index, tensor)| self.constant_value(&port(name, index), tensor))
+                .collect();
             if let Some(key) = folding {
                 self.folded.insert(key, ids.clone());
             }
@@ -104,7 +114,13 @@ impl Builder {
     }
 
     /// Adds a node with one result.
-    pub fn add_one(&mut self, derived: &mut Budget, name: &str, op: Op, inputs: &[ValueId]) -> Result<ValueId> {
+    pub fn add_one(
+        &mut self,
+        derived: &mut Budget,
+        name: &str,
+        op: Op,
+        inputs: &[ValueId],
+    ) -> Result<ValueId> {
         let inputs = inputs.iter().copied().map(Some).collect();
         let ids = self.add(derived, name, op, inputs, 1)?;
         ids.first().copied().ok_or_else(|| Error::internal("a node without a result"))
@@ -122,7 +138,11 @@ impl Builder {
 
     /// What is known of a value.
     pub fn ty(&self, id: ValueId) -> Result<&ValueType> {
-        Ok(&self.graph.get(id).ok_or_else(|| Error::internal(format!("value {} does not exist", id.0)))?.ty)
+        Ok(&self
+            .graph
+            .get(id)
+            .ok_or_else(|| Error::internal(format!("value {} does not exist", id.0)))?
+            .ty)
     }
 
     /// The elements of a constant.
@@ -148,7 +168,8 @@ impl Builder {
 
     /// Whether the first axis of `items` certainly has the size that the scalar `length` holds.
     pub fn has_length(&self, items: ValueId, length: ValueId) -> bool {
-        let first = self.graph.get(items).and_then(|value| value.ty.shape.as_ref()?.first().copied());
+        let first =
+            self.graph.get(items).and_then(|value| value.ty.shape.as_ref()?.first().copied());
         match (self.sizes(length).as_deref(), first) {
             (Some([Size::Known(n)]), Some(Dim::Known(size))) => usize::try_from(*n) == Ok(size),
             (Some([Size::Axis(Dim::Symbol(a))]), Some(Dim::Symbol(b))) => *a == b,
@@ -178,18 +199,24 @@ impl Builder {
         if agrees {
             return Ok(());
         }
-        Err(Error::malformed(format!("the shape {dims:?} is stated, and {:?} was found", value.ty.shape)))
+        Err(Error::malformed(format!(
+            "the shape {dims:?} is stated, and {:?} was found",
+            value.ty.shape
+        )))
     }
 
     /// Puts into the type of `id` what the types of values that certainly have its shape say.
     pub fn same_shape<const N: usize>(&mut self, id: ValueId, others: [ValueId; N]) {
-        let shapes = others.map(|other| self.graph.get(other).and_then(|value| value.ty.shape.clone()));
+        let shapes =
+            others.map(|other| self.graph.get(other).and_then(|value| value.ty.shape.clone()));
         let Some(shape) = self.graph.get_mut(id).and_then(|value| value.ty.shape.as_mut()) else {
             return;
         };
         let rank = shape.len();
         for other in shapes.into_iter().flatten().filter(|other| other.len() == rank) {
-            for (dim, &given) in shape.iter_mut().zip(&other).filter(|(dim, given)| dim.agrees_with(**given)) {
+            for (dim, &given) in
+                shape.iter_mut().zip(&other).filter(|(dim, given)| dim.agrees_with(**given))
+            {
                 *dim = dim.refined_by(given);
             }
         }
@@ -206,7 +233,11 @@ impl Builder {
     }
 
     /// What identifies a result that follows from constants.
-    fn folding_key(&self, op: &Op, inputs: &[Option<ValueId>]) -> Option<(String, Vec<Option<ValueId>>)> {
+    fn folding_key(
+        &self,
+        op: &Op,
+        inputs: &[Option<ValueId>],
+    ) -> Option<(String, Vec<Option<ValueId>>)> {
         let constant = inputs.iter().flatten().all(|&id| self.constant(id).is_some());
         (foldable(op) && constant).then(|| (format!("{op:?}"), inputs.to_vec()))
     }
@@ -224,7 +255,10 @@ impl Builder {
         }
         // The shape of a value may be known where its elements are not.
         if let (Op::Shape(dtype), [Some(input)]) = (op, inputs) {
-            return Ok(self.ty(*input)?.known_shape().map(|shape| vec![shape_tensor(*dtype, &shape)]));
+            return Ok(self
+                .ty(*input)?
+                .known_shape()
+                .map(|shape| vec![shape_tensor(*dtype, &shape)]));
         }
         let mut operands = Vec::with_capacity(inputs.len());
         for input in inputs {
@@ -236,14 +270,16 @@ impl Builder {
                 },
             });
         }
-        let bytes = types.iter().map(|ty| checked_len(&ty.known_shape()?)?.checked_mul(ty.dtype.size()));
+        let bytes =
+            types.iter().map(|ty| checked_len(&ty.known_shape()?)?.checked_mul(ty.dtype.size()));
         let Some(bytes) = bytes.sum::<Option<usize>>() else { return Ok(None) };
         if bytes > derived.left() {
             return Ok(None);
         }
         derived.take(bytes)?;
         let wanted: Vec<_> = types.iter().map(Some).collect();
-        let tensors = eval::evaluate(op, &operands, &wanted).within(|| "computed from constants")?;
+        let tensors =
+            eval::evaluate(op, &operands, &wanted).within(|| "computed from constants")?;
         Ok(tensors.into_iter().collect())
     }
 
@@ -275,7 +311,10 @@ impl Builder {
     fn follow(&mut self, op: &Op, inputs: &[Option<ValueId>], outputs: &[ValueId]) {
         let Some(&output) = outputs.first() else { return };
         if let (Op::Unpack(_), [Some(input)]) = (op, inputs) {
-            let Some(sizes) = self.sizes(*input).filter(|sizes| sizes.len() == outputs.len()) else { return };
+            let Some(sizes) = self.sizes(*input).filter(|sizes| sizes.len() == outputs.len())
+            else {
+                return;
+            };
             for (&output, size) in outputs.iter().zip(sizes) {
                 self.sizes.insert(output, vec![size]);
             }
@@ -293,7 +332,10 @@ impl Builder {
         if let Op::Shape(_) = op {
             let shape = self.graph.get(input(0)?)?.ty.shape.as_ref()?;
             return Some(
-                shape.iter().map(|&dim| dim.known().map_or(Size::Axis(dim), |n| Size::Known(n as i64))).collect(),
+                shape
+                    .iter()
+                    .map(|&dim| dim.known().map_or(Size::Axis(dim), |n| Size::Known(n as i64)))
+                    .collect(),
             );
         }
         // Only vectors and scalars have entries here.
@@ -323,18 +365,28 @@ impl Builder {
             }
             Op::Gather(Gather { axis: 0, batch_dims: 0 }) if rank(1)? <= 1 => {
                 let from = entries(0)?;
-                numbers(1)?.into_iter().map(|index| from.get(usize::try_from(index).ok()?).copied()).collect()
+                numbers(1)?
+                    .into_iter()
+                    .map(|index| from.get(usize::try_from(index).ok()?).copied())
+                    .collect()
             }
             Op::Slice => {
                 let from = entries(0)?;
-                let (&[begin], &[size]) = (numbers(1)?.as_slice(), numbers(2)?.as_slice()) else { return None };
+                let (&[begin], &[size]) = (numbers(1)?.as_slice(), numbers(2)?.as_slice()) else {
+                    return None;
+                };
                 let begin = usize::try_from(begin).ok()?;
-                let end = if size < 0 { from.len() } else { begin.checked_add(usize::try_from(size).ok()?)? };
+                let end = if size < 0 {
+                    from.len()
+                } else {
+                    begin.checked_add(usize::try_from(size).ok()?)?
+                };
                 from.get(begin..end).map(<[Size]>::to_vec)
             }
             Op::StridedSlice(slice) => {
                 let from = entries(0)?;
-                let (&[begin], &[end], &[1]) = (numbers(1)?.as_slice(), numbers(2)?.as_slice(), numbers(3)?.as_slice())
+                let (&[begin], &[end], &[1]) =
+                    (numbers(1)?.as_slice(), numbers(2)?.as_slice(), numbers(3)?.as_slice())
                 else {
                     return None;
                 };
@@ -354,7 +406,9 @@ fn sliced(slice: &StridedSlice, from: &[Size], begin: i64, end: i64) -> Option<V
         return None;
     }
     let length = from.len() as i64;
-    let wrap = |index: i64| usize::try_from(if index < 0 { (index + length).max(0) } else { index.min(length) }).ok();
+    let wrap = |index: i64| {
+        usize::try_from(if index < 0 { (index + length).max(0) } else { index.min(length) }).ok()
+    };
     let begin = if slice.begin_mask & 1 != 0 { 0 } else { wrap(begin)? };
     if slice.shrink_axis_mask & 1 != 0 {
         return from.get(begin).map(|&size| vec![size]);
@@ -367,8 +421,10 @@ fn sliced(slice: &StridedSlice, from: &[Size], begin: i64, end: i64) -> Option<V
 fn combined(function: BinaryFunction, a: &[Size], b: &[Size]) -> Option<Vec<Size>> {
     let ([a], [b]) = (a, b) else { return None };
     let size = match (function, *a, *b) {
-        (BinaryFunction::Mul, Size::Known(1), other) | (BinaryFunction::Mul, other, Size::Known(1)) => other,
-        (BinaryFunction::Add, Size::Known(0), other) | (BinaryFunction::Add, other, Size::Known(0)) => other,
+        (BinaryFunction::Mul, Size::Known(1), other)
+        | (BinaryFunction::Mul, other, Size::Known(1)) => other,
+        (BinaryFunction::Add, Size::Known(0), other)
+        | (BinaryFunction::Add, other, Size::Known(0)) => other,
         (BinaryFunction::Sub | BinaryFunction::FloorDiv, other, Size::Known(n))
             if n == i64::from(function == BinaryFunction::FloorDiv) =>
         {
@@ -398,7 +454,10 @@ fn shape_tensor(dtype: DType, shape: &[usize]) -> Tensor {
     let tensor = if dtype == DType::I64 {
         Tensor::from_vec(&count, shape.iter().map(|&n| n as i64).collect())
     } else {
-        Tensor::from_vec(&count, shape.iter().map(|&n| i32::try_from(n).unwrap_or(i32::MAX)).collect())
+        Tensor::from_vec(
+            &count,
+            shape.iter().map(|&n| i32::try_from(n).unwrap_or(i32::MAX)).collect(),
+        )
     };
     // The shape has one entry for each element by construction.
     tensor.unwrap_or_else(|_| Tensor::scalar(0i32))

@@ -1,5 +1,5 @@
-//! Tensor bundles: how TensorFlow stores variables. `variables.index` is a sorted string table from keys to places,
-//! `variables.data-00000-of-0000N` hold the bytes.
+//! Tensor bundles: how TensorFlow stores variables. `variables.index` is a sorted string table from
+//! keys to places, `variables.data-00000-of-0000N` hold the bytes.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -40,7 +40,10 @@ impl Bundle {
         let mut file = File::open(&index).map_err(Error::from).within(place)?;
         let length = file.metadata()?.len();
         if length > MOST_INDEX_BYTES {
-            return Err(Error::limit(format!("the index has {length} bytes, over {MOST_INDEX_BYTES}")).within(place()));
+            return Err(Error::limit(format!(
+                "the index has {length} bytes, over {MOST_INDEX_BYTES}"
+            ))
+            .within(place()));
         }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
@@ -64,7 +67,9 @@ impl Bundle {
             let range = u64::try_from(entry.offset).ok().zip(u64::try_from(entry.size).ok());
             let (offset, size) = range
                 .filter(|(offset, size)| offset.checked_add(*size).is_some_and(|end| end <= length))
-                .ok_or_else(|| Error::malformed(format!("'{key}' lies outside of the file's {length} bytes")))?;
+                .ok_or_else(|| {
+                    Error::malformed(format!("'{key}' lies outside of the file's {length} bytes"))
+                })?;
             file.seek(SeekFrom::Start(offset))?;
             let mut bytes = Vec::with_capacity(size as usize);
             file.take(size).read_to_end(&mut bytes)?;
@@ -89,13 +94,18 @@ impl Bundle {
             .ok_or_else(|| Error::malformed(format!("the shape of '{key}' is open")))?;
         let bytes = element_count(&shape)?.checked_mul(kind.size());
         if bytes.and_then(|bytes| i64::try_from(bytes).ok()) != Some(entry.size) {
-            return Err(Error::malformed(format!("'{key}' has {} bytes for {kind} {shape:?}", entry.size)));
+            return Err(Error::malformed(format!(
+                "'{key}' has {} bytes for {kind} {shape:?}",
+                entry.size
+            )));
         }
         tensor::from_bytes(kind, &shape, &self.bytes(key)?)
     }
 
     fn entry(&self, key: &str) -> Result<&BundleEntry> {
-        self.entries.get(key).ok_or_else(|| Error::malformed(format!("the variables have no '{key}'")))
+        self.entries
+            .get(key)
+            .ok_or_else(|| Error::malformed(format!("the variables have no '{key}'")))
     }
 }
 
@@ -108,7 +118,8 @@ fn with_suffix(prefix: &Path, suffix: &str) -> PathBuf {
 /// The header and the entries of an index.
 fn read_index(bytes: &[u8]) -> Result<(BundleHeader, BTreeMap<String, BundleEntry>)> {
     let broken = || Error::malformed("the index of the variables is no table, or cut off");
-    let footer = bytes.len().checked_sub(FOOTER).and_then(|start| bytes.get(start..)).ok_or_else(broken)?;
+    let footer =
+        bytes.len().checked_sub(FOOTER).and_then(|start| bytes.get(start..)).ok_or_else(broken)?;
     if !footer.ends_with(&MAGIC) {
         return Err(broken());
     }
@@ -122,12 +133,15 @@ fn read_index(bytes: &[u8]) -> Result<(BundleHeader, BTreeMap<String, BundleEntr
         let mut handle = handle;
         let (offset, size) = varint(&mut handle).zip(varint(&mut handle)).ok_or_else(broken)?;
         for (key, value) in block(bytes, offset, size)? {
-            let decode = |error| Error::malformed("an entry of the index cannot be decoded").with_source(error);
+            let decode = |error| {
+                Error::malformed("an entry of the index cannot be decoded").with_source(error)
+            };
             if key.is_empty() {
                 header = Some(BundleHeader::decode(value).map_err(decode)?);
                 continue;
             }
-            let key = String::from_utf8(key).map_err(|_| Error::malformed("a key of the index is no UTF-8 text"))?;
+            let key = String::from_utf8(key)
+                .map_err(|_| Error::malformed("a key of the index is no UTF-8 text"))?;
             entries.insert(key, BundleEntry::decode(value).map_err(decode)?);
         }
     }
@@ -142,7 +156,8 @@ fn read_index(bytes: &[u8]) -> Result<(BundleHeader, BTreeMap<String, BundleEntr
 fn block(bytes: &[u8], offset: u64, size: u64) -> Result<Vec<(Vec<u8>, &[u8])>> {
     let broken = || Error::malformed("a block of the index is broken");
     let start = usize::try_from(offset).map_err(|_| broken())?;
-    let end = usize::try_from(size).ok().and_then(|size| start.checked_add(size)).ok_or_else(broken)?;
+    let end =
+        usize::try_from(size).ok().and_then(|size| start.checked_add(size)).ok_or_else(broken)?;
     let content = bytes.get(start..end).ok_or_else(broken)?;
     // One byte behind the block says how it is compressed.
     match bytes.get(end) {
@@ -154,12 +169,17 @@ fn block(bytes: &[u8], offset: u64, size: u64) -> Result<Vec<(Vec<u8>, &[u8])>> 
     let count = content.len().checked_sub(4).and_then(|at| content.get(at..)).ok_or_else(broken)?;
     let count = u32::from_le_bytes(count.try_into().map_err(|_| broken())?) as usize;
     let restarts = count.checked_add(1).and_then(|n| n.checked_mul(4)).ok_or_else(broken)?;
-    let mut rest = content.len().checked_sub(restarts).and_then(|end| content.get(..end)).ok_or_else(broken)?;
+    let mut rest = content
+        .len()
+        .checked_sub(restarts)
+        .and_then(|end| content.get(..end))
+        .ok_or_else(broken)?;
     let mut key: Vec<u8> = Vec::new();
     let mut entries = Vec::new();
     let mut key_bytes = 0usize;
     while !rest.is_empty() {
-        let mut number = || varint(&mut rest).and_then(|n| usize::try_from(n).ok()).ok_or_else(broken);
+        let mut number =
+            || varint(&mut rest).and_then(|n| usize::try_from(n).ok()).ok_or_else(broken);
         let (shared, fresh, length) = (number()?, number()?, number()?);
         let (delta, after) = rest.split_at_checked(fresh).ok_or_else(broken)?;
         let (value, after) = after.split_at_checked(length).ok_or_else(broken)?;

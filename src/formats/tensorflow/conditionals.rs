@@ -1,10 +1,12 @@
 //! Old-style conditionals to choices.
 //!
-//! TensorFlow 1 writes `cond(p, a, b)` as `Switch` nodes, which send a value to one of two branches, and `Merge` nodes, which
-//! take what the branch that ran has computed. No op that is read has side effects, so both branches may be computed and the
-//! `Merge` becomes a choice by `p`; the branch of a constant `p` is taken at once and the other one never read.
+//! TensorFlow 1 writes `cond(p, a, b)` as `Switch` nodes, which send a value to one of two
+//! branches, and `Merge` nodes, which take what the branch that ran has computed. No op that is
+//! read has side effects, so both branches may be computed and the `Merge` becomes a choice by `p`;
+//! the branch of a constant `p` is taken at once and the other one never read.
 //!
-//! What a value is worth is told by the branches it stands in: the switches on its way, innermost last.
+//! What a value is worth is told by the branches it stands in: the switches on its way, innermost
+//! last.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -31,13 +33,16 @@ fn depth(branches: &Branches) -> usize {
     branches.as_ref().map_or(0, |branch| branch.depth)
 }
 
-/// Replaces the conditionals of a scope. What does not have the form that TensorFlow writes is left for the reader to refuse.
+/// Replaces the conditionals of a scope. What does not have the form that TensorFlow writes is left
+/// for the reader to refuse.
 pub fn to_choices(scope: &mut Scope) -> Result<()> {
-    let switches: Vec<usize> = (0..scope.nodes.len()).filter(|&index| is_switch(scope, index)).collect();
+    let switches: Vec<usize> =
+        (0..scope.nodes.len()).filter(|&index| is_switch(scope, index)).collect();
     if switches.is_empty() {
         return Ok(());
     }
-    let merges: Vec<usize> = (0..scope.nodes.len()).filter(|&index| is_merge(scope, index)).collect();
+    let merges: Vec<usize> =
+        (0..scope.nodes.len()).filter(|&index| is_merge(scope, index)).collect();
     let branches = find_branches(scope, &merges)?;
     let mut choices = Vec::new();
     for &merge in &merges {
@@ -47,8 +52,9 @@ pub fn to_choices(scope: &mut Scope) -> Result<()> {
         let (inner, other, inner_is_a) =
             if depth(&in_a) >= depth(&in_b) { (in_a, in_b, true) } else { (in_b, in_a, false) };
         let Some(inner) = inner else { continue };
-        let opposite =
-            other.as_ref().is_some_and(|other| other.condition == inner.condition && other.side != inner.side);
+        let opposite = other
+            .as_ref()
+            .is_some_and(|other| other.condition == inner.condition && other.side != inner.side);
         if other.is_some() && depth(&other) == inner.depth && !opposite {
             continue;
         }
@@ -83,14 +89,21 @@ fn op_of(scope: &Scope, source: Option<&Source>) -> Option<String> {
 /// A `Switch` that belongs to no loop.
 fn is_switch(scope: &Scope, index: usize) -> bool {
     scope.nodes.get(index).is_some_and(|node| {
-        node.op == "Switch" && node.inputs.len() == 2 && op_of(scope, node.inputs.get(1)).as_deref() != Some("LoopCond")
+        node.op == "Switch"
+            && node.inputs.len() == 2
+            && op_of(scope, node.inputs.get(1)).as_deref() != Some("LoopCond")
     })
 }
 
 /// A `Merge` that belongs to no loop.
 fn is_merge(scope: &Scope, index: usize) -> bool {
-    let is_loop = |source: &Source| matches!(op_of(scope, Some(source)).as_deref(), Some("Enter" | "NextIteration"));
-    scope.nodes.get(index).is_some_and(|node| node.op == "Merge" && !node.inputs.iter().any(is_loop))
+    let is_loop = |source: &Source| {
+        matches!(op_of(scope, Some(source)).as_deref(), Some("Enter" | "NextIteration"))
+    };
+    scope
+        .nodes
+        .get(index)
+        .is_some_and(|node| node.op == "Merge" && !node.inputs.iter().any(is_loop))
 }
 
 /// The branches that a value stands in.
@@ -126,9 +139,12 @@ fn find_branches(scope: &Scope, merges: &[usize]) -> Result<HashMap<usize, Branc
                 .copied()
                 .collect(),
             // Constants of a branch are tied to it by their order alone.
-            false => {
-                node.inputs.iter().copied().chain(node.controls.iter().map(|&node| Source::Node(node, 0))).collect()
-            }
+            false => node
+                .inputs
+                .iter()
+                .copied()
+                .chain(node.controls.iter().map(|&node| Source::Node(node, 0)))
+                .collect(),
         };
         let missing = inputs.iter().filter_map(|source| match source {
             Source::Node(index, _) if !found.contains_key(index) => Some(*index),
@@ -138,13 +154,23 @@ fn find_branches(scope: &Scope, merges: &[usize]) -> Result<HashMap<usize, Branc
         stack.extend(missing);
         if stack.len() > before {
             if !open.insert(index) {
-                return Err(Error::malformed("the node depends on itself").within(scope.place(index)));
+                return Err(
+                    Error::malformed("the node depends on itself").within(scope.place(index))
+                );
             }
             continue;
         }
-        let deepest = inputs.iter().map(|&source| branches_of(scope, &found, source)).max_by_key(depth).flatten();
+        let deepest = inputs
+            .iter()
+            .map(|&source| branches_of(scope, &found, source))
+            .max_by_key(depth)
+            .flatten();
         // After a Merge its own conditional is over.
-        let branches = if is_merge(scope, index) { deepest.and_then(|branch| branch.around.clone()) } else { deepest };
+        let branches = if is_merge(scope, index) {
+            deepest.and_then(|branch| branch.around.clone())
+        } else {
+            deepest
+        };
         found.insert(index, branches);
         stack.pop();
     }
@@ -155,16 +181,21 @@ fn find_branches(scope: &Scope, merges: &[usize]) -> Result<HashMap<usize, Branc
 fn known_condition(scope: &Scope, condition: Source) -> Option<bool> {
     let Source::Node(mut index, _) = condition else { return None };
     if scope.nodes.get(index)?.op == "PlaceholderWithDefault" {
-        let Source::Node(default, _) = scope.resolve(*scope.nodes.get(index)?.inputs.first()?) else { return None };
+        let Source::Node(default, _) = scope.resolve(*scope.nodes.get(index)?.inputs.first()?)
+        else {
+            return None;
+        };
         index = default;
     }
     let node = scope.nodes.get(index).filter(|node| node.op == "Const")?;
     match node.attr("value")? {
-        Attr::Tensor(tensor) => match (tensor.bool_val.as_slice(), tensor.tensor_content.as_slice()) {
-            ([value], []) => Some(*value),
-            ([], [byte]) => Some(*byte != 0),
-            _ => None,
-        },
+        Attr::Tensor(tensor) => {
+            match (tensor.bool_val.as_slice(), tensor.tensor_content.as_slice()) {
+                ([value], []) => Some(*value),
+                ([], [byte]) => Some(*byte != 0),
+                _ => None,
+            }
+        }
         _ => None,
     }
 }

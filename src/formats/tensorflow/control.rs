@@ -21,10 +21,12 @@ use crate::tensor::Tensor;
 pub fn lower(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
     match step.node.op.as_str() {
         "Const" => constant(step).map(Some),
-        "Placeholder" | "PlaceholderV2" => {
-            Err(Error::unsupported("an input of the whole model is used where it cannot be: inside a function"))
+        "Placeholder" | "PlaceholderV2" => Err(Error::unsupported(
+            "an input of the whole model is used where it cannot be: inside a function",
+        )),
+        "PlaceholderWithDefault" => {
+            Ok(Some(vec![step.inputs.first().cloned().ok_or_else(no_input)?]))
         }
-        "PlaceholderWithDefault" => Ok(Some(vec![step.inputs.first().cloned().ok_or_else(no_input)?])),
         "NoOp" | "Assert" => Ok(Some(Vec::new())),
         "Print" => Ok(Some(vec![step.inputs.first().cloned().ok_or_else(no_input)?])),
         "PartitionedCall" | "StatefulPartitionedCall" => {
@@ -43,9 +45,9 @@ pub fn lower(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
             while_loop(step, &cond, &body).map(Some)
         }
         CHOICE => choice(step).map(Some),
-        "Switch" | "Merge" => {
-            Err(Error::unsupported("old-style control flow that is neither a loop nor a conditional"))
-        }
+        "Switch" | "Merge" => Err(Error::unsupported(
+            "old-style control flow that is neither a loop nor a conditional",
+        )),
         // Old graphs call a function by using its name as the op.
         op if step.context.library.has(op) => {
             let name = op.to_owned();
@@ -65,9 +67,15 @@ fn constant(step: &mut Step<'_, '_>) -> Result<Vec<Val>> {
         Some(_) => return Err(Error::malformed("attribute 'value' is no tensor")),
         None => return Err(Error::malformed("attribute 'value' is missing")),
     };
-    let &number = step.node.type_number("dtype")?.ok_or_else(|| Error::malformed("attribute 'dtype' is missing"))?;
+    let &number = step
+        .node
+        .type_number("dtype")?
+        .ok_or_else(|| Error::malformed("attribute 'dtype' is missing"))?;
     if number != proto.dtype {
-        return Err(Error::malformed(format!("attribute 'dtype' says type {number}, the value has {}", proto.dtype)));
+        return Err(Error::malformed(format!(
+            "attribute 'dtype' says type {number}, the value has {}",
+            proto.dtype
+        )));
     }
     if number == STRING {
         return Ok(vec![Val::Opaque("a constant string is used as a tensor".into())]);
@@ -77,8 +85,10 @@ fn constant(step: &mut Step<'_, '_>) -> Result<Vec<Val>> {
 }
 
 fn function_name(step: &Step<'_, '_>, attr: &str) -> Result<String> {
-    let function =
-        step.node.function(attr)?.ok_or_else(|| Error::malformed(format!("attribute '{attr}' is missing")))?;
+    let function = step
+        .node
+        .function(attr)?
+        .ok_or_else(|| Error::malformed(format!("attribute '{attr}' is missing")))?;
     Ok(function.name.clone())
 }
 
@@ -90,15 +100,26 @@ fn call(step: &mut Step<'_, '_>, name: &str) -> Result<Vec<Val>> {
 }
 
 /// Reads a function's body into the graph, and what it writes to variables.
-fn inline(context: &mut Context<'_>, builder: &mut Builder, scope: &Scope, args: &[Val]) -> Result<Vec<Val>> {
+fn inline(
+    context: &mut Context<'_>,
+    builder: &mut Builder,
+    scope: &Scope,
+    args: &[Val],
+) -> Result<Vec<Val>> {
     check_args(scope, args)?;
     context.enter(&scope.name)?;
-    let outputs = inline_entered(context, builder, scope, args).within(|| format!("function '{}'", scope.name));
+    let outputs = inline_entered(context, builder, scope, args)
+        .within(|| format!("function '{}'", scope.name));
     context.calls.pop();
     outputs
 }
 
-fn inline_entered(context: &mut Context<'_>, builder: &mut Builder, scope: &Scope, args: &[Val]) -> Result<Vec<Val>> {
+fn inline_entered(
+    context: &mut Context<'_>,
+    builder: &mut Builder,
+    scope: &Scope,
+    args: &[Val],
+) -> Result<Vec<Val>> {
     let mut roots: Vec<Source> = scope.results.iter().map(|(_, source)| *source).collect();
     roots.extend(state::write_roots(context, scope)?);
     let mut outputs = lower::scope(context, builder, scope, args, &roots, HashMap::new())?;
@@ -112,11 +133,14 @@ fn check_args(scope: &Scope, args: &[Val]) -> Result<()> {
         return Ok(());
     }
     let (name, takes) = (&scope.name, scope.args.len());
-    Err(Error::malformed(format!("the function '{name}' takes {takes} arguments, {} are given", args.len())))
+    Err(Error::malformed(format!(
+        "the function '{name}' takes {takes} arguments, {} are given",
+        args.len()
+    )))
 }
 
-/// A conditional: the taken branch when the condition is constant, otherwise both branches and a choice of their results, which
-/// is the same because no op here has side effects.
+/// A conditional: the taken branch when the condition is constant, otherwise both branches and a
+/// choice of their results, which is the same because no op here has side effects.
 fn conditional(step: &mut Step<'_, '_>) -> Result<Vec<Val>> {
     let condition = step.tensor(0)?;
     let (yes, no) = (function_name(step, "then_branch")?, function_name(step, "else_branch")?);
@@ -137,7 +161,11 @@ fn conditional(step: &mut Step<'_, '_>) -> Result<Vec<Val>> {
     step.context.states.conditional -= 1;
     let (yes, no) = (yes?, no?);
     if yes.len() != no.len() {
-        return Err(Error::malformed(format!("the branches have {} and {} results", yes.len(), no.len())));
+        return Err(Error::malformed(format!(
+            "the branches have {} and {} results",
+            yes.len(),
+            no.len()
+        )));
     }
     yes.into_iter().zip(no).map(|(yes, no)| choose(step, condition, yes, no)).collect()
 }
@@ -146,7 +174,9 @@ fn conditional(step: &mut Step<'_, '_>) -> Result<Vec<Val>> {
 fn choose(step: &mut Step<'_, '_>, condition: ValueId, yes: Val, no: Val) -> Result<Val> {
     match (yes, no) {
         (Val::Tensor(yes), Val::Tensor(no)) if yes == no => Ok(Val::Tensor(yes)),
-        (Val::Tensor(yes), Val::Tensor(no)) => Ok(Val::Tensor(step.add(Op::Select, &[condition, yes, no])?)),
+        (Val::Tensor(yes), Val::Tensor(no)) => {
+            Ok(Val::Tensor(step.add(Op::Select, &[condition, yes, no])?))
+        }
         (Val::Resource(yes), Val::Resource(no)) if yes == no => Ok(Val::Resource(yes)),
         _ => Ok(Val::Opaque("a conditional yields something that is no tensor".into())),
     }
@@ -218,7 +248,8 @@ fn while_loop(step: &mut Step<'_, '_>, cond: &Rc<Scope>, body: &Rc<Scope>) -> Re
     if cond.results.len() != 1 {
         return Err(Error::malformed(format!("the condition has {} results", cond.results.len())));
     }
-    let mut this = Loop { name: step.node.name.clone(), cond, body, variables: Vec::new(), loops: Vec::new() };
+    let mut this =
+        Loop { name: step.node.name.clone(), cond, body, variables: Vec::new(), loops: Vec::new() };
     this.sort_variables(step.builder, &init)?;
     step.context.enter(&body.name)?;
     step.context.states.conditional += 1;
@@ -232,7 +263,8 @@ impl Loop<'_> {
     /// Tells what changes from turn to turn from what does not.
     fn sort_variables(&mut self, builder: &Builder, init: &[Val]) -> Result<()> {
         for (position, value) in init.iter().enumerate() {
-            let result = self.body.results.get(position).map(|(_, source)| self.body.resolve(*source));
+            let result =
+                self.body.results.get(position).map(|(_, source)| self.body.resolve(*source));
             let invariant = result == Some(Source::Arg(position));
             let variable = match value {
                 Val::Tensor(id) => match builder.constant(*id) {
@@ -245,7 +277,9 @@ impl Loop<'_> {
                 }
                 token if invariant => Variable::Token(token.clone()),
                 _ => {
-                    return Err(Error::unsupported(format!("loop variable {position} is no tensor and changes")));
+                    return Err(Error::unsupported(format!(
+                        "loop variable {position} is no tensor and changes"
+                    )));
                 }
             };
             self.variables.push(variable);
@@ -253,14 +287,21 @@ impl Loop<'_> {
         Ok(())
     }
 
-    fn add(&mut self, position: usize, invariant: bool, mut ty: ValueType, list: Option<List>) -> Variable {
+    fn add(
+        &mut self,
+        position: usize,
+        invariant: bool,
+        mut ty: ValueType,
+        list: Option<List>,
+    ) -> Variable {
         ty.quantization = None;
         self.loops.push(LoopVariable { position, invariant, ty, list });
         Variable::Loop(self.loops.len() - 1)
     }
 
     fn lower(&mut self, step: &mut Step<'_, '_>, init: &[Val]) -> Result<Vec<Val>> {
-        // A size that the body changes is open. Each round opens sizes or a rank, so few are needed.
+        // A size that the body changes is open. Each round opens sizes or a rank, so few are
+        // needed.
         let mut body = None;
         for _ in 0..8 {
             let built = self.build(step, true).within(|| "body")?;
@@ -269,7 +310,8 @@ impl Loop<'_> {
                 break;
             }
         }
-        let body = body.ok_or_else(|| Error::unsupported("the shapes of the loop variables do not settle"))?;
+        let body = body
+            .ok_or_else(|| Error::unsupported("the shapes of the loop variables do not settle"))?;
         let condition = self.build(step, false).within(|| "condition")?;
         let mut operands = Vec::with_capacity(self.loops.len());
         for variable in &self.loops {
@@ -291,9 +333,13 @@ impl Loop<'_> {
         body: Builder,
         operands: &[ValueId],
     ) -> Result<Vec<Val>> {
-        let op = Op::While(Box::new(While { condition: prune(condition.graph), body: prune(body.graph) }));
+        let op = Op::While(Box::new(While {
+            condition: prune(condition.graph),
+            body: prune(body.graph),
+        }));
         let inputs = operands.iter().copied().map(Some).collect();
-        let ids = step.builder.add(&mut step.context.derived, &self.name, op, inputs, operands.len())?;
+        let ids =
+            step.builder.add(&mut step.context.derived, &self.name, op, inputs, operands.len())?;
         if let Some(node) = step.builder.graph.nodes.last_mut() {
             for (output, variable) in node.outputs.iter_mut().zip(&self.loops) {
                 if variable.invariant {
@@ -321,14 +367,20 @@ impl Loop<'_> {
         for (position, variable) in self.variables.iter().enumerate() {
             let name = scope.args.get(position).map_or("", |(name, _)| name.as_str());
             args.push(match variable {
-                Variable::Constant(tensor) => Val::Tensor(inner.constant_value(name, tensor.clone())),
+                Variable::Constant(tensor) => {
+                    Val::Tensor(inner.constant_value(name, tensor.clone()))
+                }
                 Variable::Token(val) => val.clone(),
                 Variable::Loop(index) => {
                     let variable = &self.loops[*index];
                     let id = inner.graph.add_value(name, variable.ty.clone());
                     inner.graph.inputs.push(Port { name: name.to_owned(), value: id });
                     match &variable.list {
-                        Some(list) => Val::List(List { items: Items::Tensor(id), length: None, ..list.clone() }),
+                        Some(list) => Val::List(List {
+                            items: Items::Tensor(id),
+                            length: None,
+                            ..list.clone()
+                        }),
                         None => Val::Tensor(id),
                     }
                 }
@@ -372,9 +424,9 @@ impl Loop<'_> {
                     Some(dims)
                 }
                 (None, _) => None,
-                (Some(before), Some(after)) if before.len() == after.len() => {
-                    Some(before.iter().zip(after).map(|(&before, &after)| join(before, after)).collect())
-                }
+                (Some(before), Some(after)) if before.len() == after.len() => Some(
+                    before.iter().zip(after).map(|(&before, &after)| join(before, after)).collect(),
+                ),
                 (Some(before), None) => Some(before.clone()),
                 (Some(_), Some(_)) => None,
             };
@@ -386,8 +438,8 @@ impl Loop<'_> {
         Ok(changed)
     }
 
-    /// The tensor behind a list when the loop begins. A list that was only reserved is zeros; the shape of its items is found
-    /// from what the body writes.
+    /// The tensor behind a list when the loop begins. A list that was only reserved is zeros; the
+    /// shape of its items is found from what the body writes.
     fn list_operand(
         &self,
         step: &mut Step<'_, '_>,
@@ -400,15 +452,29 @@ impl Loop<'_> {
             return Ok(id);
         }
         let items = variable.ty.shape.as_ref().and_then(|shape| shape.get(1..));
-        if let Some(dims) = items.and_then(|dims| dims.iter().map(|dim| dim.known()).collect::<Option<Vec<_>>>()) {
+        if let Some(dims) =
+            items.and_then(|dims| dims.iter().map(|dim| dim.known()).collect::<Option<Vec<_>>>())
+        {
             return lists::zeros(step, list, &dims);
         }
-        let unknown = || Error::unsupported("the shape of the items of a list that the loop fills is not known");
+        let unknown = || {
+            Error::unsupported("the shape of the items of a list that the loop fills is not known")
+        };
         let item = self.written_item(variable.position).ok_or_else(unknown)?;
         let shape_of = match self.same_shape(step.builder, init, item, body)? {
             Some(id) => id,
-            // Read the item as the first turn would make it. Only its shape is used, so the plan never computes it.
-            None => match lower::scope(step.context, step.builder, self.body, init, &[item], HashMap::new())?.pop() {
+            // Read the item as the first turn would make it. Only its shape is used, so the plan
+            // never computes it.
+            None => match lower::scope(
+                step.context,
+                step.builder,
+                self.body,
+                init,
+                &[item],
+                HashMap::new(),
+            )?
+            .pop()
+            {
                 Some(Val::Tensor(id)) => id,
                 _ => return Err(unknown()),
             },
@@ -427,23 +493,37 @@ impl Loop<'_> {
         }
     }
 
-    /// The initial value of a loop variable that has the shape of `item`: one whose next value the item is, or which the body
-    /// chooses rows of the item from (the zeros past the length of a sequence).
-    fn same_shape(&self, builder: &Builder, init: &[Val], item: Source, body: &Builder) -> Result<Option<ValueId>> {
+    /// The initial value of a loop variable that has the shape of `item`: one whose next value the
+    /// item is, or which the body chooses rows of the item from (the zeros past the length of a
+    /// sequence).
+    fn same_shape(
+        &self,
+        builder: &Builder,
+        init: &[Val],
+        item: Source,
+        body: &Builder,
+    ) -> Result<Option<ValueId>> {
         let mut candidates = vec![self.body.resolve(item)];
         // The body's own choices, outermost first; more than a handful is no layer.
         for _ in 0..8 {
             let Some(Source::Node(index, 0)) = candidates.last().copied() else { break };
-            let Some(node) = self.body.nodes.get(index).filter(|node| node.op == "Select") else { break };
+            let Some(node) = self.body.nodes.get(index).filter(|node| node.op == "Select") else {
+                break;
+            };
             candidates.pop();
             candidates.extend(node.inputs.iter().skip(1).map(|&input| self.body.resolve(input)));
         }
         for (variable, output) in self.loops.iter().zip(&body.graph.outputs) {
             let Some(Val::Tensor(id)) = init.get(variable.position) else { continue };
-            let result = self.body.results.get(variable.position).map(|(_, source)| self.body.resolve(*source));
+            let result = self
+                .body
+                .results
+                .get(variable.position)
+                .map(|(_, source)| self.body.resolve(*source));
             let after = &body.ty(output.value)?.shape;
             let is_next = result.is_some_and(|result| candidates.contains(&result));
-            let keeps_shape = variable.invariant || after.is_some() && builder.ty(*id)?.shape == *after;
+            let keeps_shape =
+                variable.invariant || after.is_some() && builder.ty(*id)?.shape == *after;
             if is_next && keeps_shape {
                 return Ok(Some(*id));
             }

@@ -2,12 +2,14 @@
 
 use super::lower::{Step, Val};
 use crate::error::{Error, Result};
-use crate::graph::op::{Activation, ArgMax, Binary, BinaryFunction, Reduce, ReduceFunction, Softmax, Unary};
+use crate::graph::op::{
+    Activation, ArgMax, Binary, BinaryFunction, Reduce, ReduceFunction, Softmax, Unary,
+};
 use crate::graph::{Op, ValueId};
 use crate::tensor::{DType, Tensor};
 
-/// Uniform random numbers of some shape. Dropout adds them to its keep probability, rounds down, and multiplies; with a keep
-/// probability of 1 the factor is 1 whatever the numbers are.
+/// Uniform random numbers of some shape. Dropout adds them to its keep probability, rounds down,
+/// and multiplies; with a keep probability of 1 the factor is 1 whatever the numbers are.
 #[derive(Clone, Debug)]
 pub struct Random {
     /// The shape, as an integer tensor.
@@ -129,7 +131,8 @@ fn composed(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
     match step.node.op.as_str() {
         "AddN" => {
             let operands = step.tensors()?;
-            let (&first, rest) = operands.split_first().ok_or_else(|| Error::malformed("the node has no input"))?;
+            let (&first, rest) =
+                operands.split_first().ok_or_else(|| Error::malformed("the node has no input"))?;
             let mut sum = first;
             for &operand in rest {
                 sum = step.add(function_op(BinaryFunction::Add), &[sum, operand])?;
@@ -141,7 +144,9 @@ fn composed(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
             let (x, bias) = (step.tensor(0)?, step.tensor(1)?);
             let format = step.node.text("data_format")?.unwrap_or("NHWC");
             if format != "NHWC" && step.rank(x)? != 2 {
-                return Err(Error::unsupported(format!("the data format {format}: channels must stand last")));
+                return Err(Error::unsupported(format!(
+                    "the data format {format}: channels must stand last"
+                )));
             }
             step.one(function_op(BinaryFunction::Add), &[x, bias])
         }
@@ -233,8 +238,13 @@ pub fn scalar(dtype: DType, value: f64) -> Tensor {
 /// Random numbers and what dropout does with them.
 fn random(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
     if step.node.op == "RandomUniform" {
-        let random =
-            Random { shape: step.tensor(0)?, dtype: step.node.dtype("dtype")?, low: 0.0, high: 1.0, shift: None };
+        let random = Random {
+            shape: step.tensor(0)?,
+            dtype: step.node.dtype("dtype")?,
+            low: 0.0,
+            high: 1.0,
+            shift: None,
+        };
         return Ok(Some(vec![Val::Random(random)]));
     }
     let (random, other, first) = match step.inputs.as_slice() {
@@ -255,7 +265,8 @@ fn random(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
         ("Add" | "AddV2", Some(n), _) => Random { low: low + n, high: high + n, ..random },
         ("Sub", Some(n), true) => Random { low: low - n, high: high - n, ..random },
         ("Mul", Some(n), _) if n > 0.0 => Random { low: low * n, high: high * n, ..random },
-        // The numbers are less than `high`, so that they round down to one number when `high` is at most the next one.
+        // The numbers are less than `high`, so that they round down to one number when `high` is at
+        // most the next one.
         ("Floor", None, true) if low.floor() + 1.0 >= high => {
             return Ok(Some(vec![filled(step, &random, low.floor())?]));
         }
@@ -271,16 +282,23 @@ fn random(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
     Ok(Some(vec![Val::Random(moved)]))
 }
 
-/// Dropout with a keep probability that is fed: 1 keeps everything, whatever the numbers are. With less, the result would be
-/// random; it is made NaN, which nobody takes for an answer.
-fn fed(step: &mut Step<'_, '_>, random: &Random, other: Option<ValueId>) -> Result<Option<Vec<Val>>> {
+/// Dropout with a keep probability that is fed: 1 keeps everything, whatever the numbers are. With
+/// less, the result would be random; it is made NaN, which nobody takes for an answer.
+fn fed(
+    step: &mut Step<'_, '_>,
+    random: &Random,
+    other: Option<ValueId>,
+) -> Result<Option<Vec<Val>>> {
     let unit = random.low == 0.0 && random.high == 1.0;
     match (step.node.op.as_str(), other, random.shift) {
-        ("Add" | "AddV2", Some(keep), None) if unit && step.builder.ty(keep)?.rank().unwrap_or(0) == 0 => {
+        ("Add" | "AddV2", Some(keep), None)
+            if unit && step.builder.ty(keep)?.rank().unwrap_or(0) == 0 =>
+        {
             if step.builder.constant(keep).is_some() {
                 return Ok(None);
             }
-            // Old graphs leave the shape of a scalar input open; dropout takes no other keep probability.
+            // Old graphs leave the shape of a scalar input open; dropout takes no other keep
+            // probability.
             step.builder.refine(keep, &[])?;
             Ok(Some(vec![Val::Random(Random { shift: Some(keep), ..random.clone() })]))
         }
@@ -293,7 +311,9 @@ fn fed(step: &mut Step<'_, '_>, random: &Random, other: Option<ValueId>) -> Resu
             }
             Ok(Some(vec![Val::Tensor(factor)]))
         }
-        (_, _, Some(_)) => Err(Error::unsupported("random numbers decide the result in a way that is no dropout")),
+        (_, _, Some(_)) => {
+            Err(Error::unsupported("random numbers decide the result in a way that is no dropout"))
+        }
         _ => Ok(None),
     }
 }

@@ -1,9 +1,10 @@
 //! Old-style loops to structured ones.
 //!
-//! TensorFlow 1 writes a loop as a cycle of plain nodes in a *frame*: `Enter` brings a value in, `Merge` takes it from `Enter`
-//! in the first turn and from `NextIteration` later, `Switch` sends it to `Exit` when the condition (`LoopCond`) fails and into
-//! the body otherwise. Here every frame becomes one `While` node whose condition and body are scopes of their own, as the
-//! functions of newer graphs are; the `Exit` nodes become identities of its outputs.
+//! TensorFlow 1 writes a loop as a cycle of plain nodes in a *frame*: `Enter` brings a value in,
+//! `Merge` takes it from `Enter` in the first turn and from `NextIteration` later, `Switch` sends
+//! it to `Exit` when the condition (`LoopCond`) fails and into the body otherwise. Here every frame
+//! becomes one `While` node whose condition and body are scopes of their own, as the functions of
+//! newer graphs are; the `Exit` nodes become identities of its outputs.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -55,7 +56,8 @@ pub fn to_loops(scope: &mut Scope) -> Result<()> {
         return Ok(());
     }
     let frames = Frames::find(scope)?;
-    // Only the frames that are entered from outside of any frame belong to this scope; the others are part of their bodies.
+    // Only the frames that are entered from outside of any frame belong to this scope; the others
+    // are part of their bodies.
     let mut exits = Vec::new();
     let mut loops: HashMap<usize, usize> = HashMap::new();
     let mut added: Vec<ScopeNode> = Vec::new();
@@ -67,7 +69,8 @@ pub fn to_loops(scope: &mut Scope) -> Result<()> {
     exits.sort_unstable();
     let levels = frames.levels()?;
     for &(_, frame, _) in &exits {
-        let outermost = frames.enters(&frames.frames[frame]).iter().all(|enter| levels.get(enter) == Some(&1));
+        let outermost =
+            frames.enters(&frames.frames[frame]).iter().all(|enter| levels.get(enter) == Some(&1));
         if !loops.contains_key(&frame) && outermost {
             let node = frames.while_node(frame, &mut |source| Ok(source), DEEPEST_CALLS)?;
             loops.insert(frame, frames.scope.nodes.len() + added.len());
@@ -92,9 +95,9 @@ impl<'a> Frames<'a> {
         let mut enters: HashMap<usize, usize> = HashMap::new();
         let mut roles = HashMap::new();
         for (index, node) in scope.nodes.iter().enumerate().filter(|(_, node)| node.op == "Enter") {
-            let name = node
-                .text("frame_name")
-                .and_then(|name| name.ok_or_else(|| Error::malformed("attribute 'frame_name' is missing")));
+            let name = node.text("frame_name").and_then(|name| {
+                name.ok_or_else(|| Error::malformed("attribute 'frame_name' is missing"))
+            });
             let name = name.within(|| scope.place(index))?;
             let frame = *by_name.entry(name.to_owned()).or_insert_with(|| {
                 frames.push(Frame { name: name.to_owned(), ..Frame::default() });
@@ -104,7 +107,9 @@ impl<'a> Frames<'a> {
         }
         let mut merged: HashMap<usize, ()> = HashMap::new();
         for (index, node) in scope.nodes.iter().enumerate().filter(|(_, node)| node.op == "Merge") {
-            let Some((frame, variable)) = merge_of_loop(scope, node, &enters).within(|| scope.place(index))? else {
+            let Some((frame, variable)) =
+                merge_of_loop(scope, node, &enters).within(|| scope.place(index))?
+            else {
                 continue;
             };
             let variables = &mut frames[frame].variables;
@@ -125,7 +130,8 @@ impl<'a> Frames<'a> {
         found.find_switches()?;
         for (index, node) in scope.nodes.iter().enumerate() {
             if node.op == "NextIteration" && !found.roles.contains_key(&index) {
-                return Err(Error::malformed("no Merge of a loop takes this value").within(scope.place(index)));
+                return Err(Error::malformed("no Merge of a loop takes this value")
+                    .within(scope.place(index)));
             }
         }
         Ok(found)
@@ -133,43 +139,61 @@ impl<'a> Frames<'a> {
 
     /// Finds the `Switch`, `LoopCond` and `Exit` nodes of the loop variables.
     fn find_switches(&mut self) -> Result<()> {
-        for (index, node) in self.scope.nodes.iter().enumerate().filter(|(_, node)| node.op == "Switch") {
+        for (index, node) in
+            self.scope.nodes.iter().enumerate().filter(|(_, node)| node.op == "Switch")
+        {
             let (Some(&Source::Node(data, 0)), Some(&Source::Node(condition, 0))) =
                 (node.inputs.first(), node.inputs.get(1))
             else {
                 continue;
             };
-            let Some(Role::Argument(frame, variable)) = self.roles.get(&data).copied() else { continue };
+            let Some(Role::Argument(frame, variable)) = self.roles.get(&data).copied() else {
+                continue;
+            };
             let is_loop = self.scope.nodes.get(condition).is_some_and(|node| node.op == "LoopCond");
             if !is_loop || self.scope.nodes.get(data).is_none_or(|node| node.op != "Merge") {
                 continue;
             }
             let known = &mut self.frames[frame].condition;
             if known.is_some_and(|known| known != condition) {
-                return Err(Error::malformed("the loop has two conditions").within(self.scope.place(index)));
+                return Err(
+                    Error::malformed("the loop has two conditions").within(self.scope.place(index))
+                );
             }
             *known = Some(condition);
             self.roles.insert(index, Role::Switch(frame, variable));
         }
-        for (index, node) in self.scope.nodes.iter().enumerate().filter(|(_, node)| node.op == "Exit") {
+        for (index, node) in
+            self.scope.nodes.iter().enumerate().filter(|(_, node)| node.op == "Exit")
+        {
             match node.inputs.first() {
                 Some(Source::Node(switch, 0)) => match self.roles.get(switch).copied() {
                     Some(Role::Switch(frame, variable)) => {
                         self.roles.insert(index, Role::Exit(frame, variable));
                     }
-                    _ => return Err(Error::malformed("no loop ends here").within(self.scope.place(index))),
+                    _ => {
+                        return Err(
+                            Error::malformed("no loop ends here").within(self.scope.place(index))
+                        );
+                    }
                 },
-                _ => return Err(Error::malformed("no loop ends here").within(self.scope.place(index))),
+                _ => {
+                    return Err(
+                        Error::malformed("no loop ends here").within(self.scope.place(index))
+                    );
+                }
             }
         }
         Ok(())
     }
 
-    /// How many loops each node of the way into a frame stands in, by node; the frames' `Enter` nodes are all there.
+    /// How many loops each node of the way into a frame stands in, by node; the frames' `Enter`
+    /// nodes are all there.
     fn levels(&self) -> Result<HashMap<usize, usize>> {
         let mut levels: HashMap<usize, usize> = HashMap::new();
         let mut open = std::collections::HashSet::new();
-        let mut stack: Vec<usize> = self.frames.iter().flat_map(|frame| self.enters(frame)).collect();
+        let mut stack: Vec<usize> =
+            self.frames.iter().flat_map(|frame| self.enters(frame)).collect();
         while let Some(&index) = stack.last() {
             if levels.contains_key(&index) {
                 stack.pop();
@@ -179,11 +203,14 @@ impl<'a> Frames<'a> {
             let before = stack.len();
             stack.extend(needs.iter().filter(|need| !levels.contains_key(need)));
             if stack.len() == before {
-                let level = needs.iter().filter_map(|need| levels.get(need)).max().copied().unwrap_or(0);
+                let level =
+                    needs.iter().filter_map(|need| levels.get(need)).max().copied().unwrap_or(0);
                 levels.insert(index, level + add);
                 stack.pop();
             } else if !open.insert(index) {
-                return Err(Error::malformed("the node depends on itself").within(self.scope.place(index)));
+                return Err(
+                    Error::malformed("the node depends on itself").within(self.scope.place(index))
+                );
             }
         }
         Ok(levels)
@@ -194,9 +221,15 @@ impl<'a> Frames<'a> {
         let node = self.scope.node(index)?;
         Ok(match self.roles.get(&index) {
             // Of the two inputs of a loop's Merge, NextIteration would lead back here.
-            Some(&Role::Argument(frame, position)) if node.op == "Merge" => {
-                (self.frames[frame].variables.get(position).map(|variable| variable.enter).into_iter().collect(), 0)
-            }
+            Some(&Role::Argument(frame, position)) if node.op == "Merge" => (
+                self.frames[frame]
+                    .variables
+                    .get(position)
+                    .map(|variable| variable.enter)
+                    .into_iter()
+                    .collect(),
+                0,
+            ),
             // What a loop yields stands where that which enters it stands.
             Some(&Role::Exit(frame, _)) => {
                 let mut needs = Vec::new();
@@ -210,7 +243,12 @@ impl<'a> Frames<'a> {
     }
 
     fn enters(&self, frame: &Frame) -> Vec<usize> {
-        frame.variables.iter().map(|variable| variable.enter).chain(frame.invariants.iter().copied()).collect()
+        frame
+            .variables
+            .iter()
+            .map(|variable| variable.enter)
+            .chain(frame.invariants.iter().copied())
+            .collect()
     }
 
     /// The `While` node of a frame; `outside` maps what enters it.
@@ -221,9 +259,11 @@ impl<'a> Frames<'a> {
         depth: usize,
     ) -> Result<ScopeNode> {
         let this = &self.frames[frame];
-        let depth = depth.checked_sub(1).ok_or_else(|| Error::limit("loops are nested too deeply"))?;
+        let depth =
+            depth.checked_sub(1).ok_or_else(|| Error::limit("loops are nested too deeply"))?;
         let inner = || -> Result<(Scope, Scope)> {
-            let condition = this.condition.ok_or_else(|| Error::malformed("the loop has no condition"))?;
+            let condition =
+                this.condition.ok_or_else(|| Error::malformed("the loop has no condition"))?;
             let condition = self.scope.node(condition)?.input(0)?;
             let cond = self.extract(frame, &[condition], depth).within(|| "condition")?;
             let mut roots = Vec::new();
@@ -252,7 +292,8 @@ impl<'a> Frames<'a> {
         })
     }
 
-    /// The part of a frame that `roots` need, as a scope whose arguments are the loop variables, then the invariants.
+    /// The part of a frame that `roots` need, as a scope whose arguments are the loop variables,
+    /// then the invariants.
     fn extract(&self, frame: usize, roots: &[Source], depth: usize) -> Result<Scope> {
         let this = &self.frames[frame];
         let mut part = Part {
@@ -297,26 +338,34 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    /// What `source` is in the new scope; nodes that are not there yet are added, with their inputs left open.
+    /// What `source` is in the new scope; nodes that are not there yet are added, with their inputs
+    /// left open.
     fn map(&mut self, source: Source) -> Result<Source> {
         let scope = self.frames.scope;
         let Source::Node(index, output) = source else { return Ok(source) };
-        let mixed =
-            |what: &str| Err(Error::malformed(format!("{what} of another loop is used")).within(scope.place(index)));
+        let mixed = |what: &str| {
+            Err(Error::malformed(format!("{what} of another loop is used"))
+                .within(scope.place(index)))
+        };
         match self.frames.roles.get(&index) {
-            Some(&Role::Argument(frame, position)) if frame == self.frame => return Ok(Source::Arg(position)),
+            Some(&Role::Argument(frame, position)) if frame == self.frame => {
+                return Ok(Source::Arg(position));
+            }
             Some(&Role::Switch(frame, position)) if frame == self.frame => {
                 if output == 1 {
                     return Ok(Source::Arg(position));
                 }
-                return Err(Error::malformed("the value after the loop is used inside it").within(scope.place(index)));
+                return Err(Error::malformed("the value after the loop is used inside it")
+                    .within(scope.place(index)));
             }
             Some(Role::Argument(..)) => return mixed("the variable"),
             Some(Role::Switch(..)) => return mixed("the variable"),
             Some(Role::Next) => return mixed("the next value"),
             Some(&Role::Exit(inner, variable)) => {
                 if inner == self.frame {
-                    return Err(Error::malformed("the loop uses its own result").within(scope.place(index)));
+                    return Err(
+                        Error::malformed("the loop uses its own result").within(scope.place(index))
+                    );
                 }
                 if !self.loops.contains_key(&inner) {
                     let mut enters = Vec::new();
@@ -339,15 +388,18 @@ impl Part<'_> {
         }
         let node = scope.node(index)?;
         if node.op == "Placeholder" {
-            return Err(
-                Error::malformed("the value is used in a loop that it does not enter").within(scope.place(index))
-            );
+            return Err(Error::malformed("the value is used in a loop that it does not enter")
+                .within(scope.place(index)));
         }
         let place = match self.places.get(&index) {
             Some(&place) => place,
             None => {
                 let place = self.nodes.len();
-                self.nodes.push(ScopeNode { inputs: Vec::new(), controls: Vec::new(), ..node.clone() });
+                self.nodes.push(ScopeNode {
+                    inputs: Vec::new(),
+                    controls: Vec::new(),
+                    ..node.clone()
+                });
                 self.places.insert(index, place);
                 self.open.push((index, place));
                 place
@@ -367,7 +419,8 @@ impl Part<'_> {
                 }
                 (None, Some(inner)) => inner,
             };
-            let mapped = inputs.into_iter().map(|input| self.map(input)).collect::<Result<Vec<_>>>()?;
+            let mapped =
+                inputs.into_iter().map(|input| self.map(input)).collect::<Result<Vec<_>>>()?;
             if let Some(node) = self.nodes.get_mut(place) {
                 node.inputs = mapped;
             }
@@ -384,8 +437,13 @@ fn sources(node: &ScopeNode) -> impl Iterator<Item = usize> {
     })
 }
 
-/// The frame and the variable of a `Merge`, `None` when it joins the branches of a conditional instead.
-fn merge_of_loop(scope: &Scope, node: &ScopeNode, enters: &HashMap<usize, usize>) -> Result<Option<(usize, Variable)>> {
+/// The frame and the variable of a `Merge`, `None` when it joins the branches of a conditional
+/// instead.
+fn merge_of_loop(
+    scope: &Scope,
+    node: &ScopeNode,
+    enters: &HashMap<usize, usize>,
+) -> Result<Option<(usize, Variable)>> {
     let op = |source: &Source| match source {
         Source::Node(index, _) => scope.nodes.get(*index).map(|node| (*index, node.op.as_str())),
         Source::Arg(_) => None,
@@ -398,7 +456,8 @@ fn merge_of_loop(scope: &Scope, node: &ScopeNode, enters: &HashMap<usize, usize>
     match (inputs.first().copied().flatten(), inputs.get(1).copied().flatten(), inputs.len()) {
         (Some((enter, "Enter")), Some((next, "NextIteration")), 2)
         | (Some((next, "NextIteration")), Some((enter, "Enter")), 2) => {
-            let &frame = enters.get(&enter).ok_or_else(|| Error::internal("an Enter without a frame"))?;
+            let &frame =
+                enters.get(&enter).ok_or_else(|| Error::internal("an Enter without a frame"))?;
             Ok(Some((frame, Variable { enter, next })))
         }
         _ => Err(Error::malformed("a Merge of a loop joins one Enter and one NextIteration")),

@@ -2,12 +2,14 @@
 
 use crate::error::{Error, Result};
 
-/// Nodes in a file, functions included. The largest recurrent graphs seen have 2,000; unrolled ones reach 100,000.
+/// Nodes in a file, functions included. The largest recurrent graphs seen have 2,000; unrolled ones
+/// reach 100,000.
 pub const MOST_NODES: usize = 2_000_000;
 
-/// Nodes that are read, each time its function is called or its loop gone through, for a file of `nodes` nodes. A library of `n`
-/// functions that each call the next twice would have `2^n`; real models call a function once, and go through loops two or three
-/// times until the shapes of their variables settle.
+/// Nodes that are read, each time its function is called or its loop gone through, for a file of
+/// `nodes` nodes. A library of `n` functions that each call the next twice would have `2^n`; real
+/// models call a function once, and go through loops two or three times until the shapes of their
+/// variables settle.
 pub fn most_expanded(nodes: usize) -> usize {
     nodes.saturating_mul(32).saturating_add(100_000)
 }
@@ -15,7 +17,8 @@ pub fn most_expanded(nodes: usize) -> usize {
 /// Nesting of function calls and loops. Keras models have about 6 levels.
 pub const DEEPEST_CALLS: usize = 32;
 
-/// Bytes that values may take which the file does not hold in full: splatted constants and folded results.
+/// Bytes that values may take which the file does not hold in full: splatted constants and folded
+/// results.
 pub const MOST_DERIVED_BYTES: usize = 256 << 20;
 
 /// Counts down one of the limits.
@@ -48,8 +51,9 @@ impl Budget {
     }
 }
 
-/// Counts the nodes of an encoded GraphDef before anything is allocated for them: an empty node takes 2 bytes in the file and
-/// more than a hundred in memory. Malformed input is left to the decoder.
+/// Counts the nodes of an encoded GraphDef before anything is allocated for them: an empty node
+/// takes 2 bytes in the file and more than a hundred in memory. Malformed input is left to the
+/// decoder.
 pub fn check_node_count(graph: &[u8]) -> Result<()> {
     let mut count = 0usize;
     for_each_field(graph, |field, bytes| match field {
@@ -68,7 +72,8 @@ pub fn check_node_count(graph: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Calls `each` with the number and the bytes of every length-delimited field of a message, as far as it is well formed.
+/// Calls `each` with the number and the bytes of every length-delimited field of a message, as far
+/// as it is well formed.
 pub fn for_each_field<'a>(mut bytes: &'a [u8], mut each: impl FnMut(u64, &'a [u8])) {
     while !bytes.is_empty() {
         let Some(key) = varint(&mut bytes) else { return };

@@ -16,7 +16,11 @@ pub fn lower(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
     }
 }
 
-fn product(step: &mut Step<'_, '_>, transpose_a: &str, transpose_b: &str) -> Result<Option<Vec<Val>>> {
+fn product(
+    step: &mut Step<'_, '_>,
+    transpose_a: &str,
+    transpose_b: &str,
+) -> Result<Option<Vec<Val>>> {
     step.expect_inputs(2)?;
     let (a, b) = (step.tensor(0)?, step.tensor(1)?);
     let op = MatMul {
@@ -33,12 +37,16 @@ fn conv2d(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
     let (x, filter) = (step.tensor(0)?, step.tensor(1)?);
     let format = step.node.text("data_format")?.unwrap_or("NHWC");
     if format != "NHWC" {
-        return Err(Error::unsupported(format!("the data format {format}: channels must stand last")));
+        return Err(Error::unsupported(format!(
+            "the data format {format}: channels must stand last"
+        )));
     }
     let same_padding = match step.node.text("padding")? {
         Some("SAME") => true,
         Some("VALID") => false,
-        other => return Err(Error::unsupported(format!("the padding {other:?}: only SAME and VALID"))),
+        other => {
+            return Err(Error::unsupported(format!("the padding {other:?}: only SAME and VALID")));
+        }
     };
     let conv = Conv2d {
         same_padding,
@@ -63,9 +71,9 @@ fn window(step: &Step<'_, '_>, attr: &str) -> Result<[usize; 2]> {
     match *list {
         [] => Ok([1, 1]),
         [1, height, width, 1] => Ok([size(height)?, size(width)?]),
-        _ => {
-            Err(Error::unsupported(format!("attribute '{attr}' is {list:?}: only height and width may differ from 1")))
-        }
+        _ => Err(Error::unsupported(format!(
+            "attribute '{attr}' is {list:?}: only height and width may differ from 1"
+        ))),
     }
 }
 
@@ -81,9 +89,13 @@ fn einsum(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
         let kept = &left[..left.len() - contracted.len_utf8()];
         let mut axes = right.chars();
         let (first, second) = (axes.next()?, axes.next()?);
-        let plain = axes.next().is_none() && first != second && !kept.contains([first, second]) && kept.is_ascii();
+        let plain = axes.next().is_none()
+            && first != second
+            && !kept.contains([first, second])
+            && kept.is_ascii();
         let (free, transposed) = if first == contracted { (second, false) } else { (first, true) };
-        let fits = plain && (!transposed || second == contracted) && result == format!("{kept}{free}");
+        let fits =
+            plain && (!transposed || second == contracted) && result == format!("{kept}{free}");
         fits.then_some(transposed)
     };
     let Some(transpose_b) = dense() else {

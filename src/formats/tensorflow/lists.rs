@@ -1,7 +1,9 @@
-//! Lists of tensors (TensorArray of old graphs, TensorList of new ones) as dense tensors `[n, item…]`.
+//! Lists of tensors (TensorArray of old graphs, TensorList of new ones) as dense tensors
+//! `[n, item…]`.
 //!
-//! A TensorArray is a handle and a *flow*; every write takes the flow and returns the next one, so the flow is what carries the
-//! contents here. A list that is only reserved becomes zeros as soon as the shape of its items is known.
+//! A TensorArray is a handle and a *flow*; every write takes the flow and returns the next one, so
+//! the flow is what carries the contents here. A list that is only reserved becomes zeros as soon
+//! as the shape of its items is known.
 
 use super::lower::{Step, Val};
 use super::tensor;
@@ -17,7 +19,8 @@ pub struct List {
     /// Number of items, when a value says it.
     pub length: Option<ValueId>,
     pub dtype: DType,
-    /// Sizes of an item as declared, `None` for an open one; `None` as a whole when the rank is open.
+    /// Sizes of an item as declared, `None` for an open one; `None` as a whole when the rank is
+    /// open.
     pub item: Option<Vec<Option<usize>>>,
 }
 
@@ -51,7 +54,9 @@ pub fn lower(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
         }
         "TensorListSetItem" => {
             if step.node.is("resize_if_index_out_of_bounds")? {
-                return Err(Error::unsupported("a list that grows when it is written past its end"));
+                return Err(Error::unsupported(
+                    "a list that grows when it is written past its end",
+                ));
             }
             write(step, 0, 1, 2)?
         }
@@ -87,7 +92,9 @@ pub fn ty(builder: &super::build::Builder, list: &List) -> Result<ValueType> {
     }
     let Some(item) = &list.item else { return Ok(ValueType::unranked(list.dtype)) };
     let first = match list.length.and_then(|id| builder.sizes(id)).as_deref() {
-        Some([super::build::Size::Known(n)]) => usize::try_from(*n).map_or(Dim::Unknown, Dim::Known),
+        Some([super::build::Size::Known(n)]) => {
+            usize::try_from(*n).map_or(Dim::Unknown, Dim::Known)
+        }
         Some([super::build::Size::Axis(dim)]) => *dim,
         _ => Dim::Unknown,
     };
@@ -109,7 +116,9 @@ pub fn zeros_like(step: &mut Step<'_, '_>, list: &List, like: ValueId) -> Result
 }
 
 fn fill(step: &mut Step<'_, '_>, list: &List, item: ValueId) -> Result<ValueId> {
-    let length = list.length.ok_or_else(|| Error::unsupported("the length of a reserved list is not known"))?;
+    let length = list
+        .length
+        .ok_or_else(|| Error::unsupported("the length of a reserved list is not known"))?;
     let length = step.as_i32(length)?;
     let axis = step.scalar(0);
     let length = step.add(Op::ExpandDims, &[length, axis])?;
@@ -137,7 +146,10 @@ fn array(step: &mut Step<'_, '_>) -> Result<Vec<Val>> {
     };
     let length = step.tensor(0)?;
     let dtype = step.node.dtype("dtype")?;
-    Ok(vec![Val::Handle, Val::List(List { items: Items::Reserved, length: Some(length), dtype, item })])
+    Ok(vec![
+        Val::Handle,
+        Val::List(List { items: Items::Reserved, length: Some(length), dtype, item }),
+    ])
 }
 
 /// An operand that must be a list.
@@ -146,7 +158,10 @@ fn list(step: &Step<'_, '_>, position: usize) -> Result<List> {
         Some(Val::List(list)) => Ok(list.clone()),
         Some(Val::Opaque(why)) => Err(Error::unsupported(why.clone())),
         Some(_) => Err(Error::malformed(format!("input {position} is no list of tensors"))),
-        None => Err(Error::malformed(format!("input {position} is missing: the node has {}", step.inputs.len()))),
+        None => Err(Error::malformed(format!(
+            "input {position} is missing: the node has {}",
+            step.inputs.len()
+        ))),
     }
 }
 
@@ -171,7 +186,9 @@ fn tensor_of(step: &mut Step<'_, '_>, list: &List) -> Result<ValueId> {
     }
     match list.item.as_ref().and_then(|item| item.iter().copied().collect::<Option<Vec<_>>>()) {
         Some(dims) => zeros(step, list, &dims),
-        None => Err(Error::unsupported("a list is read that was never written, and the shape of its items is open")),
+        None => Err(Error::unsupported(
+            "a list is read that was never written, and the shape of its items is open",
+        )),
     }
 }
 
@@ -222,13 +239,19 @@ fn gather(step: &mut Step<'_, '_>, list: &List, indices: usize) -> Result<Val> {
     Ok(Val::Tensor(step.add(Op::Gather(Gather { axis: 0, batch_dims: 0 }), &[items, indices])?))
 }
 
-/// A list from all of its items in order. (TensorFlow checks that there are as many indices as items.)
+/// A list from all of its items in order. (TensorFlow checks that there are as many indices as
+/// items.)
 fn scatter(step: &mut Step<'_, '_>, items: ValueId, indices: usize) -> Result<Val> {
     let indices = step.tensor(indices)?;
     let in_order = step.builder.counts.contains_key(&indices)
-        || step.builder.integers(indices)?.is_some_and(|indices| indices.iter().copied().eq(0..indices.len() as i64));
+        || step
+            .builder
+            .integers(indices)?
+            .is_some_and(|indices| indices.iter().copied().eq(0..indices.len() as i64));
     if !in_order {
-        return Err(Error::unsupported("items are put into a list in another order than 0, 1, 2, …"));
+        return Err(Error::unsupported(
+            "items are put into a list in another order than 0, 1, 2, …",
+        ));
     }
     from_tensor(step, items, None)
 }
@@ -246,7 +269,11 @@ fn length(step: &mut Step<'_, '_>, position: usize) -> Result<ValueId> {
 }
 
 /// Says what is declared of the items of a list.
-fn refine_items(step: &mut Step<'_, '_>, items: ValueId, dims: Option<Vec<Option<usize>>>) -> Result<ValueId> {
+fn refine_items(
+    step: &mut Step<'_, '_>,
+    items: ValueId,
+    dims: Option<Vec<Option<usize>>>,
+) -> Result<ValueId> {
     if let Some(dims) = dims {
         let all: Vec<Option<usize>> = std::iter::once(None).chain(dims).collect();
         step.builder.refine(items, &all)?;

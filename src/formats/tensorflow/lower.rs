@@ -1,4 +1,5 @@
-//! From a scope to a graph: the nodes that the results need, in order, each by the table of its kind.
+//! From a scope to a graph: the nodes that the results need, in order, each by the table of its
+//! kind.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -8,7 +9,9 @@ use super::build::{Builder, port};
 use super::limits::{Budget, DEEPEST_CALLS, MOST_DERIVED_BYTES, most_expanded};
 use super::messages::{FunctionDef, FunctionDefLibrary};
 use super::scope::{Scope, ScopeNode, Source, is_identity};
-use super::{conditionals, control, elementwise, frames, hints, linear, lists, movement, state, stub};
+use super::{
+    conditionals, control, elementwise, frames, hints, linear, lists, movement, state, stub,
+};
 use crate::error::{Error, Place, Result};
 use crate::graph::{Op, ValueId};
 use crate::tensor::Tensor;
@@ -96,8 +99,10 @@ impl Library {
         if let Some(scope) = self.scopes.borrow().get(name) {
             return Ok(scope.clone());
         }
-        let function =
-            self.functions.get(name).ok_or_else(|| Error::malformed(format!("there is no function '{name}'")))?;
+        let function = self
+            .functions
+            .get(name)
+            .ok_or_else(|| Error::malformed(format!("there is no function '{name}'")))?;
         let results_of = |name: &str| {
             let outputs = &self.functions.get(name)?.signature.as_ref()?.output_arg;
             Some(outputs.iter().map(|output| output.name.clone()).collect())
@@ -131,7 +136,10 @@ impl<'a> Context<'a> {
         Context {
             library,
             variables,
-            derived: Budget::new("constants that the file does not hold in full", MOST_DERIVED_BYTES),
+            derived: Budget::new(
+                "constants that the file does not hold in full",
+                MOST_DERIVED_BYTES,
+            ),
             expanded: Budget::new("nodes with all functions expanded", most_expanded(nodes)),
             warnings: Vec::new(),
             calls: Vec::new(),
@@ -142,7 +150,9 @@ impl<'a> Context<'a> {
     /// Goes into a function or a loop.
     pub fn enter(&mut self, name: &str) -> Result<()> {
         if self.calls.len() >= DEEPEST_CALLS {
-            return Err(Error::limit(format!("functions and loops are nested more than {DEEPEST_CALLS} deep")));
+            return Err(Error::limit(format!(
+                "functions and loops are nested more than {DEEPEST_CALLS} deep"
+            )));
         }
         if !name.is_empty() && self.calls.iter().any(|call| call == name) {
             return Err(Error::unsupported(format!("the function '{name}' calls itself")));
@@ -152,8 +162,8 @@ impl<'a> Context<'a> {
     }
 }
 
-/// Reads the part of `scope` that `roots` need into `builder`; `args` are the values of the scope's arguments, `given` the
-/// outputs of nodes that are not to be read but taken as they are.
+/// Reads the part of `scope` that `roots` need into `builder`; `args` are the values of the scope's
+/// arguments, `given` the outputs of nodes that are not to be read but taken as they are.
 pub fn scope(
     context: &mut Context<'_>,
     builder: &mut Builder,
@@ -171,19 +181,27 @@ pub fn scope(
     for index in order {
         context.expanded.take(1)?;
         let node = scope.node(index)?;
-        let outputs = lower(context, builder, scope, node, args, &done).within(|| scope.place(index))?;
+        let outputs =
+            lower(context, builder, scope, node, args, &done).within(|| scope.place(index))?;
         done.insert(index, outputs);
     }
     roots.iter().map(|&root| value(scope, args, &done, root)).collect()
 }
 
 /// The value behind a reference.
-fn value(scope: &Scope, args: &[Val], done: &HashMap<usize, Vec<Val>>, source: Source) -> Result<Val> {
+fn value(
+    scope: &Scope,
+    args: &[Val],
+    done: &HashMap<usize, Vec<Val>>,
+    source: Source,
+) -> Result<Val> {
     match source {
-        Source::Arg(position) => args
-            .get(position)
-            .cloned()
-            .ok_or_else(|| Error::malformed(format!("argument {position} is used, and the call has {}", args.len()))),
+        Source::Arg(position) => args.get(position).cloned().ok_or_else(|| {
+            Error::malformed(format!(
+                "argument {position} is used, and the call has {}",
+                args.len()
+            ))
+        }),
         Source::Node(index, output) => {
             let outputs = done.get(&index).map_or(&[][..], Vec::as_slice);
             outputs.get(output).cloned().ok_or_else(|| {
@@ -205,14 +223,24 @@ fn lower(
     args: &[Val],
     done: &HashMap<usize, Vec<Val>>,
 ) -> Result<Vec<Val>> {
-    let inputs = node.inputs.iter().map(|&source| value(scope, args, done, source)).collect::<Result<Vec<_>>>()?;
+    let inputs = node
+        .inputs
+        .iter()
+        .map(|&source| value(scope, args, done, source))
+        .collect::<Result<Vec<_>>>()?;
     let mut step = Step { context, builder, node, inputs };
     if is_identity(&node.op) {
         return step.identity();
     }
-    for table in
-        [control::lower, lists::lower, state::lower, elementwise::lower, linear::lower, movement::lower, stub::lower]
-    {
+    for table in [
+        control::lower,
+        lists::lower,
+        state::lower,
+        elementwise::lower,
+        linear::lower,
+        movement::lower,
+        stub::lower,
+    ] {
         if let Some(outputs) = table(&mut step)? {
             return Ok(outputs);
         }
@@ -236,7 +264,8 @@ impl Step<'_, '_> {
         if self.node.inputs.is_empty() {
             return Err(Error::malformed("the node has no input"));
         }
-        if let (Some(shape), Some(Val::Tensor(id))) = (self.node.shape("shape")?, self.inputs.first())
+        if let (Some(shape), Some(Val::Tensor(id))) =
+            (self.node.shape("shape")?, self.inputs.first())
             && let Some(dims) = super::tensor::dims(shape)?
         {
             self.builder.refine(*id, &dims)?;
@@ -249,16 +278,19 @@ impl Step<'_, '_> {
         match self.inputs.get(position) {
             Some(Val::Tensor(id)) => Ok(*id),
             Some(Val::Opaque(why)) => Err(Error::unsupported(format!("input {position}: {why}"))),
-            Some(Val::Resource(name)) => {
-                Err(Error::malformed(format!("input {position} is the variable '{name}', not its value")))
-            }
+            Some(Val::Resource(name)) => Err(Error::malformed(format!(
+                "input {position} is the variable '{name}', not its value"
+            ))),
             Some(Val::Random(_)) => Err(Error::unsupported(format!(
                 "input {position} is random: the graph is one for training, not for inference"
             ))),
-            Some(Val::List(_) | Val::Handle) => {
-                Err(Error::malformed(format!("input {position} is a list of tensors, not a tensor")))
-            }
-            None => Err(Error::malformed(format!("input {position} is missing: the node has {}", self.inputs.len()))),
+            Some(Val::List(_) | Val::Handle) => Err(Error::malformed(format!(
+                "input {position} is a list of tensors, not a tensor"
+            ))),
+            None => Err(Error::malformed(format!(
+                "input {position} is missing: the node has {}",
+                self.inputs.len()
+            ))),
         }
     }
 
@@ -272,7 +304,10 @@ impl Step<'_, '_> {
         if self.inputs.len() == count {
             return Ok(());
         }
-        Err(Error::malformed(format!("the op takes {count} inputs, the node has {}", self.inputs.len())))
+        Err(Error::malformed(format!(
+            "the op takes {count} inputs, the node has {}",
+            self.inputs.len()
+        )))
     }
 
     /// Adds a node of the same name with one result.
@@ -288,7 +323,8 @@ impl Step<'_, '_> {
     /// Adds a node of the same name with several results.
     pub fn many(&mut self, op: Op, inputs: &[ValueId], outputs: usize) -> Result<Option<Vec<Val>>> {
         let inputs = inputs.iter().copied().map(Some).collect();
-        let ids = self.builder.add(&mut self.context.derived, &self.node.name, op, inputs, outputs)?;
+        let ids =
+            self.builder.add(&mut self.context.derived, &self.node.name, op, inputs, outputs)?;
         Ok(Some(ids.into_iter().map(Val::Tensor).collect()))
     }
 
@@ -312,7 +348,10 @@ impl Step<'_, '_> {
 
     /// The rank of a tensor, which must be known.
     pub fn rank(&self, id: ValueId) -> Result<usize> {
-        self.builder.ty(id)?.rank().ok_or_else(|| Error::unsupported("the rank of an operand is not known"))
+        self.builder
+            .ty(id)?
+            .rank()
+            .ok_or_else(|| Error::unsupported("the rank of an operand is not known"))
     }
 
     /// The elements of an integer operand that must be constant.

@@ -1,4 +1,5 @@
-//! The protobuf messages of TensorFlow that a model file is made of: only the fields that are read. Unknown fields are skipped.
+//! The protobuf messages of TensorFlow that a model file is made of: only the fields that are read.
+//! Unknown fields are skipped.
 
 #![allow(missing_docs)]
 
@@ -23,7 +24,8 @@ pub struct VersionDef {
     pub producer: i32,
 }
 
-/// One operation: inputs are written `node`, `node:output`, `^node` (order only), in functions `node:output_name:index` or `argument`.
+/// One operation: inputs are written `node`, `node:output`, `^node` (order only), in functions
+/// `node:output_name:index` or `argument`.
 #[derive(Clone, PartialEq, Message)]
 pub struct NodeDef {
     #[prost(string, tag = "1")]
@@ -78,14 +80,16 @@ pub struct ListValue {
     pub shape: Vec<TensorShapeProto>,
 }
 
-/// A function's name; the attributes that would instantiate a generic one are not read (none is generic in a stored model).
+/// A function's name; the attributes that would instantiate a generic one are not read (none is
+/// generic in a stored model).
 #[derive(Clone, PartialEq, Message)]
 pub struct NameAttrList {
     #[prost(string, tag = "1")]
     pub name: String,
 }
 
-/// A constant: its elements are the raw little-endian `tensor_content`, or values of one type, the last of which is repeated to the end.
+/// A constant: its elements are the raw little-endian `tensor_content`, or values of one type, the
+/// last of which is repeated to the end.
 #[derive(Clone, PartialEq, Message)]
 pub struct TensorProto {
     #[prost(int32, tag = "1")]

@@ -1,7 +1,8 @@
 //! TensorFlow: frozen graphs (GraphDef, binary or text) and SavedModel folders.
 //!
-//! A graph's nodes become ops one by one; loops of either kind become [`Op::While`](crate::graph::Op::While), lists of tensors
-//! dense tensors, function calls the bodies of the functions. What layers these nodes make up is found later, by the passes.
+//! A graph's nodes become ops one by one; loops of either kind become
+//! [`Op::While`](crate::graph::Op::While), lists of tensors dense tensors, function calls the
+//! bodies of the functions. What layers these nodes make up is found later, by the passes.
 
 mod build;
 mod bundle;
@@ -39,8 +40,9 @@ use crate::error::{Error, Place, Result};
 use crate::graph::{Dim, Graph, Port, ValueType, check};
 
 /// Whether the bytes begin as a GraphDef does, binary or text.
-pub fn recognises(bytes: &[u8]) -> bool {
-    // A node (field 1), the function library (2) or the versions (4) come first; a node begins with its name (field 1).
+pub fn recognizes(bytes: &[u8]) -> bool {
+    // A node (field 1), the function library (2) or the versions (4) come first; a node begins with
+    // its name (field 1).
     let binary = match bytes {
         [0x0a, rest @ ..] => {
             let mut rest = rest;
@@ -49,7 +51,7 @@ pub fn recognises(bytes: &[u8]) -> bool {
         [0x12 | 0x22, _, 0x0a | 0x08, ..] => true,
         _ => false,
     };
-    binary || text::recognises(bytes)
+    binary || text::recognizes(bytes)
 }
 
 /// Reads a GraphDef; also returns what the user should know.
@@ -65,7 +67,7 @@ pub fn read(bytes: &[u8], options: &Options) -> Result<(Graph, Vec<String>)> {
 
 fn decode(bytes: &[u8]) -> Result<GraphDef> {
     let binary;
-    let bytes = if text::recognises(bytes) {
+    let bytes = if text::recognizes(bytes) {
         binary = text::to_binary(bytes)?;
         binary.as_slice()
     } else {
@@ -109,14 +111,21 @@ impl Read<'_> {
     ) -> Result<(Graph, Vec<String>)> {
         hints::check(&graph.node)?;
         let producer = graph.versions.as_ref().map_or(0, |versions| versions.producer);
-        let in_functions =
-            graph.library.iter().flat_map(|library| &library.function).map(|function| function.node_def.len());
+        let in_functions = graph
+            .library
+            .iter()
+            .flat_map(|library| &library.function)
+            .map(|function| function.node_def.len());
         let nodes = graph.node.len() + in_functions.sum::<usize>();
         let library = Library::new(graph.library, self.options.custom_ops)?;
         let mut main = Scope::from_graph(graph.node)?;
         self.take_as_inputs(&mut main);
-        let index: HashMap<String, usize> =
-            main.nodes.iter().enumerate().map(|(position, node)| (node.name.clone(), position)).collect();
+        let index: HashMap<String, usize> = main
+            .nodes
+            .iter()
+            .enumerate()
+            .map(|(position, node)| (node.name.clone(), position))
+            .collect();
         let (inputs, outputs) = match &self.ports {
             Some(ports) => (resolve(&ports.inputs, &index)?, resolve(&ports.outputs, &index)?),
             None => (self.inputs(&main, &index)?, self.outputs(&main, &index)?),
@@ -124,7 +133,8 @@ impl Read<'_> {
         library.prepare(&mut main)?;
         let variables = variables(&main, &library)?;
         let reading = Reading { main: &main, library: &library, inputs, outputs, producer };
-        // A variable that the model writes must be a state from the start, which is known only after a first reading.
+        // A variable that the model writes must be a state from the start, which is known only
+        // after a first reading.
         let mut context = Context::new(&library, &*variables, nodes);
         let first = reading.lower(&mut context)?;
         if context.states.writes.is_empty() {
@@ -139,8 +149,12 @@ impl Read<'_> {
 
     /// A placeholder whose default would be used is an input when it was asked for.
     fn take_as_inputs(&self, main: &mut Scope) {
-        let asked =
-            |name: &str| self.options.inputs.iter().any(|input| input.strip_suffix(":0").unwrap_or(input) == name);
+        let asked = |name: &str| {
+            self.options
+                .inputs
+                .iter()
+                .any(|input| input.strip_suffix(":0").unwrap_or(input) == name)
+        };
         for node in main.nodes.iter_mut().filter(|node| node.op == "PlaceholderWithDefault") {
             if asked(&node.name) {
                 node.op = "Placeholder".into();
@@ -150,28 +164,39 @@ impl Read<'_> {
     }
 
     /// The inputs that were asked for, or every placeholder.
-    fn inputs(&self, main: &Scope, index: &HashMap<String, usize>) -> Result<Vec<(String, Source)>> {
+    fn inputs(
+        &self,
+        main: &Scope,
+        index: &HashMap<String, usize>,
+    ) -> Result<Vec<(String, Source)>> {
         if !self.options.inputs.is_empty() {
             let named = |name: &String| NamedTensor { name: name.clone(), tensor: name.clone() };
             return resolve(&self.options.inputs.iter().map(named).collect::<Vec<_>>(), index);
         }
         let is_input = |node: &ScopeNode| {
             let dtype = node.type_number("dtype").ok().flatten();
-            matches!(node.op.as_str(), "Placeholder" | "PlaceholderV2") && dtype != Some(&tensor::STRING)
+            matches!(node.op.as_str(), "Placeholder" | "PlaceholderV2")
+                && dtype != Some(&tensor::STRING)
         };
         let nodes = main.nodes.iter().enumerate().filter(|(_, node)| is_input(node));
         Ok(nodes.map(|(position, node)| (node.name.clone(), Source::Node(position, 0))).collect())
     }
 
     /// The outputs that were asked for, or those that look like results.
-    fn outputs(&self, main: &Scope, index: &HashMap<String, usize>) -> Result<Vec<(String, Source)>> {
+    fn outputs(
+        &self,
+        main: &Scope,
+        index: &HashMap<String, usize>,
+    ) -> Result<Vec<(String, Source)>> {
         if !self.options.outputs.is_empty() {
             let named = |name: &String| NamedTensor { name: name.clone(), tensor: name.clone() };
             return resolve(&self.options.outputs.iter().map(named).collect::<Vec<_>>(), index);
         }
         let found = guess_outputs(main);
         if found.is_empty() {
-            return Err(Error::malformed("the graph has no node that could be its result; name its outputs"));
+            return Err(Error::malformed(
+                "the graph has no node that could be its result; name its outputs",
+            ));
         }
         Ok(found)
     }
@@ -189,8 +214,8 @@ fn resolve(names: &[NamedTensor], index: &HashMap<String, usize>) -> Result<Vec<
         .collect()
 }
 
-/// The nodes that look like results: those that no other node uses, and those with a name of their own that only such nodes use
-/// (logits before a softmax).
+/// The nodes that look like results: those that no other node uses, and those with a name of their
+/// own that only such nodes use (logits before a softmax).
 ///
 /// Marks of hinted calls, parts of loops, variables and side effects are no results.
 fn guess_outputs(main: &Scope) -> Vec<(String, Source)> {
@@ -206,8 +231,9 @@ fn guess_outputs(main: &Scope) -> Vec<(String, Source)> {
     }
     let in_loop = in_loops(main, &users);
     let flags = main.nodes.iter().zip(&users).zip(in_loop);
-    let last: Vec<bool> =
-        flags.map(|((node, users), in_loop)| !in_loop && users.is_empty() && is_result(node)).collect();
+    let last: Vec<bool> = flags
+        .map(|((node, users), in_loop)| !in_loop && users.is_empty() && is_result(node))
+        .collect();
     let is_last = |index: &usize| last.get(*index) == Some(&true);
     let nodes = main.nodes.iter().zip(&users).enumerate();
     let results = nodes.filter(|(index, (node, users))| {
@@ -266,12 +292,18 @@ fn is_result(node: &ScopeNode) -> bool {
         "SplitV",
     ];
     let op = node.op.as_str();
-    !silent.contains(&op) && !op.starts_with("Assign") && !op.contains("Variable") && !hints::is_marked(node)
+    !silent.contains(&op)
+        && !op.starts_with("Assign")
+        && !op.contains("Variable")
+        && !hints::is_marked(node)
 }
 
-/// Whether the author gave the node a name: at the top level, and not the one that TensorFlow makes from the op.
+/// Whether the author gave the node a name: at the top level, and not the one that TensorFlow makes
+/// from the op.
 fn has_own_name(node: &ScopeNode) -> bool {
-    let plain = |name: &str| name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    let plain = |name: &str| {
+        name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase()
+    };
     // Names that the Python functions give, where they differ from the op's.
     let made = [
         "add",
@@ -311,7 +343,8 @@ fn has_own_name(node: &ScopeNode) -> bool {
         "squeeze",
     ];
     let is_list = node.op.starts_with("TensorArray") || node.op.starts_with("TensorList");
-    if node.name.contains('/') || is_uuid(&node.name) || node.name.starts_with("OpHint") || is_list {
+    if node.name.contains('/') || is_uuid(&node.name) || node.name.starts_with("OpHint") || is_list
+    {
         return false;
     }
     let base = node.name.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('_');
@@ -344,7 +377,10 @@ impl Reading<'_> {
             let node = self.main.node(index)?;
             let id = self.add_input(&mut builder, name, node).within(|| self.main.place(index))?;
             let outputs = given.entry(index).or_default();
-            outputs.resize(outputs.len().max(output + 1), Val::Opaque("this output is cut off by an input".into()));
+            outputs.resize(
+                outputs.len().max(output + 1),
+                Val::Opaque("this output is cut off by an input".into()),
+            );
             if let Some(slot) = outputs.get_mut(output) {
                 *slot = Val::Tensor(id);
             }
@@ -359,9 +395,16 @@ impl Reading<'_> {
         let values = lower::scope(context, &mut builder, self.main, &[], &roots, given)?;
         for ((name, _), value) in self.outputs.iter().zip(values) {
             match value {
-                Val::Tensor(value) => builder.graph.outputs.push(Port { name: name.clone(), value }),
-                Val::Opaque(why) => return Err(Error::unsupported(why).within(format!("output '{name}'"))),
-                _ => return Err(Error::unsupported("the output is no tensor").within(format!("output '{name}'"))),
+                Val::Tensor(value) => {
+                    builder.graph.outputs.push(Port { name: name.clone(), value })
+                }
+                Val::Opaque(why) => {
+                    return Err(Error::unsupported(why).within(format!("output '{name}'")));
+                }
+                _ => {
+                    return Err(Error::unsupported("the output is no tensor")
+                        .within(format!("output '{name}'")));
+                }
             }
         }
         state::finish(context, &mut builder);
@@ -370,9 +413,15 @@ impl Reading<'_> {
         Ok(graph)
     }
 
-    fn add_input(&self, builder: &mut Builder, name: &str, node: &ScopeNode) -> Result<crate::graph::ValueId> {
+    fn add_input(
+        &self,
+        builder: &mut Builder,
+        name: &str,
+        node: &ScopeNode,
+    ) -> Result<crate::graph::ValueId> {
         let placeholder = node.op.starts_with("Placeholder");
-        let attrs = if placeholder { ["dtype", "dtype", "dtype"] } else { ["dtype", "T", "out_type"] };
+        let attrs =
+            if placeholder { ["dtype", "dtype", "dtype"] } else { ["dtype", "T", "out_type"] };
         let attr = attrs.into_iter().find(|attr| node.attr(attr).is_some()).unwrap_or("dtype");
         let dtype = node.dtype(attr)?;
         let shape = match node.shape("shape")? {
@@ -385,7 +434,9 @@ impl Reading<'_> {
             None => ValueType::unranked(dtype),
             Some(dims) => {
                 let dims = dims.into_iter().enumerate();
-                let dims = dims.map(|(axis, size)| size.map_or_else(|| symbol(&mut builder.graph, axis), Dim::Known));
+                let dims = dims.map(|(axis, size)| {
+                    size.map_or_else(|| symbol(&mut builder.graph, axis), Dim::Known)
+                });
                 ValueType::symbolic(dtype, dims.collect())
             }
         };
@@ -398,6 +449,10 @@ impl Reading<'_> {
 /// A name for an open size. Two inputs may differ in theirs, so that each has its own.
 fn symbol(graph: &mut Graph, axis: usize) -> Dim {
     let name = ["batch", "time"].get(axis).copied().unwrap_or("size");
-    let taken = graph.symbols.iter().filter(|symbol| symbol.trim_end_matches(char::is_numeric) == name).count();
+    let taken = graph
+        .symbols
+        .iter()
+        .filter(|symbol| symbol.trim_end_matches(char::is_numeric) == name)
+        .count();
     graph.add_symbol(if taken == 0 { name.to_owned() } else { format!("{name}{}", taken + 1) })
 }

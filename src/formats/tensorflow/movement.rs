@@ -5,8 +5,8 @@ use super::elementwise::function_op;
 use super::lower::{Step, Val};
 use crate::error::{Error, Result};
 use crate::graph::op::{
-    Activation, BinaryFunction, Concat, Gather, Pack, Reduce, ReduceFunction, ReverseSequence, Squeeze, StridedSlice,
-    Unpack,
+    Activation, BinaryFunction, Concat, Gather, Pack, Reduce, ReduceFunction, ReverseSequence,
+    Squeeze, StridedSlice, Unpack,
 };
 use crate::graph::{Op, ValueId};
 use crate::tensor::DType;
@@ -43,7 +43,10 @@ fn shapes(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
             let dtype = index_type(step, "out_type")?;
             let shape = step.add(Op::Shape(dtype), &[x])?;
             let axis = step.vector(&[0])?;
-            step.one(Op::Reduce(Reduce { function: ReduceFunction::Product, keep_dims: false }), &[shape, axis])
+            step.one(
+                Op::Reduce(Reduce { function: ReduceFunction::Product, keep_dims: false }),
+                &[shape, axis],
+            )
         }
         "Reshape" => two(step, Op::Reshape),
         "BroadcastTo" => two(step, Op::BroadcastTo),
@@ -74,7 +77,10 @@ fn parts(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
             step.one(Op::Pack(Pack { axis }), &operands)
         }
         "Unpack" => {
-            let &num = step.node.int("num")?.ok_or_else(|| Error::malformed("attribute 'num' is missing"))?;
+            let &num = step
+                .node
+                .int("num")?
+                .ok_or_else(|| Error::malformed("attribute 'num' is missing"))?;
             let x = step.tensor(0)?;
             let axis = step.node.int_or("axis", 0)?;
             let count = outputs(num)?;
@@ -91,8 +97,10 @@ fn parts(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
         }
         "Split" => {
             step.expect_inputs(2)?;
-            let &num =
-                step.node.int("num_split")?.ok_or_else(|| Error::malformed("attribute 'num_split' is missing"))?;
+            let &num = step
+                .node
+                .int("num_split")?
+                .ok_or_else(|| Error::malformed("attribute 'num_split' is missing"))?;
             let (axis, x) = (step.tensor(0)?, step.tensor(1)?);
             let count = outputs(num)?;
             step.many(Op::Split, &[x, axis], count)
@@ -100,8 +108,10 @@ fn parts(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
         "SplitV" => {
             step.expect_inputs(3)?;
             let (x, sizes, axis) = (step.tensor(0)?, step.tensor(1)?, step.tensor(2)?);
-            let &num =
-                step.node.int("num_split")?.ok_or_else(|| Error::malformed("attribute 'num_split' is missing"))?;
+            let &num = step
+                .node
+                .int("num_split")?
+                .ok_or_else(|| Error::malformed("attribute 'num_split' is missing"))?;
             let count = outputs(num)?;
             step.many(Op::Split, &[x, axis, sizes], count)
         }
@@ -110,8 +120,10 @@ fn parts(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
         "Gather" | "GatherV2" | "ResourceGather" => gather(step),
         "ReverseSequence" => {
             step.expect_inputs(2)?;
-            let &time_axis =
-                step.node.int("seq_dim")?.ok_or_else(|| Error::malformed("attribute 'seq_dim' is missing"))?;
+            let &time_axis = step
+                .node
+                .int("seq_dim")?
+                .ok_or_else(|| Error::malformed("attribute 'seq_dim' is missing"))?;
             let batch_axis = step.node.int_or("batch_dim", 0)?;
             let (x, lengths) = (step.tensor(0)?, step.tensor(1)?);
             step.one(Op::ReverseSequence(ReverseSequence { time_axis, batch_axis }), &[x, lengths])
@@ -177,14 +189,21 @@ fn invert_permutation(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
     let order = step.integers(0, "a permutation")?;
     let mut inverse = vec![-1i32; order.len()];
     for (place, &index) in order.iter().enumerate() {
-        let slot = usize::try_from(index).ok().and_then(|index| inverse.get_mut(index)).filter(|slot| **slot == -1);
+        let slot = usize::try_from(index)
+            .ok()
+            .and_then(|index| inverse.get_mut(index))
+            .filter(|slot| **slot == -1);
         let slot = slot.ok_or_else(|| Error::malformed(format!("{order:?} is no permutation")))?;
         *slot = i32::try_from(place).unwrap_or(i32::MAX);
     }
     Ok(Some(vec![Val::Tensor(step.vector(&inverse)?)]))
 }
 
-fn concat(step: &mut Step<'_, '_>, operands: Vec<ValueId>, axis: usize) -> Result<Option<Vec<Val>>> {
+fn concat(
+    step: &mut Step<'_, '_>,
+    operands: Vec<ValueId>,
+    axis: usize,
+) -> Result<Option<Vec<Val>>> {
     let axis = match step.integers(axis, "the axis of a concatenation")?.as_slice() {
         [axis] => *axis,
         _ => return Err(Error::malformed("the axis of a concatenation is no scalar")),
@@ -239,7 +258,8 @@ fn one_hot(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
     if step.node.int_or("axis", -1)? != -1 {
         return Err(Error::unsupported("one-hot on another axis than the last"));
     }
-    let (indices, depth, on, off) = (step.tensor(0)?, step.tensor(1)?, step.tensor(2)?, step.tensor(3)?);
+    let (indices, depth, on, off) =
+        (step.tensor(0)?, step.tensor(1)?, step.tensor(2)?, step.tensor(3)?);
     let last = step.scalar(-1);
     let indices = step.add(Op::ExpandDims, &[indices, last])?;
     let (zero, one) = (step.scalar(0), step.scalar(1));

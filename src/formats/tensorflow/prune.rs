@@ -15,7 +15,8 @@ pub fn prune(graph: Graph) -> Graph {
         need(state.value);
         need(state.next);
     }
-    // Nodes stand after those that they need, so one walk from the end sees every use before its source.
+    // Nodes stand after those that they need, so one walk from the end sees every use before its
+    // source.
     let mut kept = Vec::with_capacity(graph.nodes.len());
     for node in graph.nodes.into_iter().rev() {
         let wanted = |id: &ValueId| needed.get(id.index()).copied().unwrap_or(false);

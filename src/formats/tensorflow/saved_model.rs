@@ -1,4 +1,5 @@
-//! SavedModel folders: a graph with a function library, signatures that name inputs and outputs, and a bundle of variables.
+//! SavedModel folders: a graph with a function library, signatures that name inputs and outputs,
+//! and a bundle of variables.
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,7 +10,9 @@ use prost::Message;
 use super::bundle::Bundle;
 use super::limits;
 use super::lower::{Library, Variables};
-use super::messages::{Attr, MetaGraphDef, SavedModel, SignatureDef, TensorInfo, TrackableObjectGraph};
+use super::messages::{
+    Attr, MetaGraphDef, SavedModel, SignatureDef, TensorInfo, TrackableObjectGraph,
+};
 use super::scope::{Scope, ScopeNode, Source};
 use super::{NamedTensor, Ports, Read};
 use crate::error::{Error, ErrorKind, Place, Result};
@@ -34,7 +37,8 @@ const OBJECT_GRAPH: &str = "_CHECKPOINTABLE_OBJECT_GRAPH";
 /// As [`read`](super::read), and [`Io`](crate::ErrorKind::Io) when a file of the folder is missing.
 pub fn open_saved_model(folder: &Path, options: &Options) -> Result<(Graph, Vec<String>)> {
     let (graph, ports) = read_model(folder, options).within(|| FILE)?;
-    let graph_def = graph.graph_def.ok_or_else(|| Error::malformed("there is no graph").within(FILE))?;
+    let graph_def =
+        graph.graph_def.ok_or_else(|| Error::malformed("there is no graph").within(FILE))?;
     let read = Read { options, ports };
     read.graph(graph_def, |main, library| Ok(Box::new(Stored::find(folder, main, library)?)))
 }
@@ -44,7 +48,9 @@ fn read_model(folder: &Path, options: &Options) -> Result<(MetaGraphDef, Option<
     let path = folder.join(FILE);
     let length = fs::metadata(&path)?.len();
     if length > MOST_BYTES {
-        return Err(Error::limit(format!("the file has {length} bytes, over the limit of {MOST_BYTES}")));
+        return Err(Error::limit(format!(
+            "the file has {length} bytes, over the limit of {MOST_BYTES}"
+        )));
     }
     let bytes = fs::read(&path)?;
     check_size(&bytes)?;
@@ -83,18 +89,18 @@ fn check_size(bytes: &[u8]) -> Result<()> {
 
 /// The asked signature; without a name `serving_default`, or the only one.
 fn signature(graph: &mut MetaGraphDef, asked: Option<&str>) -> Result<Ports> {
-    // Keras stores a call that only initialises as one more signature.
-    let mut all: Vec<String> = graph.signature_def.keys().filter(|name| !name.starts_with("__")).cloned().collect();
+    // Keras stores a call that only initializes as one more signature.
+    let mut all: Vec<String> =
+        graph.signature_def.keys().filter(|name| !name.starts_with("__")).cloned().collect();
     all.sort();
     let name = match (asked, all.as_slice()) {
         (Some(name), _) => name.to_owned(),
         (None, [only]) => only.clone(),
         (None, _) => "serving_default".to_owned(),
     };
-    let signature = graph
-        .signature_def
-        .remove(&name)
-        .ok_or_else(|| Error::malformed(format!("there is no signature '{name}'; there are: {}", all.join(", "))))?;
+    let signature = graph.signature_def.remove(&name).ok_or_else(|| {
+        Error::malformed(format!("there is no signature '{name}'; there are: {}", all.join(", ")))
+    })?;
     ports(signature).within(|| format!("signature '{name}'"))
 }
 
@@ -129,7 +135,9 @@ impl Stored {
         let bundle = match Bundle::open(&folder.join("variables").join("variables")) {
             Ok(bundle) => bundle,
             // A model without variables may be stored without the folder.
-            Err(error) if error.kind() == ErrorKind::Io => return Ok(Stored { bundle: None, keys: HashMap::new() }),
+            Err(error) if error.kind() == ErrorKind::Io => {
+                return Ok(Stored { bundle: None, keys: HashMap::new() });
+            }
             Err(error) => return Err(error),
         };
         let mut keys = HashMap::new();
@@ -149,10 +157,9 @@ impl Stored {
 
 impl Variables for Stored {
     fn read(&self, name: &str) -> Result<Tensor> {
-        let bundle = self
-            .bundle
-            .as_ref()
-            .ok_or_else(|| Error::new(ErrorKind::Io, "the folder has no variables/variables.index"))?;
+        let bundle = self.bundle.as_ref().ok_or_else(|| {
+            Error::new(ErrorKind::Io, "the folder has no variables/variables.index")
+        })?;
         let key = self.keys.get(name).map_or(name, String::as_str);
         bundle.read(key)
     }
@@ -161,7 +168,8 @@ impl Variables for Stored {
 /// Keys by the full names that the checkpoint's objects had.
 fn object_keys(bundle: &Bundle, keys: &mut HashMap<String, String>) -> Result<()> {
     let bytes = bundle.bytes(OBJECT_GRAPH)?;
-    // A string tensor: the length of its one string, a checksum of the lengths (4 bytes), the string.
+    // A string tensor: the length of its one string, a checksum of the lengths (4 bytes), the
+    // string.
     let mut rest = bytes.as_slice();
     let graph = limits::varint(&mut rest).and_then(|_| rest.get(4..)).unwrap_or_default();
     let graph = TrackableObjectGraph::decode(graph)
@@ -176,21 +184,34 @@ fn object_keys(bundle: &Bundle, keys: &mut HashMap<String, String>) -> Result<()
 
 /// Whether a function restores variables.
 fn is_restore(library: &Library, name: &str) -> bool {
-    library
-        .functions()
-        .any(|(function, def)| function == name && def.node_def.iter().any(|node| node.op == "RestoreV2"))
+    library.functions().any(|(function, def)| {
+        function == name && def.node_def.iter().any(|node| node.op == "RestoreV2")
+    })
 }
 
-/// Keys by what the model's own restore code assigns to each variable: in the main graph, or in a function that `call` calls.
-fn restored_keys(scope: &Scope, call: Option<&ScopeNode>, main: &Scope, keys: &mut HashMap<String, String>) {
-    for assign in scope.nodes.iter().filter(|node| matches!(node.op.as_str(), "AssignVariableOp" | "Assign")) {
+/// Keys by what the model's own restore code assigns to each variable: in the main graph, or in a
+/// function that `call` calls.
+fn restored_keys(
+    scope: &Scope,
+    call: Option<&ScopeNode>,
+    main: &Scope,
+    keys: &mut HashMap<String, String>,
+) {
+    for assign in
+        scope.nodes.iter().filter(|node| matches!(node.op.as_str(), "AssignVariableOp" | "Assign"))
+    {
         if let Some((variable, key)) = restored(scope, assign, call, main) {
             keys.insert(variable, key);
         }
     }
 }
 
-fn restored(scope: &Scope, assign: &ScopeNode, call: Option<&ScopeNode>, main: &Scope) -> Option<(String, String)> {
+fn restored(
+    scope: &Scope,
+    assign: &ScopeNode,
+    call: Option<&ScopeNode>,
+    main: &Scope,
+) -> Option<(String, String)> {
     let variable = match (scope.resolve(*assign.inputs.first()?), call) {
         (Source::Arg(position), Some(call)) => main.resolve(*call.inputs.get(position)?),
         (source @ Source::Node(..), None) => source,

@@ -1,4 +1,5 @@
-//! A graph or a function body with its names resolved: nodes by index, inputs as references to outputs of other nodes.
+//! A graph or a function body with its names resolved: nodes by index, inputs as references to
+//! outputs of other nodes.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -52,10 +53,18 @@ impl Scope {
     }
 
     /// A function of the library. `results_of` gives the names of the results of other functions.
-    pub fn from_function(function: &FunctionDef, results_of: &dyn Fn(&str) -> Option<Vec<String>>) -> Result<Scope> {
-        let signature = function.signature.as_ref().ok_or_else(|| Error::malformed("a function has no signature"))?;
+    pub fn from_function(
+        function: &FunctionDef,
+        results_of: &dyn Fn(&str) -> Option<Vec<String>>,
+    ) -> Result<Scope> {
+        let signature = function
+            .signature
+            .as_ref()
+            .ok_or_else(|| Error::malformed("a function has no signature"))?;
         let mut scope = Scope { name: signature.name.clone(), ..Scope::default() };
-        scope.read_function(function, signature, results_of).within(|| format!("function '{}'", signature.name))?;
+        scope
+            .read_function(function, signature, results_of)
+            .within(|| format!("function '{}'", signature.name))?;
         Ok(scope)
     }
 
@@ -68,12 +77,18 @@ impl Scope {
         let mut args = HashMap::new();
         for arg in signature.input_arg.iter().chain(&signature.output_arg) {
             if !arg.number_attr.is_empty() || !arg.type_list_attr.is_empty() {
-                return Err(Error::unsupported(format!("the argument '{}' stands for several tensors", arg.name)));
+                return Err(Error::unsupported(format!(
+                    "the argument '{}' stands for several tensors",
+                    arg.name
+                )));
             }
         }
         for (position, arg) in signature.input_arg.iter().enumerate() {
             if args.insert(arg.name.as_str(), position).is_some() {
-                return Err(Error::malformed(format!("the argument '{}' is declared twice", arg.name)));
+                return Err(Error::malformed(format!(
+                    "the argument '{}' is declared twice",
+                    arg.name
+                )));
             }
             self.args.push((arg.name.clone(), arg.r#type));
         }
@@ -84,10 +99,9 @@ impl Scope {
             self.push(node.clone(), resolved)?;
         }
         for result in &signature.output_arg {
-            let from = function
-                .ret
-                .get(&result.name)
-                .ok_or_else(|| Error::malformed(format!("the result '{}' comes from nowhere", result.name)))?;
+            let from = function.ret.get(&result.name).ok_or_else(|| {
+                Error::malformed(format!("the result '{}' comes from nowhere", result.name))
+            })?;
             let source = names.resolve(from).within(|| format!("result '{}'", result.name))?;
             self.results.push((result.name.clone(), source));
         }
@@ -122,12 +136,15 @@ impl Scope {
 
     /// The node, with an error for an index that no reader should make.
     pub fn node(&self, index: usize) -> Result<&ScopeNode> {
-        self.nodes.get(index).ok_or_else(|| Error::internal(format!("node {index} of {}", self.nodes.len())))
+        self.nodes
+            .get(index)
+            .ok_or_else(|| Error::internal(format!("node {index} of {}", self.nodes.len())))
     }
 
     /// Follows identities to what they repeat.
     pub fn resolve(&self, mut source: Source) -> Source {
-        // A chain of identities is at most as long as the graph; a cycle of them ends here and is reported by `order`.
+        // A chain of identities is at most as long as the graph; a cycle of them ends here and is
+        // reported by `order`.
         for _ in 0..=self.nodes.len() {
             let Source::Node(index, output) = source else { return source };
             match self.nodes.get(index) {
@@ -141,8 +158,13 @@ impl Scope {
         source
     }
 
-    /// The nodes that `roots` need, each after the nodes that it needs itself; what lies behind `known` nodes is left out.
-    pub fn order(&self, roots: impl IntoIterator<Item = usize>, known: impl Fn(usize) -> bool) -> Result<Vec<usize>> {
+    /// The nodes that `roots` need, each after the nodes that it needs itself; what lies behind
+    /// `known` nodes is left out.
+    pub fn order(
+        &self,
+        roots: impl IntoIterator<Item = usize>,
+        known: impl Fn(usize) -> bool,
+    ) -> Result<Vec<usize>> {
         #[derive(Clone, Copy, PartialEq)]
         enum Mark {
             New,
@@ -152,7 +174,8 @@ impl Scope {
         let mut marks = vec![Mark::New; self.nodes.len()];
         let mut order = Vec::new();
         for root in roots {
-            // Node and the position of its next input: a stack of our own, as chains may have 100,000 nodes.
+            // Node and the position of its next input: a stack of our own, as chains may have
+            // 100,000 nodes.
             let mut stack = vec![(root, 0usize)];
             while let Some((index, position)) = stack.pop() {
                 let node = self.node(index)?;
@@ -163,7 +186,8 @@ impl Scope {
                     match marks[index] {
                         Mark::Done => continue,
                         Mark::Open => {
-                            return Err(Error::malformed("the node depends on itself").within(self.place(index)));
+                            return Err(Error::malformed("the node depends on itself")
+                                .within(self.place(index)));
                         }
                         Mark::New => marks[index] = Mark::Open,
                     }
@@ -234,9 +258,9 @@ impl Names<'_> {
         }
         let &node = self.index.get(name).ok_or_else(|| missing(name))?;
         let number = match number {
-            Some(number) => {
-                number.parse::<usize>().map_err(|_| Error::malformed(format!("'{text}' is no tensor name")))?
-            }
+            Some(number) => number
+                .parse::<usize>()
+                .map_err(|_| Error::malformed(format!("'{text}' is no tensor name")))?,
             None => 0,
         };
         let op = self.nodes.get(node).map_or("", |node| node.op.as_str());
@@ -297,7 +321,9 @@ fn resolve_inputs(
 pub fn tensor_name(text: &str, index: &HashMap<String, usize>) -> Result<Source> {
     let (name, output) = match text.rsplit_once(':') {
         Some((name, output)) => {
-            let output = output.parse().map_err(|_| Error::malformed(format!("'{text}' is no tensor name")))?;
+            let output = output
+                .parse()
+                .map_err(|_| Error::malformed(format!("'{text}' is no tensor name")))?;
             (name, output)
         }
         None => (text, 0),
@@ -358,8 +384,9 @@ impl ScopeNode {
 
     /// An element type that must be there.
     pub fn dtype(&self, name: &str) -> Result<crate::tensor::DType> {
-        let &number =
-            self.type_number(name)?.ok_or_else(|| Error::malformed(format!("attribute '{name}' is missing")))?;
+        let &number = self
+            .type_number(name)?
+            .ok_or_else(|| Error::malformed(format!("attribute '{name}' is missing")))?;
         super::tensor::dtype(number)
     }
 
@@ -373,9 +400,11 @@ impl ScopeNode {
 
     /// An input that must be there.
     pub fn input(&self, position: usize) -> Result<Source> {
-        self.inputs
-            .get(position)
-            .copied()
-            .ok_or_else(|| Error::malformed(format!("input {position} is missing: the node has {}", self.inputs.len())))
+        self.inputs.get(position).copied().ok_or_else(|| {
+            Error::malformed(format!(
+                "input {position} is missing: the node has {}",
+                self.inputs.len()
+            ))
+        })
     }
 }

@@ -1,4 +1,5 @@
-//! Variables: their values as constants, or as states where the model writes them in every run (stateful layers).
+//! Variables: their values as constants, or as states where the model writes them in every run
+//! (stateful layers).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -61,7 +62,9 @@ pub fn read(step: &mut Step<'_, '_>, name: &str) -> Result<ValueId> {
     let tensor = step.context.variables.read(name).within(|| format!("variable '{name}'"))?;
     let id = if step.context.states.names.contains(name) {
         if step.context.states.conditional > 0 {
-            return Err(Error::unsupported(format!("the variable '{name}', which is written, is read in a loop")));
+            return Err(Error::unsupported(format!(
+                "the variable '{name}', which is written, is read in a loop"
+            )));
         }
         add_state(step.builder, name, &tensor)?
     } else {
@@ -81,14 +84,25 @@ fn add_state(builder: &mut Builder, name: &str, tensor: &Tensor) -> Result<Value
         )));
     }
     let value = builder.graph.add_value(name, ValueType::fixed(tensor.dtype(), tensor.shape()));
-    builder.graph.states.push(State { name: name.to_owned(), value, next: value, reset: first as i64 });
+    builder.graph.states.push(State {
+        name: name.to_owned(),
+        value,
+        next: value,
+        reset: first as i64,
+    });
     Ok(value)
 }
 
 /// The nodes of a function that write variables.
 pub fn writes(scope: &Scope) -> Vec<usize> {
     let is_write = |op: &str| op.starts_with("Assign") || op.starts_with("ResourceScatter");
-    scope.nodes.iter().enumerate().filter(|(_, node)| is_write(&node.op)).map(|(index, _)| index).collect()
+    scope
+        .nodes
+        .iter()
+        .enumerate()
+        .filter(|(_, node)| is_write(&node.op))
+        .map(|(index, _)| index)
+        .collect()
 }
 
 /// The variable and the value of each write, as roots to be read with the function's results.
@@ -100,7 +114,11 @@ pub fn write_roots(context: &Context<'_>, scope: &Scope) -> Result<Vec<Source>> 
             Some("only plain assignments to variables are read")
         } else if context.states.conditional > 0 {
             Some("a variable is written inside a loop or a branch")
-        } else if scope.nodes.iter().any(|other| other.op == "ReadVariableOp" && other.controls.contains(&index)) {
+        } else if scope
+            .nodes
+            .iter()
+            .any(|other| other.op == "ReadVariableOp" && other.controls.contains(&index))
+        {
             Some("a variable is read again after it was written")
         } else {
             None
@@ -119,7 +137,9 @@ pub fn note_writes(context: &mut Context<'_>, values: &[Val]) -> Result<()> {
         match pair {
             [Val::Resource(name), Val::Tensor(value)] => {
                 if context.states.writes.insert(name.clone(), *value).is_some() {
-                    return Err(Error::unsupported(format!("the variable '{name}' is written twice in a run")));
+                    return Err(Error::unsupported(format!(
+                        "the variable '{name}' is written twice in a run"
+                    )));
                 }
             }
             _ => return Err(Error::unsupported("something that is no variable is written")),
@@ -128,17 +148,18 @@ pub fn note_writes(context: &mut Context<'_>, values: &[Val]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a function that writes variables where that may not happen in every run, or more than once.
+/// Refuses a function that writes variables where that may not happen in every run, or more than
+/// once.
 pub fn refuse(scope: &Scope) -> Result<()> {
     match writes(scope).first() {
-        Some(&index) => {
-            Err(Error::unsupported("a variable is written inside a loop or a branch").within(scope.place(index)))
-        }
+        Some(&index) => Err(Error::unsupported("a variable is written inside a loop or a branch")
+            .within(scope.place(index))),
         None => Ok(()),
     }
 }
 
-/// Gives the states what the model writes to them. A variable that nobody reads is no state: no result depends on it.
+/// Gives the states what the model writes to them. A variable that nobody reads is no state: no
+/// result depends on it.
 pub fn finish(context: &Context<'_>, builder: &mut Builder) {
     for state in &mut builder.graph.states {
         if let Some(&value) = context.states.writes.get(&state.name) {

@@ -1,4 +1,5 @@
-//! Calls that TensorFlow's own stub pass has made single nodes: the fused recurrent ops of hinted graphs, and custom ops.
+//! Calls that TensorFlow's own stub pass has made single nodes: the fused recurrent ops of hinted
+//! graphs, and custom ops.
 
 use std::sync::Arc;
 
@@ -7,7 +8,8 @@ use super::lower::{Step, Val};
 use crate::error::{Error, Place, Result};
 use crate::graph::op::{Activation, Custom};
 use crate::graph::recurrent::{
-    Arithmetic, Cell, CellWeights, Direction, Layout, Lstm, Masking, Matrix, Merge, Projection, Recurrent, Rnn, Source,
+    Arithmetic, Cell, CellWeights, Direction, Layout, Lstm, Masking, Matrix, Merge, Projection,
+    Recurrent, Rnn, Source,
 };
 use crate::graph::{Op, ValueId, ValueType};
 use crate::tensor::{DType, Tensor};
@@ -28,7 +30,8 @@ pub fn lower(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
     }
 }
 
-/// An op that only its name is known of. The number of its results is an attribute where we made it, else it is one.
+/// An op that only its name is known of. The number of its results is an attribute where we made
+/// it, else it is one.
 fn custom(step: &mut Step<'_, '_>, name: String) -> Result<Vec<Val>> {
     let operands = step.tensors()?;
     let count = usize::try_from(step.node.int_or("num", 1)?).unwrap_or(1).max(1);
@@ -39,7 +42,12 @@ fn custom(step: &mut Step<'_, '_>, name: String) -> Result<Vec<Val>> {
         outputs.push(step.builder.graph.add_value(name, ValueType::unranked(DType::F32)));
     }
     let op = Op::Custom(Custom { name, options: Vec::new() });
-    step.builder.graph.add_node(step.node.name.clone(), op, inputs, outputs.iter().copied().map(Some).collect());
+    step.builder.graph.add_node(
+        step.node.name.clone(),
+        op,
+        inputs,
+        outputs.iter().copied().map(Some).collect(),
+    );
     Ok(outputs.into_iter().map(Val::Tensor).collect())
 }
 
@@ -56,7 +64,8 @@ impl<'a, 's, 'c> Operands<'a, 's, 'c> {
     }
 
     fn get(&self, index: usize) -> Result<Option<ValueId>> {
-        let is_genuine = self.genuine.as_ref().is_none_or(|genuine| genuine.contains(&(index as i64)));
+        let is_genuine =
+            self.genuine.as_ref().is_none_or(|genuine| genuine.contains(&(index as i64)));
         if index >= self.step.inputs.len() || !is_genuine {
             return Ok(None);
         }
@@ -71,10 +80,14 @@ impl<'a, 's, 'c> Operands<'a, 's, 'c> {
     fn weight(&self, index: usize) -> Result<Option<&'a Tensor>> {
         let Some(id) = self.get(index)? else { return Ok(None) };
         let tensor = self.step.builder.constant(id);
-        let tensor =
-            tensor.ok_or_else(|| Error::unsupported(format!("the weights of operand {index} are no constant")))?;
+        let tensor = tensor.ok_or_else(|| {
+            Error::unsupported(format!("the weights of operand {index} are no constant"))
+        })?;
         if tensor.dtype() != DType::F32 {
-            return Err(Error::unsupported(format!("the weights of operand {index} are {}", tensor.dtype())));
+            return Err(Error::unsupported(format!(
+                "the weights of operand {index} are {}",
+                tensor.dtype()
+            )));
         }
         Ok(Some(tensor))
     }
@@ -86,8 +99,12 @@ impl<'a, 's, 'c> Operands<'a, 's, 'c> {
             parts.extend(self.weight(index)?);
         }
         let Some(first) = parts.first() else { return Ok(None) };
-        if parts.len() != N || parts.iter().any(|part| part.shape().get(1..) != first.shape().get(1..)) {
-            return Err(Error::malformed(format!("operands {indices:?} are no gates of one layer")));
+        if parts.len() != N
+            || parts.iter().any(|part| part.shape().get(1..) != first.shape().get(1..))
+        {
+            return Err(Error::malformed(format!(
+                "operands {indices:?} are no gates of one layer"
+            )));
         }
         let rows = parts.iter().map(|part| part.shape().first().copied().unwrap_or(0)).sum();
         let mut shape = first.shape().to_vec();
@@ -104,11 +121,18 @@ fn lstm(step: &mut Step<'_, '_>) -> Result<Vec<Val>> {
     let operands = Operands::new(step)?;
     let missing = |what: &str| Error::malformed(format!("the {what} are missing"));
     let projection = operands.weight(16)?.map(|weight| {
-        Ok::<_, Error>(Projection { weight: Matrix::float(weight.clone()), bias: operands.weight(17)?.cloned() })
+        Ok::<_, Error>(Projection {
+            weight: Matrix::float(weight.clone()),
+            bias: operands.weight(17)?.cloned(),
+        })
     });
     let weights = CellWeights {
-        input: Matrix::float(operands.stacked([1, 2, 3, 4])?.ok_or_else(|| missing("input weights"))?),
-        recurrent: Matrix::float(operands.stacked([5, 6, 7, 8])?.ok_or_else(|| missing("recurrent weights"))?),
+        input: Matrix::float(
+            operands.stacked([1, 2, 3, 4])?.ok_or_else(|| missing("input weights"))?,
+        ),
+        recurrent: Matrix::float(
+            operands.stacked([5, 6, 7, 8])?.ok_or_else(|| missing("recurrent weights"))?,
+        ),
         auxiliary: None,
         bias: operands.stacked([12, 13, 14, 15])?,
         recurrent_bias: None,
@@ -139,7 +163,10 @@ fn lstm(step: &mut Step<'_, '_>) -> Result<Vec<Val>> {
 fn rnn(step: &mut Step<'_, '_>) -> Result<Vec<Val>> {
     let operands = Operands::new(step)?;
     let needed = |index: usize| {
-        operands.weight(index)?.cloned().ok_or_else(|| Error::malformed(format!("operand {index} is missing")))
+        operands
+            .weight(index)?
+            .cloned()
+            .ok_or_else(|| Error::malformed(format!("operand {index} is missing")))
     };
     let weights = CellWeights {
         input: Matrix::float(needed(1)?),
@@ -152,7 +179,8 @@ fn rnn(step: &mut Step<'_, '_>) -> Result<Vec<Val>> {
         projection: None,
     };
     let inputs = vec![Some(operands.needed(0)?), None, None, operands.get(4)?, None];
-    let (sequence, ..) = layer(step, Cell::Rnn(Rnn { activation: Activation::Tanh }), weights, inputs)?;
+    let (sequence, ..) =
+        layer(step, Cell::Rnn(Rnn { activation: Activation::Tanh }), weights, inputs)?;
     Ok(vec![Val::Opaque("result 0 of the fused op was never marked".into()), Val::Tensor(sequence)])
 }
 
@@ -166,7 +194,11 @@ fn layer(
     let has_cell_state = cell.has_cell_state();
     let layer = Recurrent {
         cell,
-        directions: vec![Direction { reverse: false, source: Source::X, weights: Arc::new(weights) }],
+        directions: vec![Direction {
+            reverse: false,
+            source: Source::X,
+            weights: Arc::new(weights),
+        }],
         layout: Layout::TimeMajor,
         masking: Masking::Zero,
         merge: Merge::Separate,
@@ -175,14 +207,19 @@ fn layer(
     let slots = if has_cell_state { layer.output_slots() } else { Recurrent::h_n(0) + 1 };
     let name = step.node.name.clone();
     let derived = &mut step.context.derived;
-    let ids = step.builder.add(derived, &name, Op::Recurrent(layer), inputs, slots).within(|| "fused layer")?;
+    let ids = step
+        .builder
+        .add(derived, &name, Op::Recurrent(layer), inputs, slots)
+        .within(|| "fused layer")?;
     // Slot 1 is the second direction's sequence.
     if let Some(node) = step.builder.graph.nodes.last_mut()
         && let Some(output) = node.outputs.get_mut(Recurrent::y(1))
     {
         *output = None;
     }
-    let get = |slot: usize| ids.get(slot).copied().ok_or_else(|| Error::internal("a fused layer without results"));
+    let get = |slot: usize| {
+        ids.get(slot).copied().ok_or_else(|| Error::internal("a fused layer without results"))
+    };
     let cell_state = if has_cell_state { get(Recurrent::c_n(0))? } else { get(Recurrent::h_n(0))? };
     Ok((get(Recurrent::y(0))?, get(Recurrent::h_n(0))?, cell_state))
 }

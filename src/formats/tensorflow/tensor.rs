@@ -10,7 +10,8 @@ use crate::tensor::{DType, Element, Tensor, element_count};
 /// The number of `DT_STRING`, which is no tensor here.
 pub const STRING: i32 = 7;
 
-/// The element type behind TensorFlow's number; reference types (old variables) count as their base type.
+/// The element type behind TensorFlow's number; reference types (old variables) count as their base
+/// type.
 pub fn dtype(number: i32) -> Result<DType> {
     Ok(match if number > 100 { number - 100 } else { number } {
         1 => DType::F32,
@@ -25,7 +26,9 @@ pub fn dtype(number: i32) -> Result<DType> {
         STRING => return Err(Error::unsupported("strings are not supported")),
         0 => return Err(Error::malformed("the element type is missing")),
         8 | 11..=18 | 22..=33 => {
-            return Err(Error::unsupported(format!("TensorFlow's element type {number} is not supported")));
+            return Err(Error::unsupported(format!(
+                "TensorFlow's element type {number} is not supported"
+            )));
         }
         _ => return Err(Error::malformed(format!("{number} is no element type of TensorFlow"))),
     })
@@ -43,7 +46,9 @@ pub fn dims(shape: &TensorShapeProto) -> Result<Option<Vec<Option<usize>>>> {
     }
     let size = |size: i64| match size {
         -1 => Ok(None),
-        size => usize::try_from(size).map(Some).map_err(|_| Error::malformed(format!("a shape has the size {size}"))),
+        size => usize::try_from(size)
+            .map(Some)
+            .map_err(|_| Error::malformed(format!("a shape has the size {size}"))),
     };
     shape.dim.iter().map(|dim| size(dim.size)).collect::<Result<_>>().map(Some)
 }
@@ -66,7 +71,9 @@ pub fn tensor(proto: &TensorProto, budget: &mut Budget) -> Result<Tensor> {
         DType::F64 => splat(&shape, &proto.double_val, budget, |&x| Some(x)),
         DType::I64 => splat(&shape, &proto.int64_val, budget, |&x| Some(x)),
         DType::Bool => splat(&shape, &proto.bool_val, budget, |&x| Some(x)),
-        DType::F16 => splat(&shape, &proto.half_val, budget, |&x| u16::try_from(x).ok().map(f16::from_bits)),
+        DType::F16 => {
+            splat(&shape, &proto.half_val, budget, |&x| u16::try_from(x).ok().map(f16::from_bits))
+        }
         DType::I32 => splat(&shape, &proto.int_val, budget, |&x| Some(x)),
         DType::I16 => splat(&shape, &proto.int_val, budget, |&x| i16::try_from(x).ok()),
         DType::I8 => splat(&shape, &proto.int_val, budget, |&x| i8::try_from(x).ok()),
@@ -83,7 +90,10 @@ fn splat<V, E: Element>(
 ) -> Result<Tensor> {
     let count = element_count(shape)?;
     if values.len() > count {
-        return Err(Error::malformed(format!("a constant of shape {shape:?} has {} values", values.len())));
+        return Err(Error::malformed(format!(
+            "a constant of shape {shape:?} has {} values",
+            values.len()
+        )));
     }
     let repeated = (count - values.len()).saturating_mul(std::mem::size_of::<E>());
     budget.take(repeated)?;

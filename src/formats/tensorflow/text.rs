@@ -1,4 +1,5 @@
-//! GraphDefs in protobuf's text form (`.pbtxt`), turned into the binary form by a table of the fields that are read.
+//! GraphDefs in protobuf's text form (`.pbtxt`), turned into the binary form by a table of the
+//! fields that are read.
 
 use crate::error::{Error, Result};
 
@@ -129,12 +130,13 @@ fn type_number(name: &str) -> Option<i64> {
 }
 
 /// Whether the bytes begin as a GraphDef in text form does.
-pub fn recognises(bytes: &[u8]) -> bool {
+pub fn recognizes(bytes: &[u8]) -> bool {
     let mut parser = Parser { bytes, at: 0 };
     parser.space();
     let word = parser.word();
     parser.space();
-    matches!(word, "node" | "library" | "versions") && matches!(parser.peek(), Some(b'{' | b'<' | b':'))
+    matches!(word, "node" | "library" | "versions")
+        && matches!(parser.peek(), Some(b'{' | b'<' | b':'))
 }
 
 /// The binary form of a GraphDef in text form.
@@ -181,16 +183,27 @@ impl<'a> Parser<'a> {
     /// A name or a number: everything up to a delimiter.
     fn word(&mut self) -> &'a str {
         let start = self.at;
-        while self.peek().is_some_and(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-' | b'+'))
-        {
+        while self.peek().is_some_and(|byte| {
+            byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-' | b'+')
+        }) {
             self.at += 1;
         }
-        self.bytes.get(start..self.at).and_then(|word| std::str::from_utf8(word).ok()).unwrap_or_default()
+        self.bytes
+            .get(start..self.at)
+            .and_then(|word| std::str::from_utf8(word).ok())
+            .unwrap_or_default()
     }
 
-    /// The fields of a message up to `end`, encoded. Of an unknown message (`None`) nothing is kept.
-    fn message(&mut self, message: Option<Message>, end: Option<u8>, depth: usize) -> Result<Vec<u8>> {
-        let depth = depth.checked_sub(1).ok_or_else(|| Error::limit("messages are nested too deeply"))?;
+    /// The fields of a message up to `end`, encoded. Of an unknown message (`None`) nothing is
+    /// kept.
+    fn message(
+        &mut self,
+        message: Option<Message>,
+        end: Option<u8>,
+        depth: usize,
+    ) -> Result<Vec<u8>> {
+        let depth =
+            depth.checked_sub(1).ok_or_else(|| Error::limit("messages are nested too deeply"))?;
         let mut out = Vec::new();
         loop {
             self.space();
@@ -240,7 +253,11 @@ impl<'a> Parser<'a> {
             let inner = match known {
                 None => None,
                 Some((_, Kind::Message(message))) => Some(message),
-                Some(_) => return Err(Error::malformed("a message stands where a plain value was expected")),
+                Some(_) => {
+                    return Err(Error::malformed(
+                        "a message stands where a plain value was expected",
+                    ));
+                }
             };
             let encoded = self.message(inner, end, depth)?;
             if let Some((number, _)) = known {
@@ -256,7 +273,9 @@ impl<'a> Parser<'a> {
                     length_delimited(out, number, &text);
                     Ok(())
                 }
-                Some(_) => Err(Error::malformed("a string stands where another value was expected")),
+                Some(_) => {
+                    Err(Error::malformed("a string stands where another value was expected"))
+                }
             };
         }
         let word = self.word();
@@ -264,7 +283,8 @@ impl<'a> Parser<'a> {
             return Err(Error::malformed("a value was expected"));
         }
         let Some((number, kind)) = known else { return Ok(()) };
-        scalar(out, number, kind, word).ok_or_else(|| Error::malformed(format!("'{word}' is no value of this field")))
+        scalar(out, number, kind, word)
+            .ok_or_else(|| Error::malformed(format!("'{word}' is no value of this field")))
     }
 
     /// Adjacent strings are one.
@@ -307,7 +327,9 @@ impl<'a> Parser<'a> {
 
     fn digits(&mut self, base: u32, most: usize, mut value: u32) -> Result<u8> {
         for _ in 0..most {
-            let Some(digit) = self.peek().and_then(|byte| char::from(byte).to_digit(base)) else { break };
+            let Some(digit) = self.peek().and_then(|byte| char::from(byte).to_digit(base)) else {
+                break;
+            };
             value = value * base + digit;
             self.at += 1;
         }
@@ -373,9 +395,11 @@ fn integer(word: &str) -> Option<i64> {
     i64::try_from(sign * value).ok()
 }
 
-/// `f64` first: it holds every `f32` exactly, and shortest decimal forms of `f32` round to the same one through it.
+/// `f64` first: it holds every `f32` exactly, and shortest decimal forms of `f32` round to the same
+/// one through it.
 fn float(word: &str) -> Option<f64> {
-    let digits = word.strip_suffix(['f', 'F']).filter(|digits| !digits.ends_with("in")).unwrap_or(word);
+    let digits =
+        word.strip_suffix(['f', 'F']).filter(|digits| !digits.ends_with("in")).unwrap_or(word);
     match digits {
         "inf" | "infinity" => Some(f64::INFINITY),
         "-inf" | "-infinity" => Some(f64::NEG_INFINITY),

@@ -1,6 +1,9 @@
-//! The tables of a `.tflite` file: which field stands in which slot, and the verification of a whole file.
+//! The tables of a `.tflite` file: which field stands in which slot, and the verification of a
+//! whole file.
 
-use flatbuffers::{ForwardsUOffset, InvalidFlatbuffer, Vector, Verifiable, Verifier, VerifierOptions};
+use flatbuffers::{
+    ForwardsUOffset, InvalidFlatbuffer, Vector, Verifiable, Verifier, VerifierOptions,
+};
 
 use super::wire::{Table, access, accessed, tables, verified};
 use crate::error::{Error, ErrorKind, Result as Checked};
@@ -14,14 +17,17 @@ pub(super) const VERSION: u32 = 3;
 /// Largest file that is read: offsets of the format are 32 bits, and no tool writes more than this.
 const MOST_BYTES: usize = 1 << 31;
 
-/// Model, vector of subgraphs, subgraph, operator, options: the format nests five tables; nothing deeper is declared.
+/// Model, vector of subgraphs, subgraph, operator, options: the format nests five tables; nothing
+/// deeper is declared.
 const MOST_DEPTH: usize = 8;
 
-/// Tables of a file. The largest unrolled models have some ten thousand operators of two to three tables each.
+/// Tables of a file. The largest unrolled models have some ten thousand operators of two to three
+/// tables each.
 const MOST_TABLES: usize = 1_000_000;
 
-/// What the file may grow to when every shared part is counted each time it is referred to: this many times its size (vtables
-/// are shared by design, a table of 20 bytes with a vtable of 30 is usual) and a little more for tiny files.
+/// What the file may grow to when every shared part is counted each time it is referred to: this
+/// many times its size (vtables are shared by design, a table of 20 bytes with a vtable of 30 is
+/// usual) and a little more for tiny files.
 const MOST_EXPANSION: usize = 16;
 
 tables! {
@@ -46,7 +52,8 @@ tables! {
     /// Bytes of constants, by index.
     Buffer {
         0 data: (bytes);
-        // For files over 2 GiB: the bytes stand behind the flatbuffer. 0 and 1 mean that they do not.
+        // For files over 2 GiB: the bytes stand behind the flatbuffer. 0 and 1 mean that they do
+        // not.
         1 offset: (u64 = 0);
         2 size: (u64 = 0);
     }
@@ -259,7 +266,8 @@ impl Verifiable for Operator<'_> {
             .visit_field::<ForwardsUOffset<Vector<u8>>>("custom_options", 14, false)?
             .visit_field::<ForwardsUOffset<Vector<i32>>>("intermediates", 20, false)?
             .visit_field::<u64>("large_custom_options_offset", 22, false)?;
-        // Writers leave the type behind without a table, so that the two need not be there together.
+        // Writers leave the type behind without a table, so that the two need not be there
+        // together.
         if let (Some(kind), Some(options)) = (table.deref(10)?, table.deref(12)?) {
             let kind = table.verifier().get_u8(kind)?;
             verify_options(kind, table.verifier(), options)?;
@@ -330,10 +338,14 @@ pub(super) fn has_identifier(bytes: &[u8]) -> bool {
     bytes.get(4..8) == Some(IDENTIFIER)
 }
 
-/// Verifies the whole file: every offset, vector, string and table that is declared here lies in it, within the limits above.
+/// Verifies the whole file: every offset, vector, string and table that is declared here lies in
+/// it, within the limits above.
 pub(super) fn verify(bytes: &[u8]) -> Checked<Model<'_>> {
     if bytes.len() > MOST_BYTES {
-        return Err(Error::limit(format!("the file has {} bytes, over the limit of {MOST_BYTES}", bytes.len())));
+        return Err(Error::limit(format!(
+            "the file has {} bytes, over the limit of {MOST_BYTES}",
+            bytes.len()
+        )));
     }
     if !has_identifier(bytes) {
         return Err(Error::malformed("the file does not carry the identifier TFL3 at byte 4"));
@@ -346,18 +358,26 @@ pub(super) fn verify(bytes: &[u8]) -> Checked<Model<'_>> {
     };
     let mut verifier = Verifier::new(&limits, bytes);
     <ForwardsUOffset<Model>>::run_verifier(&mut verifier, 0).map_err(invalid)?;
-    Table::root(bytes).map(Model::from).ok_or_else(|| Error::malformed("the file has no root table"))
+    Table::root(bytes)
+        .map(Model::from)
+        .ok_or_else(|| Error::malformed("the file has no root table"))
 }
 
 /// The verifier's finding as this crate's error.
 fn invalid(error: InvalidFlatbuffer) -> Error {
     let (kind, what) = match &error {
-        InvalidFlatbuffer::TooManyTables => (ErrorKind::Limit, format!("more than {MOST_TABLES} tables")),
+        InvalidFlatbuffer::TooManyTables => {
+            (ErrorKind::Limit, format!("more than {MOST_TABLES} tables"))
+        }
         InvalidFlatbuffer::ApparentSizeTooLarge => (
             ErrorKind::Limit,
-            format!("parts shared so often that they expand to over {MOST_EXPANSION} times the file"),
+            format!(
+                "parts shared so often that they expand to over {MOST_EXPANSION} times the file"
+            ),
         ),
-        InvalidFlatbuffer::DepthLimitReached => (ErrorKind::Limit, format!("tables nested deeper than {MOST_DEPTH}")),
+        InvalidFlatbuffer::DepthLimitReached => {
+            (ErrorKind::Limit, format!("tables nested deeper than {MOST_DEPTH}"))
+        }
         _ => {
             let text = error.to_string();
             (ErrorKind::Malformed, text.split_whitespace().collect::<Vec<_>>().join(" "))

@@ -1,10 +1,11 @@
 //! Access to the tables of a flatbuffer, without unsafe code.
 //!
-//! The crate `flatbuffers` verifies a buffer and then reads it through `unsafe` accessors that trust their caller to ask for
-//! the type that was verified. Here a field is declared once ([`tables!`]), and both its verification and its accessor come
-//! from that declaration; the accessor itself checks every index again, so that a mistake here can give a wrong value but
-//! never a read outside the file. A field that is absent (or that does not lie in the buffer, which the verification
-//! excludes) reads as its default.
+//! The crate `flatbuffers` verifies a buffer and then reads it through `unsafe` accessors that
+//! trust their caller to ask for the type that was verified. Here a field is declared once
+//! ([`tables!`]), and both its verification and its accessor come from that declaration; the
+//! accessor itself checks every index again, so that a mistake here can give a wrong value but
+//! never a read outside the file. A field that is absent (or that does not lie in the buffer, which
+//! the verification excludes) reads as its default.
 
 /// A table inside a buffer.
 #[derive(Clone, Copy)]
@@ -50,8 +51,9 @@ impl<'a> Table<'a> {
 
     /// Position of the field in a slot; `None` when the field is absent.
     fn field(self, slot: usize) -> Option<usize> {
-        // A table begins with the distance back to its vtable: u16 size of the vtable, u16 size of the table, then one
-        // u16 per slot, the field's distance from the table's start, 0 for absent.
+        // A table begins with the distance back to its vtable: u16 size of the vtable, u16 size of
+        // the table, then one u16 per slot, the field's distance from the table's start, 0 for
+        // absent.
         let back = i64::from(i32::read(self.bytes, self.at)?);
         let vtable = usize::try_from(i64::try_from(self.at).ok()?.checked_sub(back)?).ok()?;
         let size = usize::from(u16::read(self.bytes, vtable)?);
@@ -84,7 +86,9 @@ impl<'a> Table<'a> {
     }
 
     pub(super) fn bytes(self, slot: usize) -> &'a [u8] {
-        self.vector(slot, 1).and_then(|(first, count)| self.bytes.get(first..first + count)).unwrap_or_default()
+        self.vector(slot, 1)
+            .and_then(|(first, count)| self.bytes.get(first..first + count))
+            .unwrap_or_default()
     }
 
     pub(super) fn text(self, slot: usize) -> &'a str {

@@ -46,7 +46,8 @@ pub(super) fn product(dims: &[Dim]) -> Result<Dim> {
     dims.iter().try_fold(Dim::Known(1), |product, &dim| mul(product, dim))
 }
 
-/// How many runs of `divisor > 0` elements a tensor of these sizes has; an error when they do not come out even.
+/// How many runs of `divisor > 0` elements a tensor of these sizes has; an error when they do not
+/// come out even.
 ///
 /// `[s0, 28, 28]` by 784 is `s0`.
 pub(super) fn quotient(dims: &[Dim], divisor: usize) -> Result<Dim> {
@@ -63,9 +64,10 @@ pub(super) fn quotient(dims: &[Dim], divisor: usize) -> Result<Dim> {
     }
     match open.as_slice() {
         [] if known.checked_rem(divisor) == Some(0) => Ok(Dim::Known(known / divisor)),
-        [] => {
-            Err(Error::graph(format!("expected a multiple of {divisor} elements, found {known}: {}", show(Some(dims)))))
-        }
+        [] => Err(Error::graph(format!(
+            "expected a multiple of {divisor} elements, found {known}: {}",
+            show(Some(dims))
+        ))),
         [one] if known == divisor => Ok(*one),
         _ => Ok(Dim::Unknown),
     }
@@ -96,13 +98,21 @@ pub(super) fn unify(a: Dim, b: Dim) -> Option<Dim> {
 }
 
 /// The shape of two tensors that must have the same one.
-pub(super) fn unify_shapes(what: &str, a: Option<&[Dim]>, b: Option<&[Dim]>) -> Result<Option<Vec<Dim>>> {
+pub(super) fn unify_shapes(
+    what: &str,
+    a: Option<&[Dim]>,
+    b: Option<&[Dim]>,
+) -> Result<Option<Vec<Dim>>> {
     match (a, b) {
         (Some(left), Some(right)) => {
             let unified = (left.len() == right.len())
-                .then(|| left.iter().zip(right).map(|(&x, &y)| unify(x, y)).collect::<Option<Vec<Dim>>>())
+                .then(|| {
+                    left.iter().zip(right).map(|(&x, &y)| unify(x, y)).collect::<Option<Vec<Dim>>>()
+                })
                 .flatten();
-            unified.map(Some).ok_or_else(|| Error::graph(format!("{what}: expected {}, found {}", show(a), show(b))))
+            unified.map(Some).ok_or_else(|| {
+                Error::graph(format!("{what}: expected {}, found {}", show(a), show(b)))
+            })
         }
         (Some(one), None) | (None, Some(one)) => Ok(Some(one.to_vec())),
         (None, None) => Ok(None),
@@ -127,7 +137,9 @@ pub(super) fn broadcast(a: Option<&[Dim]>, b: Option<&[Dim]>) -> Result<Option<V
         return Ok(None);
     };
     let rank = left.len().max(right.len());
-    let at = |dims: &[Dim], i: usize| (i + dims.len()).checked_sub(rank).map_or(Dim::Known(1), |k| dims[k]);
+    let at = |dims: &[Dim], i: usize| {
+        (i + dims.len()).checked_sub(rank).map_or(Dim::Known(1), |k| dims[k])
+    };
     (0..rank)
         .map(|i| broadcast_dim(at(left, i), at(right, i)))
         .collect::<Option<Vec<Dim>>>()
@@ -136,7 +148,13 @@ pub(super) fn broadcast(a: Option<&[Dim]>, b: Option<&[Dim]>) -> Result<Option<V
 }
 
 /// Checks that `dims` has size `expected` at `axis`, as far as it is known.
-pub(super) fn expect(name: &str, dims: &[Dim], axis: usize, expected: usize, meaning: &str) -> Result<()> {
+pub(super) fn expect(
+    name: &str,
+    dims: &[Dim],
+    axis: usize,
+    expected: usize,
+    meaning: &str,
+) -> Result<()> {
     let found = dims.get(axis).copied().unwrap_or(Dim::Unknown);
     if found.agrees_with(Dim::Known(expected)) {
         return Ok(());
@@ -152,9 +170,9 @@ pub(super) fn from_integers(name: &str, values: &[i64]) -> Result<Vec<Dim>> {
     values
         .iter()
         .map(|&value| {
-            usize::try_from(value)
-                .map(Dim::Known)
-                .map_err(|_| Error::graph(format!("{name}: expected sizes of 0 or more, found {values:?}")))
+            usize::try_from(value).map(Dim::Known).map_err(|_| {
+                Error::graph(format!("{name}: expected sizes of 0 or more, found {values:?}"))
+            })
         })
         .collect()
 }

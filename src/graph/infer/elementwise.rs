@@ -74,7 +74,10 @@ pub(super) fn binary(binary: Binary, operands: &Operands<'_>) -> Result<ValueTyp
         }
     };
     if dtype == DType::Bool && binary.activation != Activation::Linear {
-        return Err(Error::graph(format!("{}: a bool result takes no activation", binary.function.name())));
+        return Err(Error::graph(format!(
+            "{}: a bool result takes no activation",
+            binary.function.name()
+        )));
     }
     Ok(ty(dtype, dims::broadcast(a.dims(), b.dims())?))
 }
@@ -118,11 +121,12 @@ pub(super) fn reduce(reduce: Reduce, operands: &Operands<'_>) -> Result<ValueTyp
         return Ok(ty(x.dtype(), shape));
     };
     let reduced = dims::axis_set(&axes, sizes.len())?;
-    let kept = sizes.iter().zip(reduced).filter_map(|(&dim, gone)| match (gone, reduce.keep_dims) {
-        (false, _) => Some(dim),
-        (true, true) => Some(Dim::Known(1)),
-        (true, false) => None,
-    });
+    let kept =
+        sizes.iter().zip(reduced).filter_map(|(&dim, gone)| match (gone, reduce.keep_dims) {
+            (false, _) => Some(dim),
+            (true, true) => Some(Dim::Known(1)),
+            (true, false) => None,
+        });
     Ok(ty(x.dtype(), Some(kept.collect())))
 }
 
@@ -130,7 +134,10 @@ pub(super) fn arg_max(options: ArgMax, operands: &Operands<'_>) -> Result<ValueT
     let x = operands.get(0, "x")?;
     expect_number(&x, "x")?;
     if !matches!(options.dtype, DType::I32 | DType::I64) {
-        return Err(Error::graph(format!("indices: expected int32 or int64, found {}", options.dtype)));
+        return Err(Error::graph(format!(
+            "indices: expected int32 or int64, found {}",
+            options.dtype
+        )));
     }
     let axis = operands.get(1, "axis")?.integer("axis")?;
     let shape = match (x.dims(), axis) {

@@ -7,25 +7,33 @@ use super::{Operand, Operands, dims, ty};
 use crate::error::{Error, Result};
 use crate::tensor::DType;
 
-/// The type of a product's result, for the element types of activations and weights that go together.
+/// The type of a product's result, for the element types of activations and weights that go
+/// together.
 fn product_dtype(x: &Operand<'_>, w: &Operand<'_>) -> Result<DType> {
     let pair = (x.dtype(), w.dtype());
     match pair {
         // Float, with weights stored in half precision or (hybrid) int8.
         (DType::F32, DType::F32 | DType::F16 | DType::I8 | DType::U8) => Ok(DType::F32),
-        (DType::F64, DType::F64) | (DType::F16, DType::F16) | (DType::I32, DType::I32) => Ok(x.dtype()),
-        (DType::I8 | DType::I16, DType::I8) | (DType::U8, DType::U8) | (DType::I16, DType::I16) => Ok(x.dtype()),
+        (DType::F64, DType::F64) | (DType::F16, DType::F16) | (DType::I32, DType::I32) => {
+            Ok(x.dtype())
+        }
+        (DType::I8 | DType::I16, DType::I8) | (DType::U8, DType::U8) | (DType::I16, DType::I16) => {
+            Ok(x.dtype())
+        }
         _ => Err(Error::graph(format!("no product of {} with weights of {}", pair.0, pair.1))),
     }
 }
 
-/// Checks `[rows]`: float for float results, int32 (int64 beside int16 activations) for integer ones.
+/// Checks `[rows]`: float for float results, int32 (int64 beside int16 activations) for integer
+/// ones.
 fn expect_bias(bias: Option<Operand<'_>>, rows: Option<Dim>, result: DType) -> Result<()> {
     let Some(bias) = bias else {
         return Ok(());
     };
     match result {
-        DType::F32 | DType::F64 | DType::F16 => bias.expect_dtype("bias", &[DType::F32, DType::F16, result])?,
+        DType::F32 | DType::F64 | DType::F16 => {
+            bias.expect_dtype("bias", &[DType::F32, DType::F16, result])?
+        }
         DType::I8 | DType::U8 | DType::I16 | DType::I32 | DType::I64 | DType::Bool => {
             bias.expect_dtype("bias", &[DType::I32, DType::I64])?;
         }
@@ -38,7 +46,10 @@ fn expect_bias(bias: Option<Operand<'_>>, rows: Option<Dim>, result: DType) -> R
     Ok(())
 }
 
-pub(super) fn fully_connected(options: &FullyConnected, operands: &Operands<'_>) -> Result<ValueType> {
+pub(super) fn fully_connected(
+    options: &FullyConnected,
+    operands: &Operands<'_>,
+) -> Result<ValueType> {
     let x = operands.get(0, "x")?;
     let w = operands.get(1, "weights")?;
     let dtype = product_dtype(&x, &w)?;
@@ -47,7 +58,10 @@ pub(super) fn fully_connected(options: &FullyConnected, operands: &Operands<'_>)
         _ => (Dim::Unknown, Dim::Unknown),
     };
     if columns == Dim::Known(0) || rows == Dim::Known(0) {
-        return Err(Error::graph(format!("weights: expected sizes of 1 or more, found {}", dims::show(w.dims()))));
+        return Err(Error::graph(format!(
+            "weights: expected sizes of 1 or more, found {}",
+            dims::show(w.dims())
+        )));
     }
     expect_bias(operands.optional(2), Some(rows), dtype)?;
     let shape = match (x.dims(), options.keep_leading_axes) {
@@ -74,7 +88,10 @@ fn expect_width(name: &str, shape: Option<&[Dim]>, found: Dim, expected: Dim) ->
     if found.agrees_with(expected) {
         return Ok(());
     }
-    Err(Error::graph(format!("{name}: expected width {expected}, found shape {}", dims::show(shape))))
+    Err(Error::graph(format!(
+        "{name}: expected width {expected}, found shape {}",
+        dims::show(shape)
+    )))
 }
 
 pub(super) fn mat_mul(options: MatMul, operands: &Operands<'_>) -> Result<ValueType> {
@@ -130,13 +147,21 @@ pub(super) fn conv2d(options: &Conv2d, operands: &Operands<'_>) -> Result<ValueT
     let sizes = x.ranked("x", 4)?.unwrap_or(&open);
     let kernel = w.ranked("weights", 4)?.unwrap_or(&open);
     if kernel.contains(&Dim::Known(0)) {
-        return Err(Error::graph(format!("weights: expected sizes of 1 or more, found {}", dims::show(w.dims()))));
+        return Err(Error::graph(format!(
+            "weights: expected sizes of 1 or more, found {}",
+            dims::show(w.dims())
+        )));
     }
-    let ([n, height, width, channels], [filters, kernel_height, kernel_width, depth]) = (sizes, kernel) else {
+    let ([n, height, width, channels], [filters, kernel_height, kernel_width, depth]) =
+        (sizes, kernel)
+    else {
         return Err(Error::internal("rank 4 was checked"));
     };
     if !channels.agrees_with(*depth) {
-        return Err(Error::graph(format!("x: expected {depth} channels, found shape {}", dims::show(x.dims()))));
+        return Err(Error::graph(format!(
+            "x: expected {depth} channels, found shape {}",
+            dims::show(x.dims())
+        )));
     }
     expect_bias(operands.optional(2), Some(*filters), dtype)?;
     let extent = |dim: Dim, kernel: Dim, i: usize| -> Result<Dim> {
@@ -149,11 +174,15 @@ pub(super) fn conv2d(options: &Conv2d, operands: &Operands<'_>) -> Result<ValueT
         let Dim::Known(kernel) = kernel else {
             return Ok(Dim::Unknown);
         };
-        let reach = kernel.saturating_sub(1).checked_mul(options.dilations[i]).and_then(|reach| reach.checked_add(1));
+        let reach = kernel
+            .saturating_sub(1)
+            .checked_mul(options.dilations[i])
+            .and_then(|reach| reach.checked_add(1));
         let reach = reach.ok_or_else(|| Error::limit("weights: the dilated size overflows"))?;
         Ok(Dim::Known(size.checked_sub(reach).map_or(0, |room| room / stride + 1)))
     };
-    let shape = vec![*n, extent(*height, *kernel_height, 0)?, extent(*width, *kernel_width, 1)?, *filters];
+    let shape =
+        vec![*n, extent(*height, *kernel_height, 0)?, extent(*width, *kernel_width, 1)?, *filters];
     Ok(ty(dtype, Some(shape)))
 }
 
@@ -174,7 +203,9 @@ pub(super) fn svdf(svdf: &Svdf, operands: &Operands<'_>) -> Result<Vec<ValueType
         SvdfArithmetic::Integer { input, state, output } => {
             for scale in [input.0, *state, output.0] {
                 if !(scale.is_finite() && scale > 0.0) {
-                    return Err(Error::graph(format!("scale: expected a positive number, found {scale}")));
+                    return Err(Error::graph(format!(
+                        "scale: expected a positive number, found {scale}"
+                    )));
                 }
             }
             (DType::I8, DType::I16, &[DType::I8][..], &[DType::I16][..], DType::I32)
@@ -204,7 +235,8 @@ pub(super) fn svdf(svdf: &Svdf, operands: &Operands<'_>) -> Result<Vec<ValueType
         }
         _ => Dim::Unknown,
     };
-    let width = filters.checked_mul(slots).ok_or_else(|| Error::limit("state: the size overflows"))?;
+    let width =
+        filters.checked_mul(slots).ok_or_else(|| Error::limit("state: the size overflows"))?;
     let mut state_batch = Dim::Unknown;
     if let Some(state) = operands.optional(1) {
         state.expect_dtype("state", &[memory])?;
@@ -213,7 +245,11 @@ pub(super) fn svdf(svdf: &Svdf, operands: &Operands<'_>) -> Result<Vec<ValueType
             state_batch = sizes[0];
         }
     }
-    let batch = dims::unify(batch, state_batch)
-        .ok_or_else(|| Error::graph(format!("state: expected batch size {batch}, found {state_batch}")))?;
-    Ok(vec![ty(activations, Some(vec![batch, Dim::Known(units)])), ty(memory, Some(vec![batch, Dim::Known(width)]))])
+    let batch = dims::unify(batch, state_batch).ok_or_else(|| {
+        Error::graph(format!("state: expected batch size {batch}, found {state_batch}"))
+    })?;
+    Ok(vec![
+        ty(activations, Some(vec![batch, Dim::Known(units)])),
+        ty(memory, Some(vec![batch, Dim::Known(width)])),
+    ])
 }

@@ -27,13 +27,15 @@ pub struct Operand<'a> {
     pub known: Option<&'a Tensor>,
 }
 
-/// The types of the results of `op`, by output slot; `outputs` is the number of slots that the node has (split and unpack need it).
+/// The types of the results of `op`, by output slot; `outputs` is the number of slots that the node
+/// has (split and unpack need it).
 ///
-/// Checks ranks, sizes and types of the operands on the way, for every op. Sizes may be symbolic or unknown, so the same
-/// function serves the readers (symbolic) and the planner (concrete). Quantisation of results is not inferred.
+/// Checks ranks, sizes and types of the operands on the way, for every op. Sizes may be symbolic or
+/// unknown, so the same function serves the readers (symbolic) and the planner (concrete).
+/// Quantization of results is not inferred.
 ///
-/// Two ops keep something for the declared type to say: the integer type of [`Op::Quantize`]'s result (int8 is returned), and
-/// everything of [`Op::Custom`]'s results (none is returned).
+/// Two ops keep something for the declared type to say: the integer type of [`Op::Quantize`]'s
+/// result (int8 is returned), and everything of [`Op::Custom`]'s results (none is returned).
 ///
 /// # Errors
 /// [`InvalidGraph`](crate::ErrorKind::InvalidGraph) that says what was expected and what was found.
@@ -145,14 +147,18 @@ impl<'a> Operands<'a> {
             } else {
                 format!("{least} to {most}")
             };
-            return Err(Error::graph(format!("{}: expected {expected} operands, found {given}", op.name())));
+            return Err(Error::graph(format!(
+                "{}: expected {expected} operands, found {given}",
+                op.name()
+            )));
         }
         Ok(Operands { inputs })
     }
 
     /// The operand of a slot; its absence is an error.
     fn get(&self, slot: usize, name: &str) -> Result<Operand<'a>> {
-        self.optional(slot).ok_or_else(|| Error::graph(format!("operand {slot} ({name}) is absent")))
+        self.optional(slot)
+            .ok_or_else(|| Error::graph(format!("operand {slot} ({name}) is absent")))
     }
 
     fn optional(&self, slot: usize) -> Option<Operand<'a>> {
@@ -177,9 +183,10 @@ impl<'a> Operand<'a> {
     /// The sizes, after a check of the rank; `None` when the rank is unknown.
     fn ranked(&self, name: &str, rank: usize) -> Result<Option<&'a [Dim]>> {
         match self.dims() {
-            Some(dims) if dims.len() != rank => {
-                Err(Error::graph(format!("{name}: expected rank {rank}, found {}", dims::show(self.dims()))))
-            }
+            Some(dims) if dims.len() != rank => Err(Error::graph(format!(
+                "{name}: expected rank {rank}, found {}",
+                dims::show(self.dims())
+            ))),
             dims => Ok(dims),
         }
     }
@@ -190,7 +197,11 @@ impl<'a> Operand<'a> {
             return Ok(());
         }
         let names: Vec<&str> = expected.iter().map(|dtype| dtype.name()).collect();
-        Err(Error::graph(format!("{name}: expected {}, found {}", names.join(" or "), self.dtype())))
+        Err(Error::graph(format!(
+            "{name}: expected {}, found {}",
+            names.join(" or "),
+            self.dtype()
+        )))
     }
 
     /// Checks that the type is that of `other`.
@@ -201,9 +212,10 @@ impl<'a> Operand<'a> {
     fn expect_integer(&self, name: &str) -> Result<()> {
         match self.dtype() {
             DType::I8 | DType::U8 | DType::I16 | DType::I32 | DType::I64 => Ok(()),
-            DType::F16 | DType::F32 | DType::F64 | DType::Bool => {
-                Err(Error::graph(format!("{name}: expected an integer type, found {}", self.dtype())))
-            }
+            DType::F16 | DType::F32 | DType::F64 | DType::Bool => Err(Error::graph(format!(
+                "{name}: expected an integer type, found {}",
+                self.dtype()
+            ))),
         }
     }
 
@@ -211,7 +223,10 @@ impl<'a> Operand<'a> {
     fn integers(&self, name: &str) -> Result<Option<Vec<i64>>> {
         self.expect_integer(name)?;
         if self.dims().is_some_and(|dims| dims.len() > 1) {
-            return Err(Error::graph(format!("{name}: expected a list, found shape {}", dims::show(self.dims()))));
+            return Err(Error::graph(format!(
+                "{name}: expected a list, found shape {}",
+                dims::show(self.dims())
+            )));
         }
         self.known.map(Tensor::to_i64).transpose()
     }
@@ -223,17 +238,23 @@ impl<'a> Operand<'a> {
         match self.known.map(Tensor::to_i64).transpose()?.as_deref() {
             None => Ok(None),
             Some([value]) => Ok(Some(*value)),
-            Some(values) => Err(Error::graph(format!("{name}: expected one number, found {}", values.len()))),
+            Some(values) => {
+                Err(Error::graph(format!("{name}: expected one number, found {}", values.len())))
+            }
         }
     }
 
     /// Checks that there is one element, as far as the shape is known.
     fn expect_single(&self, name: &str) -> Result<()> {
-        let fits = self.dims().is_none_or(|dims| dims.iter().all(|dim| dim.agrees_with(Dim::Known(1))));
+        let fits =
+            self.dims().is_none_or(|dims| dims.iter().all(|dim| dim.agrees_with(Dim::Known(1))));
         if fits {
             Ok(())
         } else {
-            Err(Error::graph(format!("{name}: expected a scalar, found shape {}", dims::show(self.dims()))))
+            Err(Error::graph(format!(
+                "{name}: expected a scalar, found shape {}",
+                dims::show(self.dims())
+            )))
         }
     }
 
@@ -244,7 +265,10 @@ impl<'a> Operand<'a> {
             Some([]) => Some(1),
             Some([dim]) => dim.known(),
             Some(_) => {
-                return Err(Error::graph(format!("{name}: expected a list, found shape {}", dims::show(self.dims()))));
+                return Err(Error::graph(format!(
+                    "{name}: expected a list, found shape {}",
+                    dims::show(self.dims())
+                )));
             }
         })
     }

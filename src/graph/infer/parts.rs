@@ -29,7 +29,9 @@ pub(super) fn slice(operands: &Operands<'_>) -> Result<ValueType> {
         return Ok(ty(x.dtype(), Some(unknown)));
     };
     let entry = |list: &[i64], axis: usize| {
-        list.get(axis).copied().ok_or_else(|| Error::graph(format!("begin and size: expected {rank} entries each")))
+        list.get(axis)
+            .copied()
+            .ok_or_else(|| Error::graph(format!("begin and size: expected {rank} entries each")))
     };
     let mut shape = Vec::with_capacity(rank);
     for (axis, &dim) in sizes.iter().enumerate() {
@@ -51,7 +53,9 @@ fn slice_axis(dim: Dim, begin: Option<i64>, size: i64) -> Option<Dim> {
     let begin = begin.map(usize::try_from).transpose().ok()?;
     let size = if size == -1 { None } else { Some(usize::try_from(size).ok()?) };
     match (dim, begin, size) {
-        (Dim::Known(n), Some(begin), Some(size)) => (begin.checked_add(size)? <= n).then_some(Dim::Known(size)),
+        (Dim::Known(n), Some(begin), Some(size)) => {
+            (begin.checked_add(size)? <= n).then_some(Dim::Known(size))
+        }
         (Dim::Known(n), Some(begin), None) => n.checked_sub(begin).map(Dim::Known),
         (Dim::Known(n), None, Some(size)) => (size <= n).then_some(Dim::Known(size)),
         (_, _, Some(size)) => Some(Dim::Known(size)),
@@ -114,7 +118,11 @@ pub(super) fn pack(pack: Pack, operands: &Operands<'_>) -> Result<ValueType> {
     Ok(ty(first.dtype(), shape))
 }
 
-pub(super) fn unpack(unpack: Unpack, operands: &Operands<'_>, outputs: usize) -> Result<Vec<ValueType>> {
+pub(super) fn unpack(
+    unpack: Unpack,
+    operands: &Operands<'_>,
+    outputs: usize,
+) -> Result<Vec<ValueType>> {
     let x = operands.get(0, "x")?;
     let item = match x.dims() {
         None => None,
@@ -139,10 +147,16 @@ pub(super) fn split(operands: &Operands<'_>, outputs: usize) -> Result<Vec<Value
     if let Some(sizes) = sizes_operand
         && sizes.list_len("sizes")?.is_some_and(|count| count != outputs)
     {
-        return Err(Error::graph(format!("sizes: expected {outputs} entries, found {}", dims::show(sizes.dims()))));
+        return Err(Error::graph(format!(
+            "sizes: expected {outputs} entries, found {}",
+            dims::show(sizes.dims())
+        )));
     }
     let (Some(shape), Some(axis)) = (x.dims(), axis) else {
-        return Ok(vec![ty(x.dtype(), x.dims().map(|dims| vec![Dim::Unknown; dims.len()])); outputs]);
+        return Ok(vec![
+            ty(x.dtype(), x.dims().map(|dims| vec![Dim::Unknown; dims.len()]));
+            outputs
+        ]);
     };
     let axis = dims::axis(axis, shape.len())?;
     let parts = match sizes_operand {
@@ -164,7 +178,9 @@ fn equal_parts(dim: Dim, outputs: usize) -> Result<Vec<Dim>> {
     let part = match dim {
         Dim::Known(size) if size % outputs == 0 => Dim::Known(size / outputs),
         Dim::Known(size) => {
-            return Err(Error::graph(format!("x: expected a multiple of {outputs} on the split axis, found {size}")));
+            return Err(Error::graph(format!(
+                "x: expected a multiple of {outputs} on the split axis, found {size}"
+            )));
         }
         Dim::Symbol(_) if outputs == 1 => dim,
         Dim::Symbol(_) | Dim::Unknown => Dim::Unknown,
@@ -173,7 +189,9 @@ fn equal_parts(dim: Dim, outputs: usize) -> Result<Vec<Dim>> {
 }
 
 fn given_parts(dim: Dim, entries: &[i64], outputs: usize) -> Result<Vec<Dim>> {
-    let fail = || Error::graph(format!("sizes: {entries:?} do not make {outputs} parts of an axis of {dim}"));
+    let fail = || {
+        Error::graph(format!("sizes: {entries:?} do not make {outputs} parts of an axis of {dim}"))
+    };
     if entries.len() != outputs || entries.iter().filter(|&&entry| entry == -1).count() > 1 {
         return Err(fail());
     }
@@ -237,7 +255,10 @@ pub(super) fn reverse(operands: &Operands<'_>) -> Result<ValueType> {
     Ok(ty(x.dtype(), x.dims().map(<[Dim]>::to_vec)))
 }
 
-pub(super) fn reverse_sequence(options: ReverseSequence, operands: &Operands<'_>) -> Result<ValueType> {
+pub(super) fn reverse_sequence(
+    options: ReverseSequence,
+    operands: &Operands<'_>,
+) -> Result<ValueType> {
     let x = operands.get(0, "x")?;
     let lengths = operands.get(1, "lengths")?;
     lengths.expect_integer("lengths")?;
@@ -248,12 +269,15 @@ pub(super) fn reverse_sequence(options: ReverseSequence, operands: &Operands<'_>
     let time = dims::axis(options.time_axis, sizes.len())?;
     let batch = dims::axis(options.batch_axis, sizes.len())?;
     if time == batch {
-        return Err(Error::graph(format!("time and batch axis: expected two axes, found {time} for both")));
+        return Err(Error::graph(format!(
+            "time and batch axis: expected two axes, found {time} for both"
+        )));
     }
     let mut shape = sizes.to_vec();
     if let Some(&[count]) = list {
-        shape[batch] = dims::unify(sizes[batch], count)
-            .ok_or_else(|| Error::graph(format!("lengths: expected {} entries, found {count}", sizes[batch])))?;
+        shape[batch] = dims::unify(sizes[batch], count).ok_or_else(|| {
+            Error::graph(format!("lengths: expected {} entries, found {count}", sizes[batch]))
+        })?;
     }
     Ok(ty(x.dtype(), Some(shape)))
 }

@@ -1,6 +1,8 @@
 //! The recurrent layer: every weight against one derived set of sizes, every operand against them.
 
-use super::super::recurrent::{Arithmetic, Cell, CellWeights, Direction, Layout, Matrix, Merge, Recurrent, Source};
+use super::super::recurrent::{
+    Arithmetic, Cell, CellWeights, Direction, Layout, Matrix, Merge, Recurrent, Source,
+};
 use super::super::types::{Dim, ValueType};
 use super::{Operand, Operands, dims, ty};
 use crate::error::{Error, Place, Result};
@@ -62,7 +64,8 @@ pub(crate) fn has_output(layer: &Recurrent, slot: usize) -> bool {
     slot < layer.output_slots() && (layer.cell.has_cell_state() || slot.is_multiple_of(2))
 }
 
-/// Checks the layer and its operands; returns a type for every output slot, also for those that [`has_output`] denies.
+/// Checks the layer and its operands; returns a type for every output slot, also for those that
+/// [`has_output`] denies.
 pub(super) fn recurrent(layer: &Recurrent, operands: &Operands<'_>) -> Result<Vec<ValueType>> {
     let directions = layer.directions.len();
     if !(1..=2).contains(&directions) {
@@ -133,17 +136,22 @@ impl Frame {
     }
 
     fn join_batch(&mut self, name: &str, found: Dim) -> Result<()> {
-        self.batch = dims::unify(self.batch, found)
-            .ok_or_else(|| Error::graph(format!("{name}: expected batch size {}, found {found}", self.batch)))?;
+        self.batch = dims::unify(self.batch, found).ok_or_else(|| {
+            Error::graph(format!("{name}: expected batch size {}, found {found}", self.batch))
+        })?;
         Ok(())
     }
 }
 
 fn options(layer: &Recurrent) -> Result<()> {
     if let Cell::Lstm(lstm) = &layer.cell {
-        for (name, clip) in [("cell clip", lstm.cell_clip), ("projection clip", lstm.projection_clip)] {
+        for (name, clip) in
+            [("cell clip", lstm.cell_clip), ("projection clip", lstm.projection_clip)]
+        {
             if clip.is_some_and(|clip| !(clip.is_finite() && clip > 0.0)) {
-                return Err(Error::graph(format!("{name}: expected a positive number, found {clip:?}")));
+                return Err(Error::graph(format!(
+                    "{name}: expected a positive number, found {clip:?}"
+                )));
             }
         }
     }
@@ -158,12 +166,18 @@ fn options(layer: &Recurrent) -> Result<()> {
             };
             let all = [scales.input.0, scales.output_state.0, scales.hidden.0];
             match all.iter().find(|scale| !(scale.is_finite() && **scale > 0.0)) {
-                Some(scale) => Err(Error::graph(format!("scale: expected a positive number, found {scale}"))),
+                Some(scale) => {
+                    Err(Error::graph(format!("scale: expected a positive number, found {scale}")))
+                }
                 None => Ok(()),
             }
         }
         Arithmetic::IntegerBasic { weight_zero_point } => match (&layer.cell, weight_zero_point) {
-            (Cell::Lstm(lstm), 0..=255) if !lstm.coupled_input_forget && lstm.cell_clip.is_none() => Ok(()),
+            (Cell::Lstm(lstm), 0..=255)
+                if !lstm.coupled_input_forget && lstm.cell_clip.is_none() =>
+            {
+                Ok(())
+            }
             _ => Err(Error::graph(format!(
                 "basic integer arithmetic: expected a plain LSTM and a zero point of uint8, found {} and {weight_zero_point}",
                 layer.cell.name()
@@ -172,7 +186,8 @@ fn options(layer: &Recurrent) -> Result<()> {
     }
 }
 
-/// Derives the sizes of a direction from its input weights and holds every other weight against them.
+/// Derives the sizes of a direction from its input weights and holds every other weight against
+/// them.
 fn weights(layer: &Recurrent, direction: &Direction, types: &Types) -> Result<Sizes> {
     let w: &CellWeights = &direction.weights;
     let blocks = layer.cell.gate_blocks();
@@ -187,8 +202,13 @@ fn weights(layer: &Recurrent, direction: &Direction, types: &Types) -> Result<Si
     if output == 0 {
         return Err(Error::graph("projection weights: expected 1 row or more, found 0"));
     }
-    let sizes =
-        Sizes { rows, cells, output, input: w.input.columns(), auxiliary: w.auxiliary.as_ref().map(Matrix::columns) };
+    let sizes = Sizes {
+        rows,
+        cells,
+        output,
+        input: w.input.columns(),
+        auxiliary: w.auxiliary.as_ref().map(Matrix::columns),
+    };
     expect_matrix("input weights", &w.input, rows, sizes.input, types.matrices)?;
     if w.is_diagonal() {
         if !layer.cell.has_cell_state() || output != cells {
@@ -215,8 +235,12 @@ fn weights(layer: &Recurrent, direction: &Direction, types: &Types) -> Result<Si
 fn recurrent_bias(cell: &Cell, w: &CellWeights, cells: usize) -> Result<()> {
     match (&w.recurrent_bias, cell) {
         (None, _) => Ok(()),
-        (Some(bias), Cell::Gru(gru)) if gru.reset_after => expect_vector("recurrent bias", bias, cells, DType::F32),
-        (Some(_), _) => Err(Error::graph("recurrent bias: expected only in a GRU that resets after the product")),
+        (Some(bias), Cell::Gru(gru)) if gru.reset_after => {
+            expect_vector("recurrent bias", bias, cells, DType::F32)
+        }
+        (Some(_), _) => Err(Error::graph(
+            "recurrent bias: expected only in a GRU that resets after the product",
+        )),
     }
 }
 
@@ -229,23 +253,38 @@ fn lstm_parts(cell: &Cell, w: &CellWeights, sizes: &Sizes, types: &Types) -> Res
             ("projection", w.projection.is_some()),
         ];
         return match extra.iter().find(|(_, present)| *present) {
-            Some((name, _)) => Err(Error::graph(format!("{name}: expected only in an LSTM, found in {}", cell.name()))),
+            Some((name, _)) => Err(Error::graph(format!(
+                "{name}: expected only in an LSTM, found in {}",
+                cell.name()
+            ))),
             None => Ok(()),
         };
     };
-    if types.vectors.is_empty() && (w.peephole.is_some() || w.layer_norm.is_some() || w.projection.is_some()) {
-        return Err(Error::graph("basic integer arithmetic: expected no peephole, layer norm or projection"));
+    if types.vectors.is_empty()
+        && (w.peephole.is_some() || w.layer_norm.is_some() || w.projection.is_some())
+    {
+        return Err(Error::graph(
+            "basic integer arithmetic: expected no peephole, layer norm or projection",
+        ));
     }
     if let Some(peephole) = &w.peephole {
         let blocks: usize = if lstm.coupled_input_forget { 2 } else { 3 };
-        let count = blocks.checked_mul(sizes.cells).ok_or_else(|| Error::limit("peephole: the size overflows"))?;
+        let count = blocks
+            .checked_mul(sizes.cells)
+            .ok_or_else(|| Error::limit("peephole: the size overflows"))?;
         expect_matrix_shape("peephole", peephole, &[count], types.vectors)?;
     }
     if let Some(coefficients) = &w.layer_norm {
         expect_matrix_shape("layer norm", coefficients, &[sizes.rows], types.vectors)?;
     }
     if let Some(projection) = &w.projection {
-        expect_matrix("projection weights", &projection.weight, sizes.output, sizes.cells, types.matrices)?;
+        expect_matrix(
+            "projection weights",
+            &projection.weight,
+            sizes.output,
+            sizes.cells,
+            types.matrices,
+        )?;
         if let Some(bias) = &projection.bias {
             expect_vector("projection bias", bias, sizes.output, types.bias)?;
         }
@@ -254,25 +293,50 @@ fn lstm_parts(cell: &Cell, w: &CellWeights, sizes: &Sizes, types: &Types) -> Res
 }
 
 /// Checks `[rows, columns]`, the element type and the scales.
-pub(super) fn expect_matrix(name: &str, matrix: &Matrix, rows: usize, columns: usize, dtypes: &[DType]) -> Result<()> {
+pub(super) fn expect_matrix(
+    name: &str,
+    matrix: &Matrix,
+    rows: usize,
+    columns: usize,
+    dtypes: &[DType],
+) -> Result<()> {
     expect_matrix_shape(name, matrix, &[rows, columns], dtypes)
 }
 
-fn expect_matrix_shape(name: &str, matrix: &Matrix, shape: &[usize], dtypes: &[DType]) -> Result<()> {
+fn expect_matrix_shape(
+    name: &str,
+    matrix: &Matrix,
+    shape: &[usize],
+    dtypes: &[DType],
+) -> Result<()> {
     let data = &matrix.data;
     if data.shape() != shape {
-        return Err(Error::graph(format!("{name}: expected shape {shape:?}, found {:?}", data.shape())));
+        return Err(Error::graph(format!(
+            "{name}: expected shape {shape:?}, found {:?}",
+            data.shape()
+        )));
     }
     if !dtypes.contains(&data.dtype()) {
         let names: Vec<&str> = dtypes.iter().map(|dtype| dtype.name()).collect();
-        return Err(Error::graph(format!("{name}: expected {}, found {}", names.join(" or "), data.dtype())));
+        return Err(Error::graph(format!(
+            "{name}: expected {}, found {}",
+            names.join(" or "),
+            data.dtype()
+        )));
     }
     match (data.dtype().is_float(), matrix.scales.len()) {
         (true, 0) => return Ok(()),
         (true, found) => {
-            return Err(Error::graph(format!("{name}: expected no scales for float weights, found {found}")));
+            return Err(Error::graph(format!(
+                "{name}: expected no scales for float weights, found {found}"
+            )));
         }
-        (false, 0) => return Err(Error::graph(format!("{name}: expected scales for {} weights", data.dtype()))),
+        (false, 0) => {
+            return Err(Error::graph(format!(
+                "{name}: expected scales for {} weights",
+                data.dtype()
+            )));
+        }
         (false, found) if !matrix.rows().is_multiple_of(found) => {
             return Err(Error::graph(format!(
                 "{name}: expected scales that divide {} rows evenly, found {found}",
@@ -282,7 +346,9 @@ fn expect_matrix_shape(name: &str, matrix: &Matrix, shape: &[usize], dtypes: &[D
         (false, _) => {}
     }
     match matrix.scales.iter().find(|scale| !(scale.is_finite() && **scale >= 0.0)) {
-        Some(scale) => Err(Error::graph(format!("{name}: expected scales of 0 or more, found {scale}"))),
+        Some(scale) => {
+            Err(Error::graph(format!("{name}: expected scales of 0 or more, found {scale}")))
+        }
         None => Ok(()),
     }
 }
@@ -292,12 +358,24 @@ pub(super) fn expect_vector(name: &str, vector: &Tensor, count: usize, dtype: DT
     if vector.shape() == [count] && vector.dtype() == dtype {
         return Ok(());
     }
-    Err(Error::graph(format!("{name}: expected {dtype} [{count}], found {} {:?}", vector.dtype(), vector.shape())))
+    Err(Error::graph(format!(
+        "{name}: expected {dtype} [{count}], found {} {:?}",
+        vector.dtype(),
+        vector.shape()
+    )))
 }
 
-fn auxiliary_input(layer: &Recurrent, auxiliary: &Operand<'_>, types: &Types, frame: &mut Frame) -> Result<()> {
+fn auxiliary_input(
+    layer: &Recurrent,
+    auxiliary: &Operand<'_>,
+    types: &Types,
+    frame: &mut Frame,
+) -> Result<()> {
     auxiliary.expect_dtype("auxiliary input", &[types.activation])?;
-    let used = layer.directions.iter().any(|d| d.source == Source::Auxiliary || d.weights.auxiliary.is_some());
+    let used = layer
+        .directions
+        .iter()
+        .any(|d| d.source == Source::Auxiliary || d.weights.auxiliary.is_some());
     if !used {
         return Err(Error::graph("auxiliary input: no direction has weights for it"));
     }
@@ -315,20 +393,25 @@ fn widths(layer: &Recurrent, sizes: &[Sizes], x: &[Dim], operands: &Operands<'_>
         let (source_width, cross_width) = match direction.source {
             Source::X => (None, sizes.auxiliary),
             Source::Auxiliary if sizes.auxiliary.is_some() => {
-                return Err(Error::graph("auxiliary weights: the input weights act on the auxiliary input already"))
-                    .within(place);
+                return Err(Error::graph(
+                    "auxiliary weights: the input weights act on the auxiliary input already",
+                ))
+                .within(place);
             }
             Source::Auxiliary => (Some(sizes.input), None),
         };
         if direction.source == Source::X {
-            dims::expect("input", x, 2, sizes.input, "columns of the input weights").within(place)?;
+            dims::expect("input", x, 2, sizes.input, "columns of the input weights")
+                .within(place)?;
         }
         if let Some(width) = source_width.or(cross_width) {
             let Some(auxiliary) = auxiliary else {
-                return Err(Error::graph("auxiliary input: expected by the weights, found none")).within(place);
+                return Err(Error::graph("auxiliary input: expected by the weights, found none"))
+                    .within(place);
             };
             if let Some(found) = auxiliary.dims() {
-                dims::expect("auxiliary input", found, 2, width, "columns of its weights").within(place)?;
+                dims::expect("auxiliary input", found, 2, width, "columns of its weights")
+                    .within(place)?;
             }
         }
     }
@@ -343,7 +426,10 @@ fn masking(layout: Layout, mask: &Operand<'_>, frame: &mut Frame) -> Result<()> 
             None => Ok(()),
         };
     }
-    mask.expect_dtype("lengths or mask", &[DType::I32, DType::I64, DType::I16, DType::I8, DType::U8])?;
+    mask.expect_dtype(
+        "lengths or mask",
+        &[DType::I32, DType::I64, DType::I16, DType::I8, DType::U8],
+    )?;
     match mask.ranked("lengths", 1)? {
         Some(&[count]) => frame.join_batch("lengths", count),
         _ => Ok(()),
@@ -351,7 +437,13 @@ fn masking(layout: Layout, mask: &Operand<'_>, frame: &mut Frame) -> Result<()> 
 }
 
 /// The initial states `[B, P]` and `[B, H]`.
-fn states(layer: &Recurrent, sizes: &[Sizes], types: &Types, operands: &Operands<'_>, frame: &mut Frame) -> Result<()> {
+fn states(
+    layer: &Recurrent,
+    sizes: &[Sizes],
+    types: &Types,
+    operands: &Operands<'_>,
+    frame: &mut Frame,
+) -> Result<()> {
     for (d, sizes) in sizes.iter().enumerate() {
         let slots = [
             (Recurrent::h0(d), "output state", types.activation, sizes.output),
@@ -363,7 +455,10 @@ fn states(layer: &Recurrent, sizes: &[Sizes], types: &Types, operands: &Operands
             };
             let name = format!("{name} of direction {d}");
             if slot == Recurrent::c0(d) && !layer.cell.has_cell_state() {
-                return Err(Error::graph(format!("{name}: expected only in an LSTM, found in {}", layer.cell.name())));
+                return Err(Error::graph(format!(
+                    "{name}: expected only in an LSTM, found in {}",
+                    layer.cell.name()
+                )));
             }
             state.expect_dtype(&name, &[dtype])?;
             if let Some(found) = state.ranked(&name, 2)? {
@@ -377,7 +472,8 @@ fn states(layer: &Recurrent, sizes: &[Sizes], types: &Types, operands: &Operands
 
 fn results(layer: &Recurrent, sizes: &[Sizes], types: &Types, frame: Frame) -> Vec<ValueType> {
     let [first, second] = frame.leading(layer.layout);
-    let sequence = |width: usize| ty(types.activation, Some(vec![first, second, Dim::Known(width)]));
+    let sequence =
+        |width: usize| ty(types.activation, Some(vec![first, second, Dim::Known(width)]));
     let width = |d: usize| sizes.get(d).map_or(0, |sizes| sizes.output);
     // Widths are those of tensors that exist, far from overflow; saturation keeps the sum total.
     let merged = width(0).saturating_add(width(1));

@@ -1,4 +1,5 @@
-//! The recurrent layer under inference: every way that its weights, options and operands can disagree, each a named test or a row.
+//! The recurrent layer under inference: every way that its weights, options and operands can
+//! disagree, each a named test or a row.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -111,7 +112,8 @@ fn operands(others: &[(usize, Option<ValueType>)]) -> Vec<Option<ValueType>> {
 }
 
 fn run(layer: &Recurrent, given: &[Option<ValueType>]) -> Result<Vec<ValueType>> {
-    let inputs: Vec<_> = given.iter().map(|ty| ty.as_ref().map(|ty| Operand { ty, known: None })).collect();
+    let inputs: Vec<_> =
+        given.iter().map(|ty| ty.as_ref().map(|ty| Operand { ty, known: None })).collect();
     infer(&Op::Recurrent(layer.clone()), &inputs, layer.output_slots())
 }
 
@@ -126,7 +128,8 @@ fn complaint(layer: &Recurrent, given: &[Option<ValueType>]) -> String {
     }
 }
 
-/// Every row must be refused with a message that has the expected part; all failing rows are listed.
+/// Every row must be refused with a message that has the expected part; all failing rows are
+/// listed.
 fn refused(rows: Vec<(Recurrent, &str)>) {
     let failed: Vec<String> = rows
         .iter()
@@ -185,29 +188,66 @@ fn input_of_wrong_rank_is_refused_before_a_size_is_read() {
 #[test]
 fn input_width_must_be_that_of_the_weights() {
     let found = complaint(&lstm(), &operands(&[(0, float(&[T, B, I + 1]))]));
-    assert!(found.contains("direction 0: input: expected columns of the input weights = 3 on axis 2"), "{found}");
-    let swapped = complaint(&Recurrent { layout: Layout::BatchMajor, ..lstm() }, &operands(&[(3, float(&[B, H]))]));
-    assert!(swapped.contains("expected batch size 5, found 2"), "time_major with swapped sizes: {swapped}");
+    assert!(
+        found.contains("direction 0: input: expected columns of the input weights = 3 on axis 2"),
+        "{found}"
+    );
+    let swapped = complaint(
+        &Recurrent { layout: Layout::BatchMajor, ..lstm() },
+        &operands(&[(3, float(&[B, H]))]),
+    );
+    assert!(
+        swapped.contains("expected batch size 5, found 2"),
+        "time_major with swapped sizes: {swapped}"
+    );
 }
 
 #[test]
 fn weights_that_do_not_match_the_cell_count_are_refused() {
-    // microsoft/onnxruntime pull 29595: weights that do not match hidden_size were read out of bounds.
+    // microsoft/onnxruntime pull 29595: weights that do not match hidden_size were read out of
+    // bounds.
     let f32s = |shape: &[usize]| matrix(shape);
     refused(vec![
-        (with(lstm(), |w| w.input = f32s(&[4 * H + 1, I])), "multiple of 4 rows for 4 gate blocks, found 17"),
+        (
+            with(lstm(), |w| w.input = f32s(&[4 * H + 1, I])),
+            "multiple of 4 rows for 4 gate blocks, found 17",
+        ),
         (with(lstm(), |w| w.input = f32s(&[0, I])), "multiple of 4 rows"),
-        (with(lstm(), |w| w.input = f32s(&[4 * H])), "input weights: expected shape [16, 1], found [16]"),
+        (
+            with(lstm(), |w| w.input = f32s(&[4 * H])),
+            "input weights: expected shape [16, 1], found [16]",
+        ),
         (with(lstm(), |w| w.input = f32s(&[])), "multiple of 4 rows"),
-        (with(lstm(), |w| w.recurrent = f32s(&[4 * H, H + 1])), "recurrent weights: expected shape [16, 4]"),
-        (with(lstm(), |w| w.recurrent = f32s(&[4 * H - 1, H])), "recurrent weights: expected shape [16, 4]"),
-        (with(lstm(), |w| w.recurrent = f32s(&[H, 4 * H])), "recurrent weights: expected shape [16, 4]"),
+        (
+            with(lstm(), |w| w.recurrent = f32s(&[4 * H, H + 1])),
+            "recurrent weights: expected shape [16, 4]",
+        ),
+        (
+            with(lstm(), |w| w.recurrent = f32s(&[4 * H - 1, H])),
+            "recurrent weights: expected shape [16, 4]",
+        ),
+        (
+            with(lstm(), |w| w.recurrent = f32s(&[H, 4 * H])),
+            "recurrent weights: expected shape [16, 4]",
+        ),
         (with(lstm(), |w| w.recurrent = f32s(&[3 * H])), "recurrent weights: expected shape [16]"),
-        (with(gru(true), |w| w.recurrent = f32s(&[3 * H])), "diagonal recurrent weights: expected an LSTM"),
-        (with(lstm(), |w| w.bias = vector(3 * H)), "bias: expected float32 [16], found float32 [12]"),
-        (with(lstm(), |w| w.bias = Some(zeros(DType::I32, &[4 * H]))), "bias: expected float32 [16], found int32"),
+        (
+            with(gru(true), |w| w.recurrent = f32s(&[3 * H])),
+            "diagonal recurrent weights: expected an LSTM",
+        ),
+        (
+            with(lstm(), |w| w.bias = vector(3 * H)),
+            "bias: expected float32 [16], found float32 [12]",
+        ),
+        (
+            with(lstm(), |w| w.bias = Some(zeros(DType::I32, &[4 * H]))),
+            "bias: expected float32 [16], found int32",
+        ),
         (with(lstm(), |w| w.bias = Some(zeros(DType::F32, &[1, 4 * H]))), "found float32 [1, 16]"),
-        (with(rnn(), |w| w.input = f32s(&[4 * H, I])), "recurrent weights: expected shape [16, 16]"),
+        (
+            with(rnn(), |w| w.input = f32s(&[4 * H, I])),
+            "recurrent weights: expected shape [16, 16]",
+        ),
     ]);
 }
 
@@ -215,40 +255,71 @@ fn weights_that_do_not_match_the_cell_count_are_refused() {
 fn peephole_layer_norm_and_projection_have_one_size_each() {
     refused(vec![
         // One or two of three peepholes.
-        (with(lstm(), |w| w.peephole = Some(matrix(&[2 * H]))), "peephole: expected shape [12], found [8]"),
-        (with(lstm(), |w| w.peephole = Some(matrix(&[3, H]))), "peephole: expected shape [12]"),
-        (with(lstm(), |w| w.layer_norm = Some(matrix(&[3 * H]))), "layer norm: expected shape [16]"),
-        (with(gru(true), |w| w.peephole = Some(matrix(&[3 * H]))), "peephole: expected only in an LSTM, found in GRU"),
-        (with(rnn(), |w| w.layer_norm = Some(matrix(&[H]))), "layer norm: expected only in an LSTM"),
         (
-            with(lstm(), |w| w.projection = Some(Projection { weight: matrix(&[2, H]), bias: None })),
+            with(lstm(), |w| w.peephole = Some(matrix(&[2 * H]))),
+            "peephole: expected shape [12], found [8]",
+        ),
+        (with(lstm(), |w| w.peephole = Some(matrix(&[3, H]))), "peephole: expected shape [12]"),
+        (
+            with(lstm(), |w| w.layer_norm = Some(matrix(&[3 * H]))),
+            "layer norm: expected shape [16]",
+        ),
+        (
+            with(gru(true), |w| w.peephole = Some(matrix(&[3 * H]))),
+            "peephole: expected only in an LSTM, found in GRU",
+        ),
+        (
+            with(rnn(), |w| w.layer_norm = Some(matrix(&[H]))),
+            "layer norm: expected only in an LSTM",
+        ),
+        (
+            with(lstm(), |w| {
+                w.projection = Some(Projection { weight: matrix(&[2, H]), bias: None })
+            }),
             "recurrent weights: expected shape [16, 2], found [16, 4]",
         ),
         (
-            with(lstm(), |w| w.projection = Some(Projection { weight: matrix(&[H, H + 1]), bias: None })),
+            with(lstm(), |w| {
+                w.projection = Some(Projection { weight: matrix(&[H, H + 1]), bias: None })
+            }),
             "projection weights: expected shape [4, 4]",
         ),
         (
-            with(lstm(), |w| w.projection = Some(Projection { weight: matrix(&[H, H]), bias: vector(3) })),
+            with(lstm(), |w| {
+                w.projection = Some(Projection { weight: matrix(&[H, H]), bias: vector(3) })
+            }),
             "projection bias: expected float32 [4]",
         ),
         (
-            with(lstm(), |w| w.projection = Some(Projection { weight: matrix(&[0, H]), bias: None })),
+            with(lstm(), |w| {
+                w.projection = Some(Projection { weight: matrix(&[0, H]), bias: None })
+            }),
             "projection weights: expected 1 row or more",
         ),
         (
-            with(rnn(), |w| w.projection = Some(Projection { weight: matrix(&[H, H]), bias: None })),
+            with(rnn(), |w| {
+                w.projection = Some(Projection { weight: matrix(&[H, H]), bias: None })
+            }),
             "projection: expected only in an LSTM",
         ),
     ]);
     let mut coupled = lstm();
     coupled.cell = Cell::Lstm(Lstm { coupled_input_forget: true, ..lstm_cell() });
     coupled.directions[0] = direction(weights(3));
-    assert!(run(&with(coupled.clone(), |w| w.peephole = Some(matrix(&[2 * H]))), &operands(&[])).is_ok());
+    assert!(
+        run(&with(coupled.clone(), |w| w.peephole = Some(matrix(&[2 * H]))), &operands(&[]))
+            .is_ok()
+    );
     refused(vec![
-        (with(coupled.clone(), |w| w.peephole = Some(matrix(&[3 * H]))), "peephole: expected shape [8], found [12]"),
+        (
+            with(coupled.clone(), |w| w.peephole = Some(matrix(&[3 * H]))),
+            "peephole: expected shape [8], found [12]",
+        ),
         // The half of a coupled cell that still has its input gate.
-        (with(coupled, |w| w.recurrent = matrix(&[4 * H, H])), "recurrent weights: expected shape [12, 4]"),
+        (
+            with(coupled, |w| w.recurrent = matrix(&[4 * H, H])),
+            "recurrent weights: expected shape [12, 4]",
+        ),
     ]);
 }
 
@@ -256,8 +327,14 @@ fn peephole_layer_norm_and_projection_have_one_size_each() {
 fn the_recurrent_bias_is_for_gru_that_resets_after() {
     assert!(run(&with(gru(true), |w| w.recurrent_bias = vector(H)), &operands(&[])).is_ok());
     refused(vec![
-        (with(gru(true), |w| w.recurrent_bias = vector(3 * H)), "recurrent bias: expected float32 [4]"),
-        (with(gru(false), |w| w.recurrent_bias = vector(H)), "recurrent bias: expected only in a GRU"),
+        (
+            with(gru(true), |w| w.recurrent_bias = vector(3 * H)),
+            "recurrent bias: expected float32 [4]",
+        ),
+        (
+            with(gru(false), |w| w.recurrent_bias = vector(H)),
+            "recurrent bias: expected only in a GRU",
+        ),
         (with(lstm(), |w| w.recurrent_bias = vector(H)), "recurrent bias: expected only in a GRU"),
     ]);
 }
@@ -267,18 +344,25 @@ fn clips_are_positive_numbers() {
     for clip in [-1.0, 0.0, f32::NAN, f32::INFINITY] {
         let mut layer = lstm();
         layer.cell = Cell::Lstm(Lstm { cell_clip: Some(clip), ..lstm_cell() });
-        assert!(complaint(&layer, &operands(&[])).contains("cell clip: expected a positive number"), "{clip}");
+        assert!(
+            complaint(&layer, &operands(&[])).contains("cell clip: expected a positive number"),
+            "{clip}"
+        );
         layer.cell = Cell::Lstm(Lstm { projection_clip: Some(clip), ..lstm_cell() });
         assert!(complaint(&layer, &operands(&[])).contains("projection clip"), "{clip}");
     }
 }
 
 #[test]
-fn quantised_weights_need_scales_that_fit() {
-    let int8 = |scales: &[f32]| Matrix { data: zeros(DType::I8, &[4 * H, I]), scales: scales.to_vec() };
+fn quantized_weights_need_scales_that_fit() {
+    let int8 =
+        |scales: &[f32]| Matrix { data: zeros(DType::I8, &[4 * H, I]), scales: scales.to_vec() };
     let hybrid = Recurrent { arithmetic: Arithmetic::Hybrid { asymmetric: false }, ..lstm() };
     for fits in [&[0.5][..], &[0.5; 4], &[0.5; 16], &[0.0]] {
-        assert!(run(&with(hybrid.clone(), |w| w.input = int8(fits)), &operands(&[])).is_ok(), "{fits:?}");
+        assert!(
+            run(&with(hybrid.clone(), |w| w.input = int8(fits)), &operands(&[])).is_ok(),
+            "{fits:?}"
+        );
     }
     // CVE-2021-37682: no parameters, or fewer scales than channels.
     refused(vec![
@@ -296,8 +380,12 @@ fn quantised_weights_need_scales_that_fit() {
 fn operands_of_another_size_or_type_are_refused() {
     let bools = |shape: &[usize]| Some(ValueType::fixed(DType::Bool, shape));
     let ints = |shape: &[usize]| Some(ValueType::fixed(DType::I32, shape));
-    let (mask, aux, h0, c0) = (Recurrent::MASK, Recurrent::AUXILIARY, Recurrent::h0(0), Recurrent::c0(0));
-    assert!(run(&lstm(), &operands(&[(mask, ints(&[B])), (h0, float(&[B, H])), (c0, float(&[B, H]))])).is_ok());
+    let (mask, aux, h0, c0) =
+        (Recurrent::MASK, Recurrent::AUXILIARY, Recurrent::h0(0), Recurrent::c0(0));
+    assert!(
+        run(&lstm(), &operands(&[(mask, ints(&[B])), (h0, float(&[B, H])), (c0, float(&[B, H]))]))
+            .is_ok()
+    );
     assert!(run(&lstm(), &operands(&[(mask, bools(&[T, B]))])).is_ok());
     let rows = [
         (lstm(), mask, ints(&[B + 1]), "lengths: expected batch size 2, found 3"),
@@ -312,9 +400,19 @@ fn operands_of_another_size_or_type_are_refused() {
         (lstm(), h0, float(&[B + 1, H]), "expected batch size 2, found 3"),
         (lstm(), c0, float(&[B, H - 1]), "cell state of direction 0: expected width = 4"),
         (lstm(), c0, ints(&[B, H]), "cell state of direction 0: expected float32"),
-        (gru(true), c0, float(&[B, H]), "cell state of direction 0: expected only in an LSTM, found in GRU"),
+        (
+            gru(true),
+            c0,
+            float(&[B, H]),
+            "cell state of direction 0: expected only in an LSTM, found in GRU",
+        ),
         (lstm(), aux, float(&[T, B, I]), "auxiliary input: no direction has weights for it"),
-        (lstm(), 0, Some(ValueType::fixed(DType::F64, &[T, B, I])), "input: expected float32, found float64"),
+        (
+            lstm(),
+            0,
+            Some(ValueType::fixed(DType::F64, &[T, B, I])),
+            "input: expected float32, found float64",
+        ),
         (lstm(), Recurrent::h0(1), float(&[B, H]), "expected 1 to 5 operands, found 6"),
     ];
     for (layer, slot, ty, expected) in rows {
@@ -328,8 +426,13 @@ fn auxiliary_weights_and_input_go_together() {
     let aux = |width: usize| operands(&[(Recurrent::AUXILIARY, float(&[T, B, width]))]);
     let cross = with(lstm(), |w| w.auxiliary = Some(matrix(&[4 * H, 6])));
     assert!(run(&cross, &aux(6)).is_ok());
-    assert!(complaint(&cross, &aux(5)).contains("auxiliary input: expected columns of its weights = 6"));
-    assert!(complaint(&cross, &operands(&[])).contains("auxiliary input: expected by the weights, found none"));
+    assert!(
+        complaint(&cross, &aux(5)).contains("auxiliary input: expected columns of its weights = 6")
+    );
+    assert!(
+        complaint(&cross, &operands(&[]))
+            .contains("auxiliary input: expected by the weights, found none")
+    );
     let wrong = operands(&[(Recurrent::AUXILIARY, float(&[T, B + 1, 6]))]);
     assert!(complaint(&cross, &wrong).contains("auxiliary input: expected leading axes [5, 2]"));
 
@@ -337,7 +440,10 @@ fn auxiliary_weights_and_input_go_together() {
     parallel.directions[1].source = Source::Auxiliary;
     assert!(run(&parallel, &aux(I)).is_ok());
     assert!(complaint(&parallel, &aux(I + 1)).contains("direction 1: auxiliary input"));
-    assert!(complaint(&parallel, &operands(&[])).contains("direction 1: auxiliary input: expected by the weights"));
+    assert!(
+        complaint(&parallel, &operands(&[]))
+            .contains("direction 1: auxiliary input: expected by the weights")
+    );
     Arc::make_mut(&mut parallel.directions[1].weights).auxiliary = Some(matrix(&[4 * H, I]));
     assert!(complaint(&parallel, &aux(I)).contains("act on the auxiliary input already"));
 }
@@ -367,7 +473,8 @@ fn directions_and_merge_must_fit() {
 
 #[test]
 fn which_results_there_are() {
-    let has = |layer: &Recurrent| (0..8).filter(|&slot| has_output(layer, slot)).collect::<Vec<_>>();
+    let has =
+        |layer: &Recurrent| (0..8).filter(|&slot| has_output(layer, slot)).collect::<Vec<_>>();
     assert_eq!(has(&lstm()), [0, 2, 3]);
     assert_eq!(has(&gru(true)), [0, 2]);
     assert_eq!(has(&both(lstm())), [0, 1, 2, 3, 4, 5]);
@@ -384,13 +491,15 @@ fn integer_arithmetic_has_types_of_its_own() {
         gates: [0.1; 4],
         hidden: (0.1, 0),
     };
-    let integer = with(Recurrent { arithmetic: Arithmetic::Integer(scales.clone()), ..lstm() }, |w| {
-        w.input = int8(&[4 * H, I]);
-        w.recurrent = int8(&[4 * H, H]);
-        w.bias = Some(zeros(DType::I32, &[4 * H]));
-    });
+    let integer =
+        with(Recurrent { arithmetic: Arithmetic::Integer(scales.clone()), ..lstm() }, |w| {
+            w.input = int8(&[4 * H, I]);
+            w.recurrent = int8(&[4 * H, H]);
+            w.bias = Some(zeros(DType::I32, &[4 * H]));
+        });
     let of = |dtype, shape: &[usize]| Some(ValueType::fixed(dtype, shape));
-    let given = operands(&[(0, of(DType::I8, &[T, B, I])), (Recurrent::c0(0), of(DType::I16, &[B, H]))]);
+    let given =
+        operands(&[(0, of(DType::I8, &[T, B, I])), (Recurrent::c0(0), of(DType::I16, &[B, H]))]);
     let types: Vec<DType> = run(&integer, &given).unwrap().iter().map(|ty| ty.dtype).collect();
     assert_eq!([types[0], types[2], types[3]], [DType::I8, DType::I8, DType::I16]);
     assert!(complaint(&integer, &operands(&[])).contains("input: expected int8, found float32"));
@@ -417,12 +526,17 @@ fn svdf_sizes_follow_from_its_weights() {
         let types = [float(x).unwrap(), float(state).unwrap()];
         let operands: Vec<_> = types.iter().map(|ty| Some(Operand { ty, known: None })).collect();
         match infer(op, &operands, 2) {
-            Ok(types) => types.iter().map(|ty| dims::show(ty.shape.as_deref())).collect::<Vec<_>>().join(" "),
+            Ok(types) => {
+                types.iter().map(|ty| dims::show(ty.shape.as_deref())).collect::<Vec<_>>().join(" ")
+            }
             Err(error) => error.to_string(),
         }
     };
     assert_eq!(run(&svdf(2, 8, 10), &[B, I], &[B, 80]), "[2, 4] [2, 80]");
-    assert!(run(&svdf(2, 8, 10), &[B, I], &[B, 79]).contains("state: expected filters · memory slots = 80"));
+    assert!(
+        run(&svdf(2, 8, 10), &[B, I], &[B, 79])
+            .contains("state: expected filters · memory slots = 80")
+    );
     assert!(run(&svdf(2, 8, 10), &[B, I + 1], &[B, 80]).contains("x: expected input width = 3"));
     assert!(run(&svdf(0, 8, 10), &[B, I], &[B, 80]).contains("multiple of rank 0"));
     assert!(run(&svdf(3, 8, 10), &[B, I], &[B, 80]).contains("multiple of rank 3"));

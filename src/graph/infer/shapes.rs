@@ -13,7 +13,10 @@ pub(super) fn transpose(operands: &Operands<'_>) -> Result<ValueType> {
     if let (Some(sizes), Some(count)) = (x.dims(), permutation.list_len("permutation")?)
         && sizes.len() != count
     {
-        return Err(Error::graph(format!("permutation: expected {} entries, found {count}", sizes.len())));
+        return Err(Error::graph(format!(
+            "permutation: expected {} entries, found {count}",
+            sizes.len()
+        )));
     }
     let rank = x.dims().map(<[Dim]>::len).or(entries.as_ref().map(Vec::len));
     let (Some(rank), Some(entries)) = (rank, entries) else {
@@ -21,11 +24,15 @@ pub(super) fn transpose(operands: &Operands<'_>) -> Result<ValueType> {
     };
     let named = dims::axis_set(&entries, rank)?;
     if named.contains(&false) || entries.len() != rank {
-        return Err(Error::graph(format!("permutation: expected every axis of {rank} once, found {entries:?}")));
+        return Err(Error::graph(format!(
+            "permutation: expected every axis of {rank} once, found {entries:?}"
+        )));
     }
     let shape = match x.dims() {
         None => vec![Dim::Unknown; rank],
-        Some(sizes) => entries.iter().map(|&axis| Ok(sizes[dims::axis(axis, rank)?])).collect::<Result<_>>()?,
+        Some(sizes) => {
+            entries.iter().map(|&axis| Ok(sizes[dims::axis(axis, rank)?])).collect::<Result<_>>()?
+        }
     };
     Ok(ty(x.dtype(), Some(shape)))
 }
@@ -36,11 +43,17 @@ pub(super) fn reshape(operands: &Operands<'_>) -> Result<ValueType> {
     let Some(entries) = target.integers("shape")? else {
         return Ok(ty(x.dtype(), target.list_len("shape")?.map(|rank| vec![Dim::Unknown; rank])));
     };
-    if entries.iter().any(|&entry| entry < -1) || entries.iter().filter(|&&entry| entry == -1).count() > 1 {
-        return Err(Error::graph(format!("shape: expected sizes and at most one −1, found {entries:?}")));
+    if entries.iter().any(|&entry| entry < -1)
+        || entries.iter().filter(|&&entry| entry == -1).count() > 1
+    {
+        return Err(Error::graph(format!(
+            "shape: expected sizes and at most one −1, found {entries:?}"
+        )));
     }
-    let mut shape: Vec<Dim> =
-        entries.iter().map(|&entry| usize::try_from(entry).map_or(Dim::Unknown, Dim::Known)).collect();
+    let mut shape: Vec<Dim> = entries
+        .iter()
+        .map(|&entry| usize::try_from(entry).map_or(Dim::Unknown, Dim::Known))
+        .collect();
     let free = entries.iter().position(|&entry| entry == -1);
     let rest: Vec<Dim> = shape.iter().copied().filter(|dim| dim.known().is_some()).collect();
     let Dim::Known(count) = dims::product(&rest)? else {
@@ -49,7 +62,8 @@ pub(super) fn reshape(operands: &Operands<'_>) -> Result<ValueType> {
     let Some(sizes) = x.dims() else {
         return Ok(ty(x.dtype(), Some(shape)));
     };
-    let fail = || Error::graph(format!("cannot reshape {} to {entries:?}", dims::show(Some(sizes))));
+    let fail =
+        || Error::graph(format!("cannot reshape {} to {entries:?}", dims::show(Some(sizes))));
     match free {
         Some(_) if count == 0 => return Err(fail()),
         Some(position) => shape[position] = dims::quotient(sizes, count).map_err(|_| fail())?,
@@ -83,7 +97,10 @@ pub(super) fn squeeze(squeeze: &Squeeze, operands: &Operands<'_>) -> Result<Valu
             dims::show(x.dims())
         )));
     }
-    Ok(ty(x.dtype(), Some(sizes.iter().zip(gone).filter(|(_, gone)| !gone).map(|(&dim, _)| dim).collect())))
+    Ok(ty(
+        x.dtype(),
+        Some(sizes.iter().zip(gone).filter(|(_, gone)| !gone).map(|(&dim, _)| dim).collect()),
+    ))
 }
 
 pub(super) fn expand_dims(operands: &Operands<'_>) -> Result<ValueType> {
@@ -146,10 +163,13 @@ pub(super) fn range(operands: &Operands<'_>) -> Result<ValueType> {
         let at = |tensor: &crate::Tensor| tensor.to_f32().first().copied().map_or(0.0, f64::from);
         float_count(at(first), at(end), at(step))
     } else {
-        let at = |tensor: &crate::Tensor| tensor.to_i64().map(|v| v.first().copied().map_or(0, i128::from));
+        let at = |tensor: &crate::Tensor| {
+            tensor.to_i64().map(|v| v.first().copied().map_or(0, i128::from))
+        };
         integer_count(at(first)?, at(end)?, at(step)?)
     };
-    let count = count.ok_or_else(|| Error::graph("delta: expected a finite number that is not 0"))?;
+    let count =
+        count.ok_or_else(|| Error::graph("delta: expected a finite number that is not 0"))?;
     Ok(ty(start.dtype(), Some(vec![Dim::Known(count)])))
 }
 
@@ -175,16 +195,24 @@ pub(super) fn tile(operands: &Operands<'_>) -> Result<ValueType> {
     let multiples = operands.get(1, "multiples")?;
     let entries = multiples.integers("multiples")?;
     let Some(sizes) = x.dims() else {
-        return Ok(ty(x.dtype(), multiples.list_len("multiples")?.map(|rank| vec![Dim::Unknown; rank])));
+        return Ok(ty(
+            x.dtype(),
+            multiples.list_len("multiples")?.map(|rank| vec![Dim::Unknown; rank]),
+        ));
     };
     let Some(entries) = entries else {
         return Ok(ty(x.dtype(), Some(vec![Dim::Unknown; sizes.len()])));
     };
     if entries.len() != sizes.len() {
-        return Err(Error::graph(format!("multiples: expected {} entries, found {}", sizes.len(), entries.len())));
+        return Err(Error::graph(format!(
+            "multiples: expected {} entries, found {}",
+            sizes.len(),
+            entries.len()
+        )));
     }
     let entries = dims::from_integers("multiples", &entries)?;
-    let shape = sizes.iter().zip(entries).map(|(&dim, by)| dims::mul(dim, by)).collect::<Result<_>>()?;
+    let shape =
+        sizes.iter().zip(entries).map(|(&dim, by)| dims::mul(dim, by)).collect::<Result<_>>()?;
     Ok(ty(x.dtype(), Some(shape)))
 }
 
@@ -194,7 +222,10 @@ pub(super) fn broadcast_to(operands: &Operands<'_>) -> Result<ValueType> {
     if let (Some(sizes), Some(target)) = (x.dims(), &target) {
         let tail = target.len().checked_sub(sizes.len()).map(|skip| &target[skip..]);
         let fits = tail.is_some_and(|tail| {
-            sizes.iter().zip(tail).all(|(&dim, &to)| dim.agrees_with(Dim::Known(1)) || dim.agrees_with(to))
+            sizes
+                .iter()
+                .zip(tail)
+                .all(|(&dim, &to)| dim.agrees_with(Dim::Known(1)) || dim.agrees_with(to))
         });
         if !fits {
             return Err(Error::graph(format!(
@@ -228,7 +259,11 @@ pub(super) fn pad(operands: &Operands<'_>) -> Result<ValueType> {
     };
     let amounts = dims::from_integers("paddings", &known.to_i64()?)?;
     if Some(amounts.len()) != sizes.len().checked_mul(2) {
-        return Err(Error::graph(format!("paddings: expected {} pairs, found {} numbers", sizes.len(), amounts.len())));
+        return Err(Error::graph(format!(
+            "paddings: expected {} pairs, found {} numbers",
+            sizes.len(),
+            amounts.len()
+        )));
     }
     let shape = sizes
         .iter()

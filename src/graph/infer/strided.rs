@@ -35,10 +35,14 @@ enum Entry {
 }
 
 fn bit(mask: u32, entry: usize) -> bool {
-    u32::try_from(entry).ok().and_then(|entry| mask.checked_shr(entry)).is_some_and(|shifted| shifted & 1 == 1)
+    u32::try_from(entry)
+        .ok()
+        .and_then(|entry| mask.checked_shr(entry))
+        .is_some_and(|shifted| shifted & 1 == 1)
 }
 
-/// What each axis gets, in order: the ellipsis stands for the axes that the other entries leave over, the end of the list too.
+/// What each axis gets, in order: the ellipsis stands for the axes that the other entries leave
+/// over, the end of the list too.
 fn entries(options: &StridedSlice, count: usize, rank: usize) -> Result<Vec<Entry>> {
     // An entry may be ellipsis and new axis at once: the ellipsis wins, as in TensorFlow.
     let ellipses = (0..count).filter(|&k| bit(options.ellipsis_mask, k)).count();
@@ -48,7 +52,9 @@ fn entries(options: &StridedSlice, count: usize, rank: usize) -> Result<Vec<Entr
     let is_axis = |&k: &usize| !bit(options.ellipsis_mask, k) && !bit(options.new_axis_mask, k);
     let named = (0..count).filter(is_axis).count();
     let Some(left) = rank.checked_sub(named) else {
-        return Err(Error::graph(format!("expected at most {rank} entries for as many axes, found {named}")));
+        return Err(Error::graph(format!(
+            "expected at most {rank} entries for as many axes, found {named}"
+        )));
     };
     let mut list = Vec::new();
     for k in 0..count {
@@ -69,8 +75,8 @@ fn entries(options: &StridedSlice, count: usize, rank: usize) -> Result<Vec<Entr
 /// The ranges that a strided slice takes of a tensor of `shape`.
 ///
 /// # Errors
-/// [`InvalidGraph`](crate::ErrorKind::InvalidGraph) for a zero stride, lists of different lengths, too many entries, or an index
-/// of a vanishing axis that is out of range.
+/// [`InvalidGraph`](crate::ErrorKind::InvalidGraph) for a zero stride, lists of different lengths,
+/// too many entries, or an index of a vanishing axis that is out of range.
 pub(crate) fn resolve(
     options: &StridedSlice,
     shape: &[usize],
@@ -104,9 +110,18 @@ fn expect_lengths(begin: usize, end: usize, strides: usize) -> Result<()> {
     )))
 }
 
-fn axis_range(options: &StridedSlice, k: usize, size: usize, begin: i64, end: i64, stride: i64) -> Result<AxisRange> {
+fn axis_range(
+    options: &StridedSlice,
+    k: usize,
+    size: usize,
+    begin: i64,
+    end: i64,
+    stride: i64,
+) -> Result<AxisRange> {
     if stride == 0 {
-        return Err(Error::graph(format!("strides: expected a number that is not 0, found 0 in entry {k}")));
+        return Err(Error::graph(format!(
+            "strides: expected a number that is not 0, found 0 in entry {k}"
+        )));
     }
     let n = i64::try_from(size).map_err(|_| Error::limit("a size overflows"))?;
     if bit(options.shrink_axis_mask, k) {
@@ -140,7 +155,8 @@ fn axis_range(options: &StridedSlice, k: usize, size: usize, begin: i64, end: i6
 
 pub(super) fn strided_slice(options: &StridedSlice, operands: &Operands<'_>) -> Result<ValueType> {
     let x = operands.get(0, "x")?;
-    let (begin, end, strides) = (operands.get(1, "begin")?, operands.get(2, "end")?, operands.get(3, "strides")?);
+    let (begin, end, strides) =
+        (operands.get(1, "begin")?, operands.get(2, "end")?, operands.get(3, "strides")?);
     let lists = (begin.integers("begin")?, end.integers("end")?, strides.integers("strides")?);
     let lengths = [begin.list_len("begin")?, end.list_len("end")?, strides.list_len("strides")?];
     let Some(sizes) = x.dims() else {
@@ -170,7 +186,9 @@ pub(super) fn strided_slice(options: &StridedSlice, operands: &Operands<'_>) -> 
         let at = |list: &Option<Vec<i64>>| list.as_ref().and_then(|list| list.get(k).copied());
         let known = (at(&lists.0), at(&lists.1), at(&lists.2));
         if known.2 == Some(0) {
-            return Err(Error::graph(format!("strides: expected a number that is not 0, found 0 in entry {k}")));
+            return Err(Error::graph(format!(
+                "strides: expected a number that is not 0, found 0 in entry {k}"
+            )));
         }
         shape.extend(axis_dim(options, k, dim, known)?);
     }
@@ -205,8 +223,13 @@ fn axis_dim(
         // The whole axis, forwards or backwards; i32::MAX is how an open end is often written.
         Dim::Symbol(_) | Dim::Unknown => {
             let from_start = bit(options.begin_mask, k) || (begin == 0 && stride > 0);
-            let to_end = end_is_free || (stride > 0 && !options.offset && end >= i64::from(i32::MAX));
-            Ok(Some(if from_start && to_end && stride.saturating_abs() == 1 { dim } else { Dim::Unknown }))
+            let to_end =
+                end_is_free || (stride > 0 && !options.offset && end >= i64::from(i32::MAX));
+            Ok(Some(if from_start && to_end && stride.saturating_abs() == 1 {
+                dim
+            } else {
+                Dim::Unknown
+            }))
         }
     }
 }

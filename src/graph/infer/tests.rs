@@ -43,7 +43,8 @@ fn open(len: usize) -> Given {
 }
 
 fn run(op: &Op, given: &[Given], outputs: usize) -> Result<Vec<ValueType>> {
-    let operands: Vec<_> = given.iter().map(|g| Some(Operand { ty: &g.0, known: g.1.as_ref() })).collect();
+    let operands: Vec<_> =
+        given.iter().map(|g| Some(Operand { ty: &g.0, known: g.1.as_ref() })).collect();
     infer(op, &operands, outputs)
 }
 
@@ -58,8 +59,10 @@ fn rows(rows: Vec<(Op, Vec<Given>, &str)>) {
     for (i, (op, given, expected)) in rows.into_iter().enumerate() {
         match shape(&op, &given) {
             Ok(found) if found == expected => {}
-            Err(error) if expected.starts_with('!') && error.to_string().contains(&expected[1..]) => {}
-            found => failed.push(format!("row {i} ({}): expected {expected:?}, found {found:?}", op.name())),
+            Err(error)
+                if expected.starts_with('!') && error.to_string().contains(&expected[1..]) => {}
+            found => failed
+                .push(format!("row {i} ({}): expected {expected:?}, found {found:?}", op.name())),
         }
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
@@ -83,7 +86,11 @@ fn elementwise() {
         (bin(BinaryFunction::Less), vec![x(&[k(2)]), x(&[])], "bool [2]"),
         (bin(BinaryFunction::And), vec![x(&[k(2)]), x(&[])], "!expected bool, found float32"),
         (Op::Unary(Unary::Not), vec![x(&[k(2)])], "!expected bool"),
-        (Op::Select, vec![of(DType::Bool, &[S, k(1)]), x(&[k(1), k(5)]), x(&[])], "float32 [s0, 5]"),
+        (
+            Op::Select,
+            vec![of(DType::Bool, &[S, k(1)]), x(&[k(1), k(5)]), x(&[])],
+            "float32 [s0, 5]",
+        ),
         (Op::Select, vec![x(&[k(1)]), x(&[k(1)]), x(&[k(1)])], "!condition: expected bool"),
         (Op::Softmax(Softmax { beta: 1.0, log: false }), vec![x(&[])], "!found a scalar"),
         (Op::Cast(DType::I64), vec![x(&[S])], "int64 [s0]"),
@@ -150,9 +157,21 @@ fn shape_ops() {
         (Op::BroadcastTo, vec![x(&[k(1), k(2)]), ints(&[4, 3, 2])], "float32 [4, 3, 2]"),
         (Op::BroadcastTo, vec![x(&[k(2), k(2)]), ints(&[3, 2])], "!cannot broadcast"),
         (Op::BroadcastTo, vec![x(&[k(2), k(2)]), ints(&[2])], "!cannot broadcast"),
-        (Op::Pad, vec![x(&[S, k(2)]), tensor(Tensor::from_slice(&[2, 2], &[0, 0, 1, 2]).unwrap())], "float32 [s0, 5]"),
-        (Op::Pad, vec![x(&[S, k(2)]), tensor(Tensor::from_slice(&[2, 2], &[0, 0, -1, 2]).unwrap())], "!0 or more"),
-        (Op::Pad, vec![x(&[S, k(2)]), tensor(Tensor::from_slice(&[1, 2], &[0, 0]).unwrap())], "!rank of x"),
+        (
+            Op::Pad,
+            vec![x(&[S, k(2)]), tensor(Tensor::from_slice(&[2, 2], &[0, 0, 1, 2]).unwrap())],
+            "float32 [s0, 5]",
+        ),
+        (
+            Op::Pad,
+            vec![x(&[S, k(2)]), tensor(Tensor::from_slice(&[2, 2], &[0, 0, -1, 2]).unwrap())],
+            "!0 or more",
+        ),
+        (
+            Op::Pad,
+            vec![x(&[S, k(2)]), tensor(Tensor::from_slice(&[1, 2], &[0, 0]).unwrap())],
+            "!rank of x",
+        ),
     ]);
 }
 
@@ -160,30 +179,63 @@ fn shape_ops() {
 fn slices() {
     let strided = |options: StridedSlice| Op::StridedSlice(options);
     let plain = StridedSlice::default();
-    let from = |b: &[i32], e: &[i32], s: &[i32]| vec![x(&[k(5), S, k(7)]), ints(b), ints(e), ints(s)];
+    let from =
+        |b: &[i32], e: &[i32], s: &[i32]| vec![x(&[k(5), S, k(7)]), ints(b), ints(e), ints(s)];
     rows(vec![
         (Op::Slice, vec![x(&[S, k(9)]), ints(&[0, 2]), ints(&[-1, 3])], "float32 [s0, 3]"),
         (Op::Slice, vec![x(&[k(4), k(9)]), ints(&[1, 2]), ints(&[-1, -1])], "float32 [3, 7]"),
-        (Op::Slice, vec![x(&[k(4), k(9)]), ints(&[1, 2]), ints(&[4, 1])], "!axis 0: begin 1 and size 4"),
+        (
+            Op::Slice,
+            vec![x(&[k(4), k(9)]), ints(&[1, 2]), ints(&[4, 1])],
+            "!axis 0: begin 1 and size 4",
+        ),
         (Op::Slice, vec![x(&[k(4), k(9)]), ints(&[5, 2]), ints(&[-1, 1])], "!axis 0"),
         (Op::Slice, vec![x(&[k(4)]), ints(&[0]), ints(&[-2])], "!axis 0"),
         (Op::Slice, vec![x(&[k(4)]), open(1), ints(&[2])], "float32 [2]"),
         (strided(plain), from(&[0], &[2], &[1]), "float32 [2, s0, 7]"),
-        (strided(plain), from(&[-1, 0, 6], &[-6, i32::MAX, -8], &[-1, 1, -2]), "float32 [5, s0, 4]"),
+        (
+            strided(plain),
+            from(&[-1, 0, 6], &[-6, i32::MAX, -8], &[-1, 1, -2]),
+            "float32 [5, s0, 4]",
+        ),
         (strided(plain), from(&[0], &[2], &[0]), "!not 0"),
         (strided(plain), from(&[0, 0], &[2], &[1]), "!as many entries"),
         (strided(plain), from(&[0; 4], &[1; 4], &[1; 4]), "!at most 3 entries"),
-        (strided(StridedSlice { shrink_axis_mask: 1, ..plain }), from(&[-1], &[0], &[1]), "float32 [s0, 7]"),
-        (strided(StridedSlice { shrink_axis_mask: 1, ..plain }), from(&[5], &[6], &[1]), "!out of an axis of 5"),
+        (
+            strided(StridedSlice { shrink_axis_mask: 1, ..plain }),
+            from(&[-1], &[0], &[1]),
+            "float32 [s0, 7]",
+        ),
+        (
+            strided(StridedSlice { shrink_axis_mask: 1, ..plain }),
+            from(&[5], &[6], &[1]),
+            "!out of an axis of 5",
+        ),
         (
             strided(StridedSlice { ellipsis_mask: 1, end_mask: 2, ..plain }),
             from(&[0, 3], &[0, 0], &[1, 1]),
             "float32 [5, s0, 4]",
         ),
-        (strided(StridedSlice { ellipsis_mask: 3, ..plain }), from(&[0, 3], &[0, 0], &[1, 1]), "!one ellipsis"),
-        (strided(StridedSlice { new_axis_mask: 1, ..plain }), from(&[0, 0], &[0, 2], &[1, 1]), "float32 [1, 2, s0, 7]"),
-        (strided(StridedSlice { offset: true, ..plain }), from(&[2], &[2], &[1]), "float32 [2, s0, 7]"),
-        (strided(StridedSlice { begin_mask: 1, end_mask: 1, ..plain }), from(&[9], &[9], &[-1]), "float32 [5, s0, 7]"),
+        (
+            strided(StridedSlice { ellipsis_mask: 3, ..plain }),
+            from(&[0, 3], &[0, 0], &[1, 1]),
+            "!one ellipsis",
+        ),
+        (
+            strided(StridedSlice { new_axis_mask: 1, ..plain }),
+            from(&[0, 0], &[0, 2], &[1, 1]),
+            "float32 [1, 2, s0, 7]",
+        ),
+        (
+            strided(StridedSlice { offset: true, ..plain }),
+            from(&[2], &[2], &[1]),
+            "float32 [2, s0, 7]",
+        ),
+        (
+            strided(StridedSlice { begin_mask: 1, end_mask: 1, ..plain }),
+            from(&[9], &[9], &[-1]),
+            "float32 [5, s0, 7]",
+        ),
         (strided(plain), vec![x(&[k(5)]), open(1), open(1), ints(&[1])], "float32 [?]"),
         // A stride of the smallest integer must not overflow.
         (strided(plain), from(&[4], &[-9], &[i32::MIN]), "float32 [1, s0, 7]"),
@@ -195,7 +247,8 @@ fn joins_and_parts() {
     let gather = |axis, batch_dims| Op::Gather(Gather { axis, batch_dims });
     let pack = |axis| Op::Pack(Pack { axis });
     let concat = |axis| Op::Concat(Concat { axis, activation: Activation::Linear });
-    let reverse = |time_axis, batch_axis| Op::ReverseSequence(ReverseSequence { time_axis, batch_axis });
+    let reverse =
+        |time_axis, batch_axis| Op::ReverseSequence(ReverseSequence { time_axis, batch_axis });
     rows(vec![
         (gather(1, 0), vec![x(&[S, k(5), k(2)]), open(3)], "float32 [s0, 3, 2]"),
         (gather(0, 0), vec![x(&[k(5)]), int(0)], "float32 []"),
@@ -225,7 +278,9 @@ fn joins_and_parts() {
 fn several_results() {
     let shapes = |op: &Op, given: &[Given], outputs| -> String {
         match run(op, given, outputs) {
-            Ok(types) => types.iter().map(|ty| dims::show(ty.shape.as_deref())).collect::<Vec<_>>().join(" "),
+            Ok(types) => {
+                types.iter().map(|ty| dims::show(ty.shape.as_deref())).collect::<Vec<_>>().join(" ")
+            }
             Err(error) => error.to_string(),
         }
     };
@@ -238,7 +293,10 @@ fn several_results() {
     assert_eq!(shapes(&Op::Split, &[x(&[k(7)]), int(0), ints(&[2, -1])], 2), "[2] [5]");
     assert!(shapes(&Op::Split, &[x(&[k(7)]), int(0), ints(&[2, 4])], 2).contains("do not make"));
     assert!(shapes(&Op::Split, &[x(&[k(7)]), int(0), ints(&[9, -1])], 2).contains("do not make"));
-    assert!(shapes(&Op::Split, &[x(&[k(7)]), int(0), ints(&[2, 4, 1])], 2).contains("expected 2 entries"));
+    assert!(
+        shapes(&Op::Split, &[x(&[k(7)]), int(0), ints(&[2, 4, 1])], 2)
+            .contains("expected 2 entries")
+    );
 }
 
 #[test]
@@ -250,9 +308,16 @@ fn products() {
             asymmetric_inputs: false,
         })
     };
-    let mat_mul = |transpose_a, transpose_b| Op::MatMul(MatMul { transpose_a, transpose_b, asymmetric_inputs: false });
+    let mat_mul = |transpose_a, transpose_b| {
+        Op::MatMul(MatMul { transpose_a, transpose_b, asymmetric_inputs: false })
+    };
     let conv = |same_padding, strides| {
-        Op::Conv2d(Conv2d { same_padding, strides, dilations: [1, 1], activation: Activation::Linear })
+        Op::Conv2d(Conv2d {
+            same_padding,
+            strides,
+            dilations: [1, 1],
+            activation: Activation::Linear,
+        })
     };
     rows(vec![
         (dense(false), vec![x(&[S, k(3)]), x(&[k(5), k(3)]), x(&[k(5)])], "float32 [s0, 5]"),
@@ -270,9 +335,25 @@ fn products() {
         (mat_mul(true, true), vec![x(&[k(3), k(2)]), x(&[k(4), k(3)])], "float32 [2, 4]"),
         (mat_mul(false, false), vec![x(&[k(2), k(3)]), x(&[k(4), k(3)])], "!inner sizes 3 and 4"),
         (mat_mul(false, false), vec![x(&[k(3)]), x(&[k(4), k(3)])], "!two matrices"),
-        (conv(true, [2, 2]), vec![x(&[S, k(5), k(6), k(3)]), x(&[k(8), k(3), k(3), k(3)])], "float32 [s0, 3, 3, 8]"),
-        (conv(false, [1, 2]), vec![x(&[S, k(5), k(6), k(3)]), x(&[k(8), k(3), k(3), k(3)])], "float32 [s0, 3, 2, 8]"),
-        (conv(false, [0, 2]), vec![x(&[S, k(5), k(6), k(3)]), x(&[k(8), k(3), k(3), k(3)])], "!strides"),
-        (conv(false, [1, 1]), vec![x(&[S, k(5), k(6), k(3)]), x(&[k(8), k(3), k(3), k(2)])], "!channels"),
+        (
+            conv(true, [2, 2]),
+            vec![x(&[S, k(5), k(6), k(3)]), x(&[k(8), k(3), k(3), k(3)])],
+            "float32 [s0, 3, 3, 8]",
+        ),
+        (
+            conv(false, [1, 2]),
+            vec![x(&[S, k(5), k(6), k(3)]), x(&[k(8), k(3), k(3), k(3)])],
+            "float32 [s0, 3, 2, 8]",
+        ),
+        (
+            conv(false, [0, 2]),
+            vec![x(&[S, k(5), k(6), k(3)]), x(&[k(8), k(3), k(3), k(3)])],
+            "!strides",
+        ),
+        (
+            conv(false, [1, 1]),
+            vec![x(&[S, k(5), k(6), k(3)]), x(&[k(8), k(3), k(3), k(2)])],
+            "!channels",
+        ),
     ]);
 }

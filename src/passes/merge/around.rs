@@ -26,12 +26,19 @@ struct Walk {
 pub fn absorb(graph: Graph, report: &mut Report) -> Graph {
     let (producers, consumers) = (graph.producers(), Consumers::new(&graph));
     let touched = vec![false; graph.nodes.len()];
-    let mut walk = Walk { graph, producers, consumers, alias: HashMap::new(), after: HashMap::new(), touched };
+    let mut walk =
+        Walk { graph, producers, consumers, alias: HashMap::new(), after: HashMap::new(), touched };
     for index in 0..walk.graph.nodes.len() {
         if walk.reverse(index).is_some() {
-            report.made.push(format!("`{}`: the reversals around it are its direction", walk.graph.nodes[index].name));
+            report.made.push(format!(
+                "`{}`: the reversals around it are its direction",
+                walk.graph.nodes[index].name
+            ));
         } else if walk.transpose(index).is_some() {
-            report.made.push(format!("`{}`: the transposes around it are its layout", walk.graph.nodes[index].name));
+            report.made.push(format!(
+                "`{}`: the transposes around it are its layout",
+                walk.graph.nodes[index].name
+            ));
         }
     }
     walk.finish()
@@ -60,14 +67,17 @@ impl Walk {
     fn layer(&self, index: usize) -> Option<(&Node, &Recurrent)> {
         let node = self.graph.nodes.get(index)?;
         match &node.op {
-            Op::Recurrent(layer) if layer.directions.len() == 1 && !self.touched.get(index).copied()? => {
+            Op::Recurrent(layer)
+                if layer.directions.len() == 1 && !self.touched.get(index).copied()? =>
+            {
                 Some((node, layer))
             }
             _ => None,
         }
     }
 
-    /// The nodes that read a result, `None` where one of them was changed in this walk or stands outside.
+    /// The nodes that read a result, `None` where one of them was changed in this walk or stands
+    /// outside.
     fn readers(&self, value: Option<ValueId>) -> Option<Vec<usize>> {
         let Some(value) = value else { return Some(Vec::new()) };
         let readers = self.consumers.of(value)?.to_vec();
@@ -87,9 +97,11 @@ impl Walk {
         // What counts as the same reversal behind the layer, and the mask without it.
         let lengths = match (&before.op, mask) {
             (Op::ReverseSequence(options), Some(mask)) => {
-                let own = *options == (ReverseSequence { time_axis: time as i64, batch_axis: 1 - time as i64 });
+                let own = *options
+                    == (ReverseSequence { time_axis: time as i64, batch_axis: 1 - time as i64 });
                 let zero = layer.masking == Masking::Zero;
-                (own && zero && self.same_lengths(input(before, 1), Some(mask))).then_some(Some(mask))?
+                (own && zero && self.same_lengths(input(before, 1), Some(mask)))
+                    .then_some(Some(mask))?
             }
             _ => None,
         };
@@ -102,7 +114,8 @@ impl Walk {
                 Some(mask) => {
                     let (_, reversal) = self.untouched(mask)?;
                     let rank = self.graph.get(mask)?.ty.rank();
-                    (rank == Some(2) && reversed_axis(&self.graph, reversal)? == time).then_some(())?;
+                    (rank == Some(2) && reversed_axis(&self.graph, reversal)? == time)
+                        .then_some(())?;
                     Some(input(reversal, 0)?)
                 }
             }
@@ -111,7 +124,11 @@ impl Walk {
             let reader = self.graph.nodes.get(reader)?;
             match (&reader.op, lengths) {
                 (Op::ReverseSequence(options), Some(lengths)) => {
-                    let own = *options == (ReverseSequence { time_axis: axis as i64, batch_axis: 1 - axis as i64 });
+                    let own = *options
+                        == (ReverseSequence {
+                            time_axis: axis as i64,
+                            batch_axis: 1 - axis as i64,
+                        });
                     (own && self.same_lengths(input(reader, 1), Some(lengths))).then_some(())
                 }
                 (_, None) => (reversed_axis(&self.graph, reader)? == axis).then_some(()),
@@ -141,7 +158,10 @@ impl Walk {
         node.inputs[Recurrent::X] = Some(x);
         node.inputs[Recurrent::MASK] = new_mask;
         if let Op::Recurrent(layer) = &mut node.op {
-            layer.directions.iter_mut().for_each(|direction| direction.reverse = !direction.reverse);
+            layer
+                .directions
+                .iter_mut()
+                .for_each(|direction| direction.reverse = !direction.reverse);
         }
         *self.touched.get_mut(index)? = true;
         Some(())

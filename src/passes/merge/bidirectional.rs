@@ -15,8 +15,11 @@ pub fn pair(mut graph: Graph, report: &mut Report) -> Graph {
     let mut gone = vec![false; graph.nodes.len()];
     let mut moved: HashMap<usize, usize> = HashMap::new();
     for index in 0..graph.nodes.len() {
-        let Some((first, second)) = candidates(&graph, &consumers, &producers, index) else { continue };
-        if gone[first] || gone[second] || moved.contains_key(&first) || moved.contains_key(&second) {
+        let Some((first, second)) = candidates(&graph, &consumers, &producers, index) else {
+            continue;
+        };
+        if gone[first] || gone[second] || moved.contains_key(&first) || moved.contains_key(&second)
+        {
             continue;
         }
         let Some((op, inputs, mut outputs)) = joined(&graph, first, second) else { continue };
@@ -69,16 +72,31 @@ type Parts = (Recurrent, Vec<Option<ValueId>>, Vec<Option<ValueId>>);
 fn joined(graph: &Graph, first: usize, second: usize) -> Option<Parts> {
     let (a, b) = (graph.nodes.get(first)?, graph.nodes.get(second)?);
     let (Op::Recurrent(x), Op::Recurrent(y)) = (&a.op, &b.op) else { return None };
-    let ([forward], [backward]) = (x.directions.as_slice(), y.directions.as_slice()) else { return None };
-    let shared = [Recurrent::X, Recurrent::MASK].iter().all(|&slot| input(a, slot) == input(b, slot));
-    let auxiliary = input(a, Recurrent::AUXILIARY).is_some() || input(b, Recurrent::AUXILIARY).is_some();
+    let ([forward], [backward]) = (x.directions.as_slice(), y.directions.as_slice()) else {
+        return None;
+    };
+    let shared =
+        [Recurrent::X, Recurrent::MASK].iter().all(|&slot| input(a, slot) == input(b, slot));
+    let auxiliary =
+        input(a, Recurrent::AUXILIARY).is_some() || input(b, Recurrent::AUXILIARY).is_some();
     let arithmetic = matches!(x.arithmetic, Arithmetic::Float | Arithmetic::Hybrid { .. });
     let alike = x.cell == y.cell && x.layout == y.layout && x.arithmetic == y.arithmetic;
     let masking = x.masking == y.masking || input(a, Recurrent::MASK).is_none();
-    if !shared || auxiliary || !arithmetic || !alike || !masking || forward.reverse || !backward.reverse {
+    if !shared
+        || auxiliary
+        || !arithmetic
+        || !alike
+        || !masking
+        || forward.reverse
+        || !backward.reverse
+    {
         return None;
     }
-    let op = Recurrent { directions: vec![forward.clone(), backward.clone()], merge: Merge::Concat, ..x.clone() };
+    let op = Recurrent {
+        directions: vec![forward.clone(), backward.clone()],
+        merge: Merge::Concat,
+        ..x.clone()
+    };
     let mut inputs = vec![None; op.input_slots()];
     let mut outputs = vec![None; op.output_slots()];
     inputs[Recurrent::X] = input(a, Recurrent::X);

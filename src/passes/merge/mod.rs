@@ -1,5 +1,6 @@
-//! What stands around recurrent ops goes into them: packs and unpacks cancel, transposes become layouts, reversals directions,
-//! and a forward and a backward layer on one input, joined, one bidirectional op.
+//! What stands around recurrent ops goes into them: packs and unpacks cancel, transposes become
+//! layouts, reversals directions, and a forward and a backward layer on one input, joined, one
+//! bidirectional op.
 
 mod around;
 mod bidirectional;
@@ -9,7 +10,8 @@ use super::Report;
 use crate::error::Result;
 use crate::graph::{Graph, Node, Op, ValueId};
 
-/// Rounds of the rewrites: one frees what the next needs. Stacks of bidirectional layers take three.
+/// Rounds of the rewrites: one frees what the next needs. Stacks of bidirectional layers take
+/// three.
 const MOST_ROUNDS: usize = 8;
 
 /// Merges what can be merged.
@@ -49,7 +51,12 @@ impl Consumers {
             }
         }
         let mut kept = vec![false; graph.values.len()];
-        for id in graph.outputs.iter().map(|port| port.value).chain(graph.states.iter().map(|state| state.next)) {
+        for id in graph
+            .outputs
+            .iter()
+            .map(|port| port.value)
+            .chain(graph.states.iter().map(|state| state.next))
+        {
             if let Some(slot) = kept.get_mut(id.index()) {
                 *slot = true;
             }
@@ -81,7 +88,8 @@ fn reversed_axis(graph: &Graph, node: &Node) -> Option<usize> {
     }
 }
 
-/// Whether a node swaps the first two of three axes (or of two, for masks): a transpose, or a reshape where one of them has size 1.
+/// Whether a node swaps the first two of three axes (or of two, for masks): a transpose, or a
+/// reshape where one of them has size 1.
 fn swaps(graph: &Graph, node: &Node) -> bool {
     let shape = |id: Option<ValueId>| graph.get(id?)?.ty.known_shape();
     match &node.op {
@@ -92,7 +100,9 @@ fn swaps(graph: &Graph, node: &Node) -> bool {
         }
         Op::Reshape => match (shape(input(node, 0)), shape(node.output(0))) {
             (Some(from), Some(to)) => match (from.as_slice(), to.as_slice()) {
-                (&[a, b, c], &[d, e, f]) => a == e && b == d && c == f && (a == 1 || b == 1) && a != b,
+                (&[a, b, c], &[d, e, f]) => {
+                    a == e && b == d && c == f && (a == 1 || b == 1) && a != b
+                }
                 _ => false,
             },
             _ => false,

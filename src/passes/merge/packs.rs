@@ -9,10 +9,19 @@ use crate::passes::Report;
 use crate::passes::recurrence::Trace;
 use crate::tensor::Tensor;
 
-/// Replaces packs whose operands are the pieces of one value, in order or in the opposite order, and pulls joins out of packs.
+/// Replaces packs whose operands are the pieces of one value, in order or in the opposite order,
+/// and pulls joins out of packs.
 pub fn cancel(graph: Graph, report: &mut Report) -> Graph {
     let Graph { name, values, nodes, inputs, mut outputs, mut states, symbols } = graph;
-    let empty = Graph { name, values, nodes: Vec::new(), inputs, outputs: Vec::new(), states: Vec::new(), symbols };
+    let empty = Graph {
+        name,
+        values,
+        nodes: Vec::new(),
+        inputs,
+        outputs: Vec::new(),
+        states: Vec::new(),
+        symbols,
+    };
     let mut trace = Trace::new(empty);
     let mut alias: HashMap<ValueId, ValueId> = HashMap::new();
     for mut node in nodes {
@@ -26,9 +35,10 @@ pub fn cancel(graph: Graph, report: &mut Report) -> Graph {
         };
         match (whole, node.output(0)) {
             (Some(whole), Some(output)) => {
-                report
-                    .made
-                    .push(format!("`{}` puts together what was taken apart, or the reverse: cancelled", node.name));
+                report.made.push(format!(
+                    "`{}` puts together what was taken apart, or the reverse: canceled",
+                    node.name
+                ));
                 alias.insert(output, whole);
             }
             _ => trace.push(node),
@@ -93,7 +103,10 @@ fn packed(trace: &mut Trace, node: &Node, axis: i64) -> Option<ValueId> {
             column.push(part);
         }
     }
-    if columns.iter().any(|column| column.len() != operands.len() || pieces(trace, column).is_none()) {
+    if columns
+        .iter()
+        .any(|column| column.len() != operands.len() || pieces(trace, column).is_none())
+    {
         return None;
     }
     let mut joined = Vec::new();
@@ -113,13 +126,20 @@ fn packed(trace: &mut Trace, node: &Node, axis: i64) -> Option<ValueId> {
     }
     let result = trace.graph.add_value(format!("{}/joined", node.name), ty);
     let op = Op::Concat(Concat { axis: -1, activation: Activation::Linear });
-    trace.push(Node { name: format!("{}/join", node.name), op, inputs: joined, outputs: vec![Some(result)] });
+    trace.push(Node {
+        name: format!("{}/join", node.name),
+        op,
+        inputs: joined,
+        outputs: vec![Some(result)],
+    });
     Some(result)
 }
 
-/// The pieces, when they are all of one value along one axis, in order (`false`) or in the opposite order (`true`).
+/// The pieces, when they are all of one value along one axis, in order (`false`) or in the opposite
+/// order (`true`).
 fn pieces(trace: &Trace, operands: &[ValueId]) -> Option<(Piece, bool)> {
-    let found: Vec<Piece> = operands.iter().map(|&operand| piece(trace, operand)).collect::<Option<_>>()?;
+    let found: Vec<Piece> =
+        operands.iter().map(|&operand| piece(trace, operand)).collect::<Option<_>>()?;
     let first = *found.first()?;
     if found.iter().any(|piece| piece.whole != first.whole || piece.axis != first.axis) {
         return None;
@@ -137,7 +157,8 @@ fn piece(trace: &Trace, value: ValueId) -> Option<Piece> {
     let node = trace.producer(value)?;
     let whole = input(node, 0)?;
     let rank = trace.graph.get(whole)?.ty.rank()?;
-    let axis_of = |axis: i64| usize::try_from(if axis < 0 { axis + rank as i64 } else { axis }).ok();
+    let axis_of =
+        |axis: i64| usize::try_from(if axis < 0 { axis + rank as i64 } else { axis }).ok();
     match &node.op {
         Op::Unpack(unpack) => {
             let index = node.outputs.iter().position(|output| *output == Some(value))?;
@@ -160,7 +181,8 @@ fn piece(trace: &Trace, value: ValueId) -> Option<Piece> {
             let dropped = rest.get(axis)?.known() == Some(1);
             rest.remove(axis);
             let same = trace.graph.get(value)?.ty.shape.as_ref() == Some(&rest);
-            (dropped && same && rest.iter().filter(|dim| dim.known().is_none()).count() <= 1).then_some(())?;
+            (dropped && same && rest.iter().filter(|dim| dim.known().is_none()).count() <= 1)
+                .then_some(())?;
             Some(Piece { whole: input(split, 0)?, axis, index })
         }
         _ => None,
@@ -196,13 +218,19 @@ fn sliced(trace: &Trace, node: &Node, whole: ValueId) -> Option<Piece> {
     Some(Piece { whole, axis, index })
 }
 
-/// The pieces put together along `axis`: the value they were taken from, reversed and transposed as needed.
+/// The pieces put together along `axis`: the value they were taken from, reversed and transposed as
+/// needed.
 fn whole(trace: &mut Trace, operands: &[ValueId], axis: usize, name: &str) -> Option<ValueId> {
     let (piece, backward) = pieces(trace, operands)?;
     let ty = trace.graph.get(piece.whole)?.ty.clone();
     let rank = ty.rank()?;
     let mut value = piece.whole;
-    let emit = |trace: &mut Trace, op: Op, value: ValueId, operand: Vec<i32>, ty: ValueType| -> Option<ValueId> {
+    let emit = |trace: &mut Trace,
+                op: Op,
+                value: ValueId,
+                operand: Vec<i32>,
+                ty: ValueType|
+     -> Option<ValueId> {
         let operand = Tensor::from_vec(&[operand.len()], operand).ok()?;
         let operand = trace.graph.add_constant(format!("{name}/axes"), operand);
         let result = trace.graph.add_value(format!("{name}/whole"), ty);
@@ -214,7 +242,10 @@ fn whole(trace: &mut Trace, operands: &[ValueId], axis: usize, name: &str) -> Op
     let moved = |ty: &ValueType| -> (Vec<usize>, ValueType) {
         let mut order: Vec<usize> = (0..rank).filter(|&k| k != piece.axis).collect();
         order.insert(axis.min(order.len()), piece.axis);
-        let shape = ty.shape.as_ref().map(|shape| order.iter().filter_map(|&k| shape.get(k).copied()).collect());
+        let shape = ty
+            .shape
+            .as_ref()
+            .map(|shape| order.iter().filter_map(|&k| shape.get(k).copied()).collect());
         (order, ValueType { shape, ..ty.clone() })
     };
     let (order, moved_ty) = moved(&ty);

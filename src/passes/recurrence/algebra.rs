@@ -1,9 +1,11 @@
 //! The equations of a step in one normal form, whatever ops and order they were written in.
 //!
-//! Columns of a value (its last axis) are expanded into a sum of products of [`Atom`]s with constant factors:
-//! `h + z∘(n − h)`, `z∘n + (1 − z)∘h` and `n·z + h − z·h` all become `{h: 1, z·n: 1, z·h: −1}`. Atoms are what sums and products
-//! cannot see through: matrix products with constant weights, activations, clips, and leaves. Splits, slices and joins on the last
-//! axis are followed by column, so it does not matter whether a gate was cut out before or after its activation.
+//! Columns of a value (its last axis) are expanded into a sum of products of [`Atom`]s with
+//! constant factors: `h + z∘(n − h)`, `z∘n + (1 − z)∘h` and `n·z + h − z·h` all become
+//! `{h: 1, z·n: 1, z·h: −1}`. Atoms are what sums and products cannot see through: matrix products
+//! with constant weights, activations, clips, and leaves. Splits, slices and joins on the last axis
+//! are followed by column, so it does not matter whether a gate was cut out before or after its
+//! activation.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -43,7 +45,8 @@ pub struct Clip {
     pub high: f64,
 }
 
-/// Expands values of one graph; values in `cuts` are leaves wherever they are not asked for themselves.
+/// Expands values of one graph; values in `cuts` are leaves wherever they are not asked for
+/// themselves.
 pub struct Algebra<'g> {
     pub graph: &'g Graph,
     producers: ValueMap<Option<NodeId>>,
@@ -53,7 +56,12 @@ pub struct Algebra<'g> {
 
 impl<'g> Algebra<'g> {
     pub fn new(graph: &'g Graph) -> Self {
-        Algebra { graph, producers: graph.producers(), cuts: HashSet::new(), cache: RefCell::default() }
+        Algebra {
+            graph,
+            producers: graph.producers(),
+            cuts: HashSet::new(),
+            cache: RefCell::default(),
+        }
     }
 
     /// Makes values leaves.
@@ -97,12 +105,14 @@ impl<'g> Algebra<'g> {
         self.compute(part, 0)
     }
 
-    /// The leaf that a value is, when it is one times 1: behind a dropout that is off, for example. Otherwise the value itself.
+    /// The leaf that a value is, when it is one times 1: behind a dropout that is off, for example.
+    /// Otherwise the value itself.
     pub fn resolve(&self, value: ValueId) -> ValueId {
         let value = self.through(value);
         let leaf = |value: ValueId| {
             let atom = self.expand(self.whole(value)?, 0).as_atom()?;
-            (atom.role == Role::Leaf && self.whole(atom.part.value) == Some(atom.part)).then_some(atom.part.value)
+            (atom.role == Role::Leaf && self.whole(atom.part.value) == Some(atom.part))
+                .then_some(atom.part.value)
         };
         leaf(value).unwrap_or(value)
     }
@@ -115,7 +125,9 @@ impl<'g> Algebra<'g> {
                 let input = first(node)?;
                 Some(((*self.expand(Part { value: input, ..part }, 0)).clone(), *activation))
             }
-            Op::Binary(binary) => Some((self.binary(node, binary.function, part, 0)?, binary.activation)),
+            Op::Binary(binary) => {
+                Some((self.binary(node, binary.function, part, 0)?, binary.activation))
+            }
             Op::FullyConnected(_) => {
                 let product = self.product(part.value)?;
                 Some((self.product_sum(&product, part), product.activation))
@@ -142,7 +154,9 @@ impl<'g> Algebra<'g> {
             return None;
         }
         // A result with more axes than [B, n] is no step of a cell.
-        if self.rank(value).is_some_and(|rank| rank != 2) || self.rank(argument).is_some_and(|rank| rank != 2) {
+        if self.rank(value).is_some_and(|rank| rank != 2)
+            || self.rank(argument).is_some_and(|rank| rank != 2)
+        {
             return None;
         }
         match &node.op {
@@ -168,7 +182,8 @@ impl<'g> Algebra<'g> {
         }
     }
 
-    /// The clip behind a value: minimum and maximum with constants in either order, or an activation that is one.
+    /// The clip behind a value: minimum and maximum with constants in either order, or an
+    /// activation that is one.
     pub fn clip(&self, value: ValueId) -> Option<Clip> {
         let (node, _) = self.producer(value)?;
         if let Op::Activation(Activation::ReluN1To1) = node.op {
@@ -186,7 +201,9 @@ impl<'g> Algebra<'g> {
 
     fn bound(&self, value: ValueId) -> Option<(BinaryFunction, f64, ValueId)> {
         let (node, _) = self.producer(value)?;
-        let Op::Binary(Binary { function, activation: Activation::Linear }) = node.op else { return None };
+        let Op::Binary(Binary { function, activation: Activation::Linear }) = node.op else {
+            return None;
+        };
         if !matches!(function, BinaryFunction::Minimum | BinaryFunction::Maximum) {
             return None;
         }
@@ -207,10 +224,12 @@ impl<'g> Algebra<'g> {
         }
     }
 
-    /// The operands that are joined to make the argument of a product, with their first columns and widths; `total` columns in all.
+    /// The operands that are joined to make the argument of a product, with their first columns and
+    /// widths; `total` columns in all.
     pub fn joined(&self, argument: ValueId, total: usize) -> Option<Vec<(ValueId, usize, usize)>> {
         let argument = self.through(argument);
-        let Some((node, _)) = self.producer(argument).filter(|_| !self.is_cut_leaf(argument)) else {
+        let Some((node, _)) = self.producer(argument).filter(|_| !self.is_cut_leaf(argument))
+        else {
             return Some(vec![(argument, 0, total)]);
         };
         let Op::Concat(options) = &node.op else { return Some(vec![(argument, 0, total)]) };
@@ -239,7 +258,8 @@ impl<'g> Algebra<'g> {
 
     fn is_cut_leaf(&self, value: ValueId) -> bool {
         // A join is never a state; cuts of chains name every argument of a product, joins too.
-        self.is_cut(value) && !matches!(self.producer(value), Some((Node { op: Op::Concat(_), .. }, _)))
+        self.is_cut(value)
+            && !matches!(self.producer(value), Some((Node { op: Op::Concat(_), .. }, _)))
     }
 
     /// The value itself behind ops that only pass it on.
@@ -266,7 +286,8 @@ impl<'g> Algebra<'g> {
             Op::Reshape | Op::BroadcastTo | Op::Tile | Op::Squeeze(_) => {
                 let (a, b) = (shape(input)?, shape(value)?);
                 // With one open size at most, equal products and equal other sizes leave no choice.
-                let differing = a.iter().zip(b).filter(|(a, b)| a != b || a.known().is_none()).count();
+                let differing =
+                    a.iter().zip(b).filter(|(a, b)| a != b || a.known().is_none()).count();
                 let same = a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.agrees_with(*b));
                 let reshape = matches!(node.op, Op::Reshape | Op::Squeeze(_));
                 (same && (differing == 0 || (reshape && differing == 1))).then_some(input)
@@ -275,7 +296,8 @@ impl<'g> Algebra<'g> {
         }
     }
 
-    /// The operand of an op that only adds or drops leading axes of size 1, as converters do for one batch row.
+    /// The operand of an op that only adds or drops leading axes of size 1, as converters do for
+    /// one batch row.
     fn same_columns(&self, node: &Node, value: ValueId) -> Option<ValueId> {
         if !matches!(node.op, Op::Reshape | Op::Squeeze(_) | Op::ExpandDims) {
             return None;
@@ -320,7 +342,9 @@ impl<'g> Algebra<'g> {
             return constant_columns(tensor, part).map(Sum::constant);
         }
         let (node, slot) = self.producer(part.value)?;
-        if let Some(inner) = self.passed_on(node, part.value).or_else(|| self.same_columns(node, part.value)) {
+        if let Some(inner) =
+            self.passed_on(node, part.value).or_else(|| self.same_columns(node, part.value))
+        {
             return Some((*self.expand(Part { value: inner, ..part }, depth)).clone());
         }
         match &node.op {
@@ -338,9 +362,10 @@ impl<'g> Algebra<'g> {
                 let number = self.scalar(node.input(1)?).filter(|&number| number != 0.0)?;
                 Some(Sum::constant(Coef::Scalar(number)))
             }
-            Op::Unary(Unary::Neg) => {
-                Some(self.expand(Part { value: first(node)?, ..part }, depth).scaled(&Coef::Scalar(-1.0)))
-            }
+            Op::Unary(Unary::Neg) => Some(
+                self.expand(Part { value: first(node)?, ..part }, depth)
+                    .scaled(&Coef::Scalar(-1.0)),
+            ),
             Op::Activation(_) => Some(Sum::atom(Role::Activated, part)),
             Op::FullyConnected(_) | Op::MatMul(_) => {
                 let product = self.product(part.value)?;
@@ -375,7 +400,10 @@ impl<'g> Algebra<'g> {
 
     fn product_sum(&self, product: &ProductNode, part: Part) -> Sum {
         let sum = Sum::atom(Role::Product, part);
-        match product.bias.map(|bias| self.graph.constant(bias).and_then(|tensor| constant_columns(tensor, part))) {
+        match product
+            .bias
+            .map(|bias| self.graph.constant(bias).and_then(|tensor| constant_columns(tensor, part)))
+        {
             None => sum,
             Some(Some(bias)) => sum.plus(&Sum::constant(bias)),
             // A bias that is no constant: not a cell.
@@ -383,13 +411,19 @@ impl<'g> Algebra<'g> {
         }
     }
 
-    fn binary(&self, node: &Node, function: BinaryFunction, part: Part, depth: usize) -> Option<Sum> {
+    fn binary(
+        &self,
+        node: &Node,
+        function: BinaryFunction,
+        part: Part,
+        depth: usize,
+    ) -> Option<Sum> {
         let (a, b) = (first(node)?, node.input(1)?);
         let operand = |value: ValueId| -> Option<Rc<Sum>> {
             if self.graph.constant(value).is_none() {
                 // Operands that are repeated along the columns or the rows are not followed.
-                let ranks =
-                    self.rank(value)? == self.rank(part.value)? || self.rows(value)? == self.rows(part.value)?;
+                let ranks = self.rank(value)? == self.rank(part.value)?
+                    || self.rows(value)? == self.rows(part.value)?;
                 let same = ranks && self.width(value)? == self.width(part.value)?;
                 return same.then(|| self.expand(Part { value, ..part }, depth));
             }
@@ -397,7 +431,9 @@ impl<'g> Algebra<'g> {
         };
         match function {
             BinaryFunction::Add => Some((*operand(a)?).clone().plus(&*operand(b)?)),
-            BinaryFunction::Sub => Some((*operand(a)?).clone().plus(&operand(b)?.scaled(&Coef::Scalar(-1.0)))),
+            BinaryFunction::Sub => {
+                Some((*operand(a)?).clone().plus(&operand(b)?.scaled(&Coef::Scalar(-1.0))))
+            }
             BinaryFunction::Mul => {
                 let (a, b) = (operand(a)?, operand(b)?);
                 (a.terms.len() * b.terms.len() <= MOST_TERMS).then(|| a.times(&b))
@@ -413,7 +449,9 @@ impl<'g> Algebra<'g> {
     /// The operand and first column behind a piece that was cut along the last axis.
     fn columns(&self, node: &Node, slot: usize, value: ValueId) -> Option<(ValueId, usize)> {
         let input = first(node)?;
-        let operand = |slot: usize| -> Option<Vec<i64>> { self.graph.constant(node.input(slot)?)?.to_i64().ok() };
+        let operand = |slot: usize| -> Option<Vec<i64>> {
+            self.graph.constant(node.input(slot)?)?.to_i64().ok()
+        };
         let width = self.width(input)?;
         match &node.op {
             Op::Split => {
@@ -427,7 +465,8 @@ impl<'g> Algebra<'g> {
                 }
                 let sizes = operand(2)?;
                 let rest = width as i64 - sizes.iter().filter(|&&size| size >= 0).sum::<i64>();
-                let start: i64 = sizes.iter().take(slot).map(|&size| if size < 0 { rest } else { size }).sum();
+                let start: i64 =
+                    sizes.iter().take(slot).map(|&size| if size < 0 { rest } else { size }).sum();
                 Some((input, usize::try_from(start).ok()?))
             }
             Op::Slice => {
@@ -438,15 +477,22 @@ impl<'g> Algebra<'g> {
                 }
                 let shape = self.graph.get(input)?.ty.shape.as_ref()?;
                 let whole = (0..rank.checked_sub(1)?).all(|axis| {
-                    begin[axis] == 0 && (size[axis] < 0 || shape[axis].known().is_some_and(|n| n as i64 == size[axis]))
+                    begin[axis] == 0
+                        && (size[axis] < 0
+                            || shape[axis].known().is_some_and(|n| n as i64 == size[axis]))
                 });
                 whole.then_some((input, usize::try_from(*begin.last()?).ok()?))
             }
             Op::StridedSlice(options) => {
                 let (begin, end, strides) = (operand(1)?, operand(2)?, operand(3)?);
                 let rank = self.rank(input)?;
-                let plain = options.new_axis_mask == 0 && options.shrink_axis_mask == 0 && !options.offset;
-                if !plain || self.rank(value)? != rank || strides.iter().any(|&stride| stride != 1) || rank == 0 {
+                let plain =
+                    options.new_axis_mask == 0 && options.shrink_axis_mask == 0 && !options.offset;
+                if !plain
+                    || self.rank(value)? != rank
+                    || strides.iter().any(|&stride| stride != 1)
+                    || rank == 0
+                {
                     return None;
                 }
                 let shape = self.graph.get(input)?.ty.shape.as_ref()?;
@@ -463,14 +509,16 @@ impl<'g> Algebra<'g> {
                     let whole = (0..last).all(|axis| {
                         let from = options.begin_mask >> axis & 1 == 1 || begin[axis] == 0;
                         let size = shape[axis].known();
-                        let to = options.end_mask >> axis & 1 == 1 || size.is_some_and(|n| end[axis] >= n as i64);
+                        let to = options.end_mask >> axis & 1 == 1
+                            || size.is_some_and(|n| end[axis] >= n as i64);
                         from && to
                     });
                     if !whole {
                         return None;
                     }
                 }
-                let from = if options.begin_mask >> last & 1 == 1 { 0 } else { *begin.get(last)? };
+                let from =
+                    if options.begin_mask >> last & 1 == 1 { 0 } else { *begin.get(last)? };
                 let from = if from < 0 { from + width as i64 } else { from };
                 Some((input, usize::try_from(from).ok()?))
             }
@@ -484,7 +532,8 @@ pub fn first(node: &Node) -> Option<ValueId> {
     node.input(0)
 }
 
-/// Columns of a constant that is the same for every row; `None` when rows differ or there are several.
+/// Columns of a constant that is the same for every row; `None` when rows differ or there are
+/// several.
 fn constant_columns(tensor: &Tensor, part: Part) -> Option<Coef> {
     if !tensor.dtype().is_float() {
         return None;

@@ -66,7 +66,8 @@ impl Build<'_, '_> {
     /// The layer behind an entry of a list under the mask, and what masked turns write.
     fn masked_item(&self, trace: &Trace, item: ValueId) -> Result<(usize, Masking), Reason> {
         let refuse = || Reason::from("outputs under a mask that is not that of the states");
-        // The masked state itself: on masked turns the old state, which is the last output when it starts from 0.
+        // The masked state itself: on masked turns the old state, which is the last output when it
+        // starts from 0.
         for (k, layer) in self.layers {
             if self.this.nexts[*k] == item && layer.step.h_new != item {
                 let zero = trace.is_zero(self.this.operands[*k]);
@@ -83,7 +84,10 @@ impl Build<'_, '_> {
         if self.this.is_zero(trace, old) {
             return Ok((k, Masking::Zero));
         }
-        let kept = self.this.variable(old).and_then(|j| self.variables.get(j).map(|variable| (j, variable)));
+        let kept = self
+            .this
+            .variable(old)
+            .and_then(|j| self.variables.get(j).map(|variable| (j, variable)));
         match kept {
             Some((j, Variable::Output)) if self.this.nexts[j] == item => Ok((k, Masking::Hold)),
             // The old state takes the place of the last output, when both start from 0.
@@ -122,10 +126,17 @@ impl Build<'_, '_> {
                 let width: usize = layer.canonical.inputs.iter().map(|(_, width)| width).sum();
                 let ty = self.sequence_type(trace, width);
                 let joined = trace.graph.add_value(format!("{name}/input"), ty);
-                let op =
-                    Op::Concat(crate::graph::op::Concat { axis: -1, activation: crate::graph::op::Activation::Linear });
+                let op = Op::Concat(crate::graph::op::Concat {
+                    axis: -1,
+                    activation: crate::graph::op::Activation::Linear,
+                });
                 let inputs = parts.into_iter().map(Some).collect();
-                trace.push(Node { name: format!("{name}/join"), op, inputs, outputs: vec![Some(joined)] });
+                trace.push(Node {
+                    name: format!("{name}/join"),
+                    op,
+                    inputs,
+                    outputs: vec![Some(joined)],
+                });
                 joined
             }
         };
@@ -135,11 +146,18 @@ impl Build<'_, '_> {
         Ok(built)
     }
 
-    fn emit(&mut self, trace: &mut Trace, k: usize, x: ValueId, name: &str) -> Result<Built, Reason> {
+    fn emit(
+        &mut self,
+        trace: &mut Trace,
+        k: usize,
+        x: ValueId,
+        name: &str,
+    ) -> Result<Built, Reason> {
         let layer = self.layers.get(&k).ok_or("no such layer")?;
         let canonical = &layer.canonical;
         let blocks = canonical.cell.gate_blocks();
-        let (units, width) = (canonical.weights.units(blocks), canonical.weights.output_width(blocks));
+        let (units, width) =
+            (canonical.weights.units(blocks), canonical.weights.output_width(blocks));
         let mask = match self.mask {
             None => None,
             Some(Mask::Lengths(m)) => Some(self.this.operands[m]),
@@ -164,19 +182,27 @@ impl Build<'_, '_> {
         let h0 = state(trace, k);
         let c0 = layer.cell_state.and_then(|j| state(trace, j));
         let sequence = self.sequence_type(trace, width);
-        let batch = sequence.shape.as_ref().and_then(|shape| shape.get(1)).copied().unwrap_or(Dim::Unknown);
+        let batch =
+            sequence.shape.as_ref().and_then(|shape| shape.get(1)).copied().unwrap_or(Dim::Unknown);
         let y = trace.graph.add_value(format!("{name}/y"), sequence);
-        let state_type = |width: usize| ValueType::symbolic(DType::F32, vec![batch, Dim::Known(width)]);
+        let state_type =
+            |width: usize| ValueType::symbolic(DType::F32, vec![batch, Dim::Known(width)]);
         let h_n = trace.graph.add_value(format!("{name}/h"), state_type(width));
-        let c_n = layer.cell_state.map(|_| trace.graph.add_value(format!("{name}/c"), state_type(units)));
+        let c_n =
+            layer.cell_state.map(|_| trace.graph.add_value(format!("{name}/c"), state_type(units)));
         let mut inputs = vec![None; op.input_slots()];
         let mut outputs = vec![None; op.output_slots()];
-        for (slot, value) in
-            [(Recurrent::X, Some(x)), (Recurrent::MASK, mask), (Recurrent::h0(0), h0), (Recurrent::c0(0), c0)]
-        {
+        for (slot, value) in [
+            (Recurrent::X, Some(x)),
+            (Recurrent::MASK, mask),
+            (Recurrent::h0(0), h0),
+            (Recurrent::c0(0), c0),
+        ] {
             inputs[slot] = value;
         }
-        for (slot, value) in [(Recurrent::y(0), Some(y)), (Recurrent::h_n(0), Some(h_n)), (Recurrent::c_n(0), c_n)] {
+        for (slot, value) in
+            [(Recurrent::y(0), Some(y)), (Recurrent::h_n(0), Some(h_n)), (Recurrent::c_n(0), c_n)]
+        {
             if let Some(slot) = outputs.get_mut(slot) {
                 *slot = value;
             }
@@ -189,7 +215,8 @@ impl Build<'_, '_> {
     /// The mask as `[T, B]`.
     fn mask_list(&self, trace: &mut Trace, m: usize, name: &str) -> Result<ValueId, Reason> {
         let mut list = self.this.operands[m];
-        let ty = trace.graph.get(list).map(|value| value.ty.clone()).ok_or("the mask is missing")?;
+        let ty =
+            trace.graph.get(list).map(|value| value.ty.clone()).ok_or("the mask is missing")?;
         if ty.rank() == Some(3) {
             list = without_last(trace, list, name, 0).ok_or("the mask is not followed")?;
         } else if ty.rank() != Some(2) {
@@ -199,8 +226,10 @@ impl Build<'_, '_> {
             return Ok(list);
         }
         let shape = trace.graph.get(list).and_then(|value| value.ty.shape.clone());
-        let bools =
-            trace.graph.add_value(format!("{name}/mask"), ValueType { dtype: DType::Bool, shape, quantization: None });
+        let bools = trace.graph.add_value(
+            format!("{name}/mask"),
+            ValueType { dtype: DType::Bool, shape, quantization: None },
+        );
         let (op, name) = (Op::Cast(DType::Bool), format!("{name}/mask"));
         trace.push(Node { name, op, inputs: vec![Some(list)], outputs: vec![Some(bools)] });
         Ok(bools)
@@ -209,7 +238,8 @@ impl Build<'_, '_> {
     /// `[T, B, width]`.
     fn sequence_type(&self, trace: &Trace, width: usize) -> ValueType {
         let list = trace.graph.get(self.list).and_then(|value| value.ty.shape.as_ref());
-        let dim = |axis: usize| list.and_then(|shape| shape.get(axis)).copied().unwrap_or(Dim::Unknown);
+        let dim =
+            |axis: usize| list.and_then(|shape| shape.get(axis)).copied().unwrap_or(Dim::Unknown);
         ValueType::symbolic(DType::F32, vec![dim(0), dim(1), Dim::Known(width)])
     }
 
@@ -218,8 +248,9 @@ impl Build<'_, '_> {
         let value = self.this.algebra.resolve(value);
         let wanted = self.sequences.needs(value)?;
         for source in wanted {
-            let k =
-                self.layer_of(source).ok_or("an input of the cell depends on the turn before, or on the counter")?;
+            let k = self
+                .layer_of(source)
+                .ok_or("an input of the cell depends on the turn before, or on the counter")?;
             let built = self.layer(trace, k)?;
             self.sequences.set(source, built.y);
         }
@@ -252,12 +283,20 @@ impl Build<'_, '_> {
     }
 
     /// The last entry, `[1, B, P]`.
-    pub fn last_output(&mut self, trace: &mut Trace, item: ValueId, list: usize) -> Result<ValueId, Reason> {
+    pub fn last_output(
+        &mut self,
+        trace: &mut Trace,
+        item: ValueId,
+        list: usize,
+    ) -> Result<ValueId, Reason> {
         let k = match self.mask {
-            None => self.layer_of(self.this.algebra.resolve(item)).ok_or("the last output is not that of a cell")?,
+            None => self
+                .layer_of(self.this.algebra.resolve(item))
+                .ok_or("the last output is not that of a cell")?,
             Some(_) => {
                 let (k, _) = self.masked_item(trace, item)?;
-                let new = self.this.masked(trace, item).map(|(_, new, _)| self.this.algebra.resolve(new));
+                let new =
+                    self.this.masked(trace, item).map(|(_, new, _)| self.this.algebra.resolve(new));
                 if new.is_some_and(|new| self.layer_of(new) != Some(k)) {
                     return Err("the last output is not that of a cell".into());
                 }
@@ -267,7 +306,8 @@ impl Build<'_, '_> {
         let built = self.layer(trace, k)?;
         // Without a turn the list keeps what it had.
         let turns = matches!(self.time, Size::Known(turns) if turns > 0);
-        let from_zero = trace.is_zero(self.this.operands[k]) && trace.is_zero(self.this.operands[list]);
+        let from_zero =
+            trace.is_zero(self.this.operands[k]) && trace.is_zero(self.this.operands[list]);
         if !turns && !from_zero {
             return Err("with no turn at all, the last output is not known".into());
         }
@@ -293,11 +333,15 @@ impl Build<'_, '_> {
         } else {
             // The entry of the last turn, 0 for rows that ended before it.
             let mut bound = |values: [i32; 1]| -> Result<ValueId, Reason> {
-                let tensor = Tensor::from_slice(&[1], &values).map_err(|error| error.to_string())?;
+                let tensor =
+                    Tensor::from_slice(&[1], &values).map_err(|error| error.to_string())?;
                 Ok(trace.graph.add_constant(format!("{name}/last"), tensor))
             };
             let (begin, end, step) = (bound([-1])?, bound([0])?, bound([1])?);
-            let op = Op::StridedSlice(crate::graph::op::StridedSlice { end_mask: 1, ..Default::default() });
+            let op = Op::StridedSlice(crate::graph::op::StridedSlice {
+                end_mask: 1,
+                ..Default::default()
+            });
             Node {
                 name: format!("{name}/last"),
                 op,
@@ -310,10 +354,19 @@ impl Build<'_, '_> {
     }
 
     /// What a counter ends at: its bound.
-    pub fn final_count(&self, trace: &mut Trace, k: usize, limits: &[Limit]) -> Result<ValueId, Reason> {
+    pub fn final_count(
+        &self,
+        trace: &mut Trace,
+        k: usize,
+        limits: &[Limit],
+    ) -> Result<ValueId, Reason> {
         let dtype = self.this.inner.body.get(self.this.inputs[k]).map(|value| value.ty.dtype);
         match limits {
-            [Limit::Operand(value)] if trace.graph.get(*value).map(|value| value.ty.dtype) == dtype => Ok(*value),
+            [Limit::Operand(value)]
+                if trace.graph.get(*value).map(|value| value.ty.dtype) == dtype =>
+            {
+                Ok(*value)
+            }
             [Limit::Known(bound), ..] if matches!(self.time, Size::Known(_)) => {
                 let tensor = match dtype {
                     Some(DType::I64) => Tensor::scalar(*bound),
@@ -326,7 +379,8 @@ impl Build<'_, '_> {
     }
 }
 
-/// `[T, B, 1]` as `[T, B]`: without the op that added the last axis where it can be found behind transposes and reversals.
+/// `[T, B, 1]` as `[T, B]`: without the op that added the last axis where it can be found behind
+/// transposes and reversals.
 fn without_last(trace: &mut Trace, value: ValueId, name: &str, depth: usize) -> Option<ValueId> {
     let ty = trace.graph.get(value)?.ty.clone();
     let shape = ty.shape.as_ref().map(|shape| shape.iter().take(2).copied().collect());

@@ -1,7 +1,8 @@
 //! One step of a cell, found from its equations.
 //!
-//! A match starts at the value that may be the new output state and works backwards through [`Algebra`]'s normal form. Which
-//! operand is the input and which the old state is not decided here: what repeats the step knows ([`Roles`]).
+//! A match starts at the value that may be the new output state and works backwards through
+//! [`Algebra`]'s normal form. Which operand is the input and which the old state is not decided
+//! here: what repeats the step knows ([`Roles`]).
 
 use super::algebra::Algebra;
 use super::step::{Form, Gate, Product, Step};
@@ -18,7 +19,8 @@ pub fn match_step(algebra: &Algebra<'_>, root: ValueId) -> Option<Step> {
         .or_else(|| match_rnn(algebra, root, &sum))
 }
 
-// ---- LSTM: h' = o ∘ output(c'), c' = f∘c + i∘g -------------------------------------------------------------------------
+// ---- LSTM: h' = o ∘ output(c'), c' = f∘c + i∘g
+// -------------------------------------------------------------------------
 
 /// `m = o ∘ output(c')`: the output gate's atom, the new cell state and the activation in between.
 fn gated_output(algebra: &Algebra<'_>, sum: &Sum) -> Option<(Atom, ValueId, Activation)> {
@@ -51,8 +53,9 @@ fn gated_output(algebra: &Algebra<'_>, sum: &Sum) -> Option<(Atom, ValueId, Acti
 
 /// An activated sum that has matrix products in it, or something of that kind.
 fn is_gate(algebra: &Algebra<'_>, atom: Atom) -> bool {
-    algebra_gate(algebra, atom)
-        .is_some_and(|(sum, _)| sum.terms.keys().any(|atoms| atoms.iter().any(|atom| atom.role == Role::Product)))
+    algebra_gate(algebra, atom).is_some_and(|(sum, _)| {
+        sum.terms.keys().any(|atoms| atoms.iter().any(|atom| atom.role == Role::Product))
+    })
 }
 
 /// What a gate atom was before its activation.
@@ -75,7 +78,8 @@ fn hard_sigmoid(sum: &Sum, low: f64, high: f64, scale: f64) -> Option<(Sum, Acti
         return None;
     }
     // The slope stands at every matrix product.
-    let slope = sum.terms.iter().find(|(atoms, _)| atoms.iter().any(|atom| atom.role == Role::Product));
+    let slope =
+        sum.terms.iter().find(|(atoms, _)| atoms.iter().any(|atom| atom.role == Role::Product));
     let Some((_, Coef::Scalar(slope))) = slope else { return None };
     let (alpha, beta) = (slope * scale, 0.5);
     if alpha <= 0.0 {
@@ -152,7 +156,13 @@ fn match_lstm(algebra: &Algebra<'_>, root: ValueId, sum: &Sum) -> Option<Step> {
     Some(step)
 }
 
-fn lstm(algebra: &Algebra<'_>, root: ValueId, output_gate: Atom, c_new: ValueId, output: Activation) -> Option<Step> {
+fn lstm(
+    algebra: &Algebra<'_>,
+    root: ValueId,
+    output_gate: Atom,
+    c_new: ValueId,
+    output: Activation,
+) -> Option<Step> {
     let (sum, cell_clip) = cell_update(algebra, c_new)?;
     let mut products: Vec<(Atom, Atom)> = Vec::new();
     let mut negative: Option<(Atom, Atom)> = None;
@@ -179,39 +189,41 @@ fn lstm(algebra: &Algebra<'_>, root: ValueId, output_gate: Atom, c_new: ValueId,
         }
     };
     let output_gate = gate(algebra, output_gate, Some(c_new))?;
-    let (coupled, forget_gate, c_old, input_and_candidate) = match (products.as_slice(), negative, lone) {
-        // f∘c + i∘g
-        (&[(a, b), (c, d)], None, None) => {
-            let ((f, state), pair) =
-                forget(a, b).map(|found| (found, (c, d))).or_else(|| forget(c, d).map(|found| (found, (a, b))))?;
-            (false, Some(gate(algebra, f, Some(state))?), Some(state), pair)
-        }
-        // i∘g: the old state is zero
-        (&[pair], None, None) => (false, None, None, pair),
-        // f∘c + g − f∘g
-        (&[(a, b)], Some((n, m)), Some(g)) if is_gate(algebra, g) => {
-            let (f, state) = forget(a, b)?;
-            if ![(n, m), (m, n)].contains(&(f, g)) {
-                return None;
+    let (coupled, forget_gate, c_old, input_and_candidate) =
+        match (products.as_slice(), negative, lone) {
+            // f∘c + i∘g
+            (&[(a, b), (c, d)], None, None) => {
+                let ((f, state), pair) = forget(a, b)
+                    .map(|found| (found, (c, d)))
+                    .or_else(|| forget(c, d).map(|found| (found, (a, b))))?;
+                (false, Some(gate(algebra, f, Some(state))?), Some(state), pair)
             }
-            (true, Some(gate(algebra, f, Some(state))?), Some(state), (f, g))
-        }
-        // g − f∘g: coupled, and the old state is zero
-        (&[], Some((n, m)), Some(g)) if is_gate(algebra, g) && (n == g || m == g) => {
-            let f = if n == g { m } else { n };
-            (true, Some(gate(algebra, f, None)?), None, (f, g))
-        }
-        // c − i∘c + i∘g: the forget gate is 1 − i
-        (&[(a, b)], Some((n, m)), Some(c)) => {
-            let (i, state) = forget(n, m)?;
-            let g = if a == i { b } else { a };
-            if old_state(c) != Some(state) || (a != i && b != i) {
-                return None;
+            // i∘g: the old state is zero
+            (&[pair], None, None) => (false, None, None, pair),
+            // f∘c + g − f∘g
+            (&[(a, b)], Some((n, m)), Some(g)) if is_gate(algebra, g) => {
+                let (f, state) = forget(a, b)?;
+                if ![(n, m), (m, n)].contains(&(f, g)) {
+                    return None;
+                }
+                (true, Some(gate(algebra, f, Some(state))?), Some(state), (f, g))
             }
-            (true, Some(gate(algebra, i, Some(state))?.complement()?), Some(state), (i, g))
-        }
-        _ => return None,
-    };
+            // g − f∘g: coupled, and the old state is zero
+            (&[], Some((n, m)), Some(g)) if is_gate(algebra, g) && (n == g || m == g) => {
+                let f = if n == g { m } else { n };
+                (true, Some(gate(algebra, f, None)?), None, (f, g))
+            }
+            // c − i∘c + i∘g: the forget gate is 1 − i
+            (&[(a, b)], Some((n, m)), Some(c)) => {
+                let (i, state) = forget(n, m)?;
+                let g = if a == i { b } else { a };
+                if old_state(c) != Some(state) || (a != i && b != i) {
+                    return None;
+                }
+                (true, Some(gate(algebra, i, Some(state))?.complement()?), Some(state), (i, g))
+            }
+            _ => return None,
+        };
     let (i, g) = input_and_candidate;
     let mut gates = Vec::new();
     let candidate = if coupled {
@@ -245,7 +257,8 @@ fn lstm(algebra: &Algebra<'_>, root: ValueId, output_gate: Atom, c_new: ValueId,
     })
 }
 
-// ---- GRU: h' = z∘h + (1 − z)∘n -------------------------------------------------------------------------------------------
+// ---- GRU: h' = z∘h + (1 − z)∘n
+// -------------------------------------------------------------------------------------------
 
 fn match_gru(algebra: &Algebra<'_>, root: ValueId, sum: &Sum) -> Option<Step> {
     let mut plus: Option<(Atom, Atom)> = None;
@@ -271,7 +284,8 @@ fn match_gru(algebra: &Algebra<'_>, root: ValueId, sum: &Sum) -> Option<Step> {
         Some(plus) => Some(other(plus, z)?),
         None => None,
     };
-    let is_state = |atom: Atom| atom.role == Role::Leaf && algebra.whole(atom.part.value) == Some(atom.part);
+    let is_state =
+        |atom: Atom| atom.role == Role::Leaf && algebra.whole(atom.part.value) == Some(atom.part);
     let (update, candidate, h_old) = if is_gate(algebra, lone) && far.is_none_or(is_state) {
         // z∘h + n − z∘n; without the first term the old state is zero
         (gate(algebra, z, None)?, lone, far.map(|state| state.part.value))
@@ -295,9 +309,15 @@ fn match_gru(algebra: &Algebra<'_>, root: ValueId, sum: &Sum) -> Option<Step> {
                     let argument = algebra.whole(product.argument).map(|part| algebra.define(part));
                     let gated = argument.as_ref().and_then(single_product);
                     match gated {
-                        Some((x, y)) if is_gate(algebra, x) && is_state(y) || is_gate(algebra, y) && is_state(x) => {
-                            let (r, state) = if is_gate(algebra, x) && is_state(y) { (x, y) } else { (y, x) };
-                            if Some(state.part.value) != h_old || reset.is_some_and(|reset| reset != r) {
+                        Some((x, y))
+                            if is_gate(algebra, x) && is_state(y)
+                                || is_gate(algebra, y) && is_state(x) =>
+                        {
+                            let (r, state) =
+                                if is_gate(algebra, x) && is_state(y) { (x, y) } else { (y, x) };
+                            if Some(state.part.value) != h_old
+                                || reset.is_some_and(|reset| reset != r)
+                            {
                                 return None;
                             }
                             reset = Some(r);
@@ -366,7 +386,8 @@ fn single_product(sum: &Sum) -> Option<(Atom, Atom)> {
     }
 }
 
-// ---- RNN: h' = activation(W x + R h + b) ---------------------------------------------------------------------------------
+// ---- RNN: h' = activation(W x + R h + b)
+// ---------------------------------------------------------------------------------
 
 fn match_rnn(algebra: &Algebra<'_>, root: ValueId, sum: &Sum) -> Option<Step> {
     let whole = algebra.whole(root)?;
@@ -391,7 +412,8 @@ fn match_rnn(algebra: &Algebra<'_>, root: ValueId, sum: &Sum) -> Option<Step> {
     })
 }
 
-// ---- gates -----------------------------------------------------------------------------------------------------------------
+// ---- gates
+// -----------------------------------------------------------------------------------------------------------------
 
 impl Gate {
     fn empty(activation: Activation, width: usize) -> Gate {

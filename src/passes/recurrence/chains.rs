@@ -1,8 +1,9 @@
 //! Unrolled chains of steps that share their weights to recurrent ops.
 //!
-//! Every value that may be the new state of a step is matched on its own; steps whose old state is another step's new one are
-//! linked. A first step that a converter has simplified because its state is zero is recognised by what is left of it. The inputs
-//! of a chain are packed, its outputs unpacked: the `merge` pass cancels that against how they came about.
+//! Every value that may be the new state of a step is matched on its own; steps whose old state is
+//! another step's new one are linked. A first step that a converter has simplified because its
+//! state is zero is recognized by what is left of it. The inputs of a chain are packed, its outputs
+//! unpacked: the `merge` pass cancels that against how they came about.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -57,10 +58,12 @@ pub fn fuse(mut graph: Graph, report: &mut Report) -> Graph {
     graph
 }
 
-/// Packs and joins read the last output from the sequence, as the other outputs, rather than the final state.
+/// Packs and joins read the last output from the sequence, as the other outputs, rather than the
+/// final state.
 fn read_pieces(graph: &mut Graph, pieces: &[(ValueId, ValueId)]) {
     let pieces: HashMap<ValueId, ValueId> = pieces.iter().copied().collect();
-    for node in graph.nodes.iter_mut().filter(|node| matches!(node.op, Op::Pack(_) | Op::Concat(_))) {
+    for node in graph.nodes.iter_mut().filter(|node| matches!(node.op, Op::Pack(_) | Op::Concat(_)))
+    {
         for input in node.inputs.iter_mut().flatten() {
             *input = pieces.get(input).copied().unwrap_or(*input);
         }
@@ -147,7 +150,7 @@ impl Finder<'_> {
             }
         }
         let mut chains = Vec::new();
-        // Steps without a neighbour, few in any graph.
+        // Steps without a neighbor, few in any graph.
         let mut alone: Vec<usize> = Vec::new();
         for (head, before) in previous.iter().enumerate() {
             if before.is_some() {
@@ -169,9 +172,10 @@ impl Finder<'_> {
                 Ok(None) => {}
                 Err(reason) => {
                     let name = self.name(indices.last().copied().unwrap_or(head));
-                    report
-                        .declined
-                        .push(Declined { what: format!("chain of {} steps `{name}`", indices.len()), reason });
+                    report.declined.push(Declined {
+                        what: format!("chain of {} steps `{name}`", indices.len()),
+                        reason,
+                    });
                 }
             }
         }
@@ -180,7 +184,10 @@ impl Finder<'_> {
 
     fn same_step(&self, a: usize, b: usize) -> bool {
         let (a, b) = (&self.steps[a], &self.steps[b]);
-        let arguments = a.products().map(|product| product.argument).eq(b.products().map(|product| product.argument));
+        let arguments = a
+            .products()
+            .map(|product| product.argument)
+            .eq(b.products().map(|product| product.argument));
         arguments && a.c_old == b.c_old && a.h_old == b.h_old && a.same_cell(b)
     }
 
@@ -203,7 +210,9 @@ impl Finder<'_> {
             for &p in self.by_output.get(&h_old).map_or(&[][..], Vec::as_slice) {
                 let before = &self.steps[p];
                 let states = p != s && before.c_new == step.c_old && before.form == step.form;
-                if states && (before.same_cell(step) || from_zero(&self.algebra, before, step, h_old)) {
+                if states
+                    && (before.same_cell(step) || from_zero(&self.algebra, before, step, h_old))
+                {
                     return Some(p);
                 }
             }
@@ -213,7 +222,9 @@ impl Finder<'_> {
 
     /// `None`: nothing that has to be said about it.
     fn chain(&self, indices: &[usize]) -> Result<Option<Chain>, Reason> {
-        let (Some(&first), Some(&last)) = (indices.first(), indices.last()) else { return Ok(None) };
+        let (Some(&first), Some(&last)) = (indices.first(), indices.last()) else {
+            return Ok(None);
+        };
         let (head, template) = (&self.steps[first], &self.steps[last]);
         let single = indices.len() == 1;
         if single && (is_plain(template) || is_cut_short(template)) {
@@ -236,34 +247,43 @@ impl Finder<'_> {
             let given = |value: &ValueId| !is_zero(&self.algebra, *value);
             (Some(h0).filter(given), head.c_old.filter(given))
         };
-        let shape = self.algebra.graph.get(template.h_new).and_then(|value| value.ty.shape.as_ref());
+        let shape =
+            self.algebra.graph.get(template.h_new).and_then(|value| value.ty.shape.as_ref());
         let batch = shape.and_then(|shape| shape.first()).copied().unwrap_or(Dim::Unknown);
         let steps = indices.iter().map(|&s| (self.steps[s].h_new, self.steps[s].c_new)).collect();
         Ok(Some(Chain { name: self.name(last), canonical, inputs, steps, h0, c0, batch }))
     }
 
-    /// The old state of a step that stands alone: known from the blend, zero, or last of the joined operands.
+    /// The old state of a step that stands alone: known from the blend, zero, or last of the joined
+    /// operands.
     fn single_state(&self, step: &Step) -> Option<ValueId> {
         if step.h_old.is_some() {
             return step.h_old;
         }
-        let width = step.projection.as_ref().map_or(step.gates.first()?.width, |(product, _)| product.rows.1);
+        let width = step
+            .projection
+            .as_ref()
+            .map_or(step.gates.first()?.width, |(product, _)| product.rows.1);
         let mut fitting: Vec<(ValueId, usize)> = Vec::new();
         for product in step.products().filter(|product| product.columns.1 == width) {
             if !fitting.iter().any(|(value, _)| *value == product.argument) {
                 fitting.push((product.argument, product.columns.0));
             }
         }
-        let zero: Vec<_> = fitting.iter().filter(|(value, _)| is_zero(&self.algebra, *value)).collect();
+        let zero: Vec<_> =
+            fitting.iter().filter(|(value, _)| is_zero(&self.algebra, *value)).collect();
         match (zero.as_slice(), fitting.as_slice()) {
             ([(value, _)], _) | ([], [(value, _)]) => Some(*value),
             // [x, h] as every framework joins them.
-            ([], [(a, from_a), (b, from_b)]) if from_a != from_b => Some(if from_a > from_b { *a } else { *b }),
+            ([], [(a, from_a), (b, from_b)]) if from_a != from_b => {
+                Some(if from_a > from_b { *a } else { *b })
+            }
             _ => None,
         }
     }
 
-    /// What the state's weights act on in `step`; `template` is another step, where they act on `h_old`.
+    /// What the state's weights act on in `step`; `template` is another step, where they act on
+    /// `h_old`.
     fn state_of(&self, step: &Step, template: &Step, h_old: ValueId) -> Option<ValueId> {
         if step.h_old.is_some() {
             return step.h_old;
@@ -280,14 +300,18 @@ impl Finder<'_> {
         h_old: ValueId,
         canonical: &Canonical,
     ) -> Result<Vec<(Vec<ValueId>, usize)>, Reason> {
-        let mut inputs: Vec<(Vec<ValueId>, usize)> =
-            canonical.inputs.iter().map(|&(_, width)| (Vec::with_capacity(indices.len()), width)).collect();
+        let mut inputs: Vec<(Vec<ValueId>, usize)> = canonical
+            .inputs
+            .iter()
+            .map(|&(_, width)| (Vec::with_capacity(indices.len()), width))
+            .collect();
         for &s in indices {
             let step = &self.steps[s];
             let mut parts: Vec<Option<ValueId>> = vec![None; inputs.len()];
             for (at, gate) in gate_pairs(step, template) {
                 for key in gate.products.iter().filter(|product| product.argument != h_old) {
-                    let part = canonical.inputs.iter().position(|(value, _)| *value == key.argument);
+                    let part =
+                        canonical.inputs.iter().position(|(value, _)| *value == key.argument);
                     let product = at.products.iter().find(|product| product.same_weights(key));
                     let (Some(part), Some(product)) = (part, product) else {
                         return Err("the inputs of the steps do not correspond".into());
@@ -306,7 +330,8 @@ impl Finder<'_> {
     }
 }
 
-/// One step alone must be beyond doubt: any gated value looks like an LSTM without an output activation, any layer like an RNN.
+/// One step alone must be beyond doubt: any gated value looks like an LSTM without an output
+/// activation, any layer like an RNN.
 fn is_plain(step: &Step) -> bool {
     matches!(step.form, Form::Rnn | Form::Lstm { output: Activation::Linear, .. })
 }
@@ -324,7 +349,8 @@ fn from_zero_state(head: &Step, template: &Step) -> bool {
     is_cut_short(head) || (head.form == Form::Rnn && !head.same_cell(template))
 }
 
-/// The gates of a step beside those of the full cell; gates that a step from the zero state has lost are left out.
+/// The gates of a step beside those of the full cell; gates that a step from the zero state has
+/// lost are left out.
 fn gate_pairs<'s>(step: &'s Step, full: &'s Step) -> Vec<(&'s Gate, &'s Gate)> {
     let missing = full.gates.len().saturating_sub(step.gates.len());
     let lost = match full.form {
@@ -334,11 +360,17 @@ fn gate_pairs<'s>(step: &'s Step, full: &'s Step) -> Vec<(&'s Gate, &'s Gate)> {
         Form::Gru { .. } => 1,
         Form::Lstm { .. } | Form::Rnn => usize::MAX,
     };
-    let kept = full.gates.iter().enumerate().filter(|(k, _)| missing == 0 || *k != lost).map(|(_, gate)| gate);
+    let kept = full
+        .gates
+        .iter()
+        .enumerate()
+        .filter(|(k, _)| missing == 0 || *k != lost)
+        .map(|(_, gate)| gate);
     step.gates.iter().zip(kept).collect()
 }
 
-/// Whether `before` is the step of the cell of `step` from the zero state; the state's weights act on `h_old` in `step`.
+/// Whether `before` is the step of the cell of `step` from the zero state; the state's weights act
+/// on `h_old` in `step`.
 fn from_zero(algebra: &Algebra<'_>, before: &Step, step: &Step, h_old: ValueId) -> bool {
     let cut_short = match before.form {
         Form::Lstm { .. } => before.c_old.is_none(),
@@ -361,11 +393,17 @@ fn from_zero(algebra: &Algebra<'_>, before: &Step, step: &Step, h_old: ValueId) 
             (Some((_, p)), Some((_, q))) => p.close_to(q, b.width),
             (Some(_), None) => false,
         };
-        let found = |key: &Product, of: &[Product]| of.iter().any(|product| product.same_weights(key));
+        let found =
+            |key: &Product, of: &[Product]| of.iter().any(|product| product.same_weights(key));
         // Weights of the input must all be there; those of the state may be gone, or act on zeros.
-        let inputs = b.products.iter().filter(|key| key.argument != h_old).all(|key| found(key, &a.products));
+        let inputs = b
+            .products
+            .iter()
+            .filter(|key| key.argument != h_old)
+            .all(|key| found(key, &a.products));
         let others = a.products.iter().chain(&a.after_reset).all(|product| {
-            let of_input = b.products.iter().any(|key| key.argument != h_old && product.same_weights(key));
+            let of_input =
+                b.products.iter().any(|key| key.argument != h_old && product.same_weights(key));
             of_input || on_zero(product)
         });
         a.activation == b.activation
@@ -405,19 +443,27 @@ impl Chain {
         }
     }
 
-    /// Adds the op and takes its results from the nodes that computed them; the order of the nodes is not kept. Returns the final
-    /// state, which keeps the name of the last output, and the last output as a piece of the sequence.
+    /// Adds the op and takes its results from the nodes that computed them; the order of the nodes
+    /// is not kept. Returns the final state, which keeps the name of the last output, and the last
+    /// output as a piece of the sequence.
     fn emit(&self, graph: &mut Graph) -> Option<(ValueId, ValueId)> {
         let blocks = self.canonical.cell.gate_blocks();
         let width = self.canonical.weights.output_width(blocks);
         let time = Dim::Known(self.steps.len());
-        let sequence = |width: usize| ValueType::symbolic(DType::F32, vec![time, self.batch, Dim::Known(width)]);
+        let sequence = |width: usize| {
+            ValueType::symbolic(DType::F32, vec![time, self.batch, Dim::Known(width)])
+        };
         let name = &self.name;
         let mut packed = Vec::new();
         for (values, width) in &self.inputs {
             let x = graph.add_value(format!("{name}/x"), sequence(*width));
             let inputs = values.iter().copied().map(Some).collect();
-            graph.add_node(format!("{name}/pack"), Op::Pack(Pack { axis: 0 }), inputs, vec![Some(x)]);
+            graph.add_node(
+                format!("{name}/pack"),
+                Op::Pack(Pack { axis: 0 }),
+                inputs,
+                vec![Some(x)],
+            );
             packed.push(Some(x));
         }
         let x = match packed.as_slice() {
@@ -435,7 +481,9 @@ impl Chain {
         let y = graph.add_value(format!("{name}/y"), sequence(width));
         let mut inputs = vec![None; op.input_slots()];
         let mut outputs = vec![None; op.output_slots()];
-        for (slot, value) in [(Recurrent::X, x), (Recurrent::h0(0), self.h0), (Recurrent::c0(0), self.c0)] {
+        for (slot, value) in
+            [(Recurrent::X, x), (Recurrent::h0(0), self.h0), (Recurrent::c0(0), self.c0)]
+        {
             if let Some(slot) = inputs.get_mut(slot) {
                 *slot = value;
             }
@@ -443,21 +491,31 @@ impl Chain {
         let last = self.steps.last().copied();
         let c_n = last.and_then(|(_, c_new)| c_new);
         let h_n = last.map(|(h_new, _)| h_new);
-        for (slot, value) in [(Recurrent::y(0), Some(y)), (Recurrent::h_n(0), h_n), (Recurrent::c_n(0), c_n)] {
+        for (slot, value) in
+            [(Recurrent::y(0), Some(y)), (Recurrent::h_n(0), h_n), (Recurrent::c_n(0), c_n)]
+        {
             if let Some(slot) = outputs.get_mut(slot) {
                 *slot = value;
             }
         }
         graph.add_node(name.clone(), Op::Recurrent(op), inputs, outputs);
-        let mut pieces: Vec<Option<ValueId>> = self.steps.iter().map(|(h_new, _)| Some(*h_new)).collect();
+        let mut pieces: Vec<Option<ValueId>> =
+            self.steps.iter().map(|(h_new, _)| Some(*h_new)).collect();
         if let (Some(piece), Some(h_n)) = (pieces.last_mut(), h_n) {
             let ty = graph.get(h_n).map(|value| value.ty.clone());
-            let ty = ty.unwrap_or_else(|| ValueType::symbolic(DType::F32, vec![self.batch, Dim::Known(width)]));
+            let ty = ty.unwrap_or_else(|| {
+                ValueType::symbolic(DType::F32, vec![self.batch, Dim::Known(width)])
+            });
             let fresh = graph.add_value(format!("{name}/last"), ty);
             *piece = Some(fresh);
         }
         let pieces_last = pieces.last().copied().flatten();
-        graph.add_node(format!("{name}/unpack"), Op::Unpack(Unpack { axis: 0 }), vec![Some(y)], pieces);
+        graph.add_node(
+            format!("{name}/unpack"),
+            Op::Unpack(Unpack { axis: 0 }),
+            vec![Some(y)],
+            pieces,
+        );
         h_n.zip(pieces_last)
     }
 

@@ -1,8 +1,8 @@
 //! Structured loops to recurrent ops.
 //!
-//! A loop is taken apart when every variable of it is one of: a counter from 0, something the body leaves alone, a state of a
-//! recognised cell, or a list that gets one entry a turn. Its number of turns must be the number of entries of the lists it
-//! reads. Anything else, and the loop stays.
+//! A loop is taken apart when every variable of it is one of: a counter from 0, something the body
+//! leaves alone, a state of a recognized cell, or a list that gets one entry a turn. Its number of
+//! turns must be the number of entries of the lists it reads. Anything else, and the loop stays.
 
 use std::collections::HashMap;
 
@@ -22,15 +22,28 @@ use crate::passes::{Declined, Report};
 /// Makes recurrent ops of the loops of a graph, inner loops first.
 pub fn fuse(graph: Graph, report: &mut Report) -> Result<Graph> {
     let mut used = vec![false; graph.values.len()];
-    let ports = graph.outputs.iter().map(|port| port.value).chain(graph.states.iter().map(|state| state.next));
-    for id in graph.nodes.iter().flat_map(|node| node.inputs.iter().flatten().copied()).chain(ports) {
+    let ports = graph
+        .outputs
+        .iter()
+        .map(|port| port.value)
+        .chain(graph.states.iter().map(|state| state.next));
+    for id in graph.nodes.iter().flat_map(|node| node.inputs.iter().flatten().copied()).chain(ports)
+    {
         if let Some(slot) = used.get_mut(id.index()) {
             *slot = true;
         }
     }
     let mut alias: HashMap<ValueId, ValueId> = HashMap::new();
     let Graph { name, values, nodes, inputs, mut outputs, mut states, symbols } = graph;
-    let empty = Graph { name, values, nodes: Vec::new(), inputs, outputs: Vec::new(), states: Vec::new(), symbols };
+    let empty = Graph {
+        name,
+        values,
+        nodes: Vec::new(),
+        inputs,
+        outputs: Vec::new(),
+        states: Vec::new(),
+        symbols,
+    };
     let mut trace = Trace::new(empty);
     for mut node in nodes {
         for input in node.inputs.iter_mut().flatten() {
@@ -67,8 +80,9 @@ pub fn fuse(graph: Graph, report: &mut Report) -> Result<Graph> {
     Ok(graph)
 }
 
-/// The body with states as wide as what the body makes of them. Where the file leaves a width open, a first state of another
-/// width could only work by being repeated; the recurrent op refuses such a one when it is run.
+/// The body with states as wide as what the body makes of them. Where the file leaves a width open,
+/// a first state of another width could only work by being repeated; the recurrent op refuses such
+/// a one when it is run.
 fn refined(body: &Graph) -> Graph {
     let mut body = body.clone();
     let mut changed = false;
@@ -76,7 +90,11 @@ fn refined(body: &Graph) -> Graph {
         let (input, next) = (body.inputs[k].value, body.outputs[k].value);
         let Some(next) = body.get(next).and_then(|value| value.ty.shape.clone()) else { continue };
         let Some(value) = body.get_mut(input) else { continue };
-        let Some(shape) = value.ty.shape.as_mut().filter(|shape| shape.len() == 2 && next.len() == 2) else { continue };
+        let Some(shape) =
+            value.ty.shape.as_mut().filter(|shape| shape.len() == 2 && next.len() == 2)
+        else {
+            continue;
+        };
         if let (Some(width), Some(next @ Dim::Known(_))) = (shape.last_mut(), next.last())
             && *width == Dim::Unknown
         {
@@ -113,7 +131,8 @@ impl<'a> Loop<'a> {
     fn new(node: &'a Node, inner: &'a While) -> Result<Self, Reason> {
         let algebra = Algebra::new(&inner.body);
         let inputs: Vec<ValueId> = inner.body.inputs.iter().map(|port| port.value).collect();
-        let nexts: Vec<ValueId> = inner.body.outputs.iter().map(|port| algebra.through(port.value)).collect();
+        let nexts: Vec<ValueId> =
+            inner.body.outputs.iter().map(|port| algebra.through(port.value)).collect();
         let operands: Option<Vec<ValueId>> = node.inputs.iter().copied().collect();
         let operands = operands.ok_or("an operand is missing")?;
         if inputs.len() != nexts.len() || inputs.len() != operands.len() {
@@ -135,12 +154,18 @@ impl<'a> Loop<'a> {
 
     /// Whether `value` is `variable k + 1`.
     pub fn is_next_of(&self, value: ValueId, k: usize) -> bool {
-        let Some((node, _)) = self.algebra.producer(self.algebra.through(value)) else { return false };
-        let Op::Binary(Binary { function: BinaryFunction::Add, .. }) = node.op else { return false };
+        let Some((node, _)) = self.algebra.producer(self.algebra.through(value)) else {
+            return false;
+        };
+        let Op::Binary(Binary { function: BinaryFunction::Add, .. }) = node.op else {
+            return false;
+        };
         let operand = |slot: usize| node.input(slot);
         let one = |value: ValueId| self.integers(value).is_some_and(|step| step == [1]);
         match (operand(0), operand(1)) {
-            (Some(a), Some(b)) => (self.variable(a) == Some(k) && one(b)) || (self.variable(b) == Some(k) && one(a)),
+            (Some(a), Some(b)) => {
+                (self.variable(a) == Some(k) && one(b)) || (self.variable(b) == Some(k) && one(a))
+            }
             _ => false,
         }
     }
@@ -157,7 +182,12 @@ impl<'a> Loop<'a> {
                 return self.is_counter(trace, k);
             }
             match self.algebra.producer(value) {
-                Some((node, _)) if matches!(node.op, Op::Reshape | Op::ExpandDims | Op::Cast(_) | Op::Squeeze(_)) => {
+                Some((node, _))
+                    if matches!(
+                        node.op,
+                        Op::Reshape | Op::ExpandDims | Op::Cast(_) | Op::Squeeze(_)
+                    ) =>
+                {
                     match first(node) {
                         Some(input) => value = self.algebra.through(input),
                         None => return false,
@@ -198,7 +228,8 @@ impl<'a> Loop<'a> {
         let limits = self.limits(trace)?;
 
         // Every list that is read decides about the number of turns; each must say the same.
-        let lists: Vec<usize> = (0..self.inputs.len()).filter(|&k| self.is_read(trace, k)).collect();
+        let lists: Vec<usize> =
+            (0..self.inputs.len()).filter(|&k| self.is_read(trace, k)).collect();
         let Some(&list) = lists.first() else { return Err("the loop reads no list".into()) };
         let time = trace.axis(self.operands[list], 0);
         if lists.iter().any(|&k| trace.axis(self.operands[k], 0) != time) {
@@ -211,7 +242,11 @@ impl<'a> Loop<'a> {
         if limits.is_empty() {
             return Err("the loop has no bound".into());
         }
-        let stops = layers.values().flat_map(|layer| [Some(layer.step.h_new), layer.step.c_new]).flatten().collect();
+        let stops = layers
+            .values()
+            .flat_map(|layer| [Some(layer.step.h_new), layer.step.c_new])
+            .flatten()
+            .collect();
         let mut build = Build {
             sequences: Sequences::new(&self.inner.body, self.invariants(), stops),
             this: &self,
@@ -247,7 +282,9 @@ impl<'a> Loop<'a> {
                 Variable::State { .. } => build.final_state(k)?,
                 Variable::List { item } => {
                     if !trace.has_entries(self.operands[k], time) {
-                        return Err(format!("list {k} may have another number of entries than there are turns"));
+                        return Err(format!(
+                            "list {k} may have another number of entries than there are turns"
+                        ));
                     }
                     if shortened && !trace.is_zero(self.operands[k]) {
                         return Err(format!("entries of list {k} that no turn writes are not 0"));
@@ -256,7 +293,9 @@ impl<'a> Loop<'a> {
                 }
                 Variable::Last { item } => build.last_output(trace, *item, k)?,
                 Variable::Output | Variable::Other => {
-                    return Err(format!("the masked output (loop variable {k}) is used after the loop"));
+                    return Err(format!(
+                        "the masked output (loop variable {k}) is used after the loop"
+                    ));
                 }
             };
             results.push((result, value));
@@ -264,7 +303,8 @@ impl<'a> Loop<'a> {
         Ok(Fused { made: build.made, results })
     }
 
-    /// States that hold the output of the turn before are no states of a cell: the same choice is written to a list.
+    /// States that hold the output of the turn before are no states of a cell: the same choice is
+    /// written to a list.
     fn outputs_kept(&self, trace: &Trace, variables: &mut [Variable]) {
         let items: Vec<ValueId> = variables
             .iter()
@@ -274,7 +314,10 @@ impl<'a> Loop<'a> {
             })
             .collect();
         for k in 0..variables.len() {
-            if matches!(variables[k], Variable::Other) && items.contains(&self.nexts[k]) && !self.is_used(k) {
+            if matches!(variables[k], Variable::Other)
+                && items.contains(&self.nexts[k])
+                && !self.is_used(k)
+            {
                 variables[k] = Variable::Output;
                 continue;
             }
@@ -287,7 +330,11 @@ impl<'a> Loop<'a> {
                 j != k && same
             });
             // The state itself comes under the same choice, with its own old value.
-            if is_choice && shared && items.contains(&self.nexts[k]) && trace.is_zero(self.operands[k]) {
+            if is_choice
+                && shared
+                && items.contains(&self.nexts[k])
+                && trace.is_zero(self.operands[k])
+            {
                 variables[k] = Variable::Output;
             }
         }
@@ -296,7 +343,8 @@ impl<'a> Loop<'a> {
     /// Whether the body reads what a loop variable was before.
     fn is_used(&self, k: usize) -> bool {
         let value = Some(self.inputs[k]);
-        self.inner.body.nodes.iter().any(|node| node.inputs.contains(&value)) || self.nexts.contains(&self.inputs[k])
+        self.inner.body.nodes.iter().any(|node| node.inputs.contains(&value))
+            || self.nexts.contains(&self.inputs[k])
     }
 
     /// The cells, by the position of their output state.
@@ -310,7 +358,9 @@ impl<'a> Loop<'a> {
             if let Form::Lstm { .. } = step.form {
                 let position = variables.iter().enumerate().position(|(j, other)| match other {
                     Variable::State { next, mask: other } => {
-                        Some(*next) == step.c_new && Some(self.inputs[j]) == step.c_old && other == mask
+                        Some(*next) == step.c_new
+                            && Some(self.inputs[j]) == step.c_old
+                            && other == mask
                     }
                     _ => false,
                 });
@@ -332,10 +382,14 @@ impl<'a> Loop<'a> {
         }
         for (k, variable) in variables.iter().enumerate() {
             if matches!(variable, Variable::Other) {
-                return Err(format!("loop variable {k} is chosen between two values, neither of which it had before"));
+                return Err(format!(
+                    "loop variable {k} is chosen between two values, neither of which it had before"
+                ));
             }
             if matches!(variable, Variable::State { .. }) && !taken[k] {
-                return Err(format!("loop variable {k} is not the state of an LSTM, GRU or RNN cell"));
+                return Err(format!(
+                    "loop variable {k} is not the state of an LSTM, GRU or RNN cell"
+                ));
             }
         }
         Ok(layers)
@@ -344,7 +398,10 @@ impl<'a> Loop<'a> {
     /// The loop variables that the body leaves alone, as values around the loop.
     fn invariants(&self) -> HashMap<ValueId, ValueId> {
         let invariant = |k: &usize| self.nexts[*k] == self.inputs[*k];
-        (0..self.inputs.len()).filter(invariant).map(|k| (self.inputs[k], self.operands[k])).collect()
+        (0..self.inputs.len())
+            .filter(invariant)
+            .map(|k| (self.inputs[k], self.operands[k]))
+            .collect()
     }
 
     fn is_read(&self, trace: &Trace, k: usize) -> bool {
@@ -353,11 +410,9 @@ impl<'a> Loop<'a> {
 
     /// The values of the body that are the entry of list `k` at the counter.
     pub fn reads<'s>(&'s self, trace: &'s Trace, k: usize) -> impl Iterator<Item = ValueId> + 's {
-        self.inner
-            .body
-            .nodes
-            .iter()
-            .filter_map(move |node| (self.list_read(trace, node) == Some(k)).then(|| node.output(0)).flatten())
+        self.inner.body.nodes.iter().filter_map(move |node| {
+            (self.list_read(trace, node) == Some(k)).then(|| node.output(0)).flatten()
+        })
     }
 }
 

@@ -1,7 +1,8 @@
 //! Recurrent layers, found where they were written out: in structured loops and in unrolled chains.
 //!
-//! Four steps, the same for every source: find the cell from its equations ([`algebra`], [`cells`], [`weights`]), find what repeats
-//! it ([`loops`], [`chains`]), make the recurrent op, and merge what stands around it (the `merge` pass).
+//! Four steps, the same for every source: find the cell from its equations ([`algebra`], [`cells`],
+//! [`weights`]), find what repeats it ([`loops`], [`chains`]), make the recurrent op, and merge
+//! what stands around it (the `merge` pass).
 
 mod algebra;
 mod build;
@@ -49,7 +50,8 @@ pub fn chains(graph: Graph) -> Result<(Graph, Report)> {
 fn describe(op: &Recurrent, name: &str) -> String {
     let blocks = op.cell.gate_blocks();
     let weights = op.directions.first().map(|direction| &direction.weights);
-    let sizes = weights.map(|weights| format!("{} → {} units", weights.input.columns(), weights.units(blocks)));
+    let sizes = weights
+        .map(|weights| format!("{} → {} units", weights.input.columns(), weights.units(blocks)));
     let kind = match &op.cell {
         Cell::Lstm(lstm) if lstm.coupled_input_forget => "LSTM (coupled gates)",
         Cell::Lstm(_) => "LSTM",

@@ -2,8 +2,8 @@
 
 use crate::graph::{Graph, Node};
 
-/// The nodes in an order in which every value is computed before it is used, close to the present one; nodes without results are
-/// left out. `None` when there is no such order.
+/// The nodes in an order in which every value is computed before it is used, close to the present
+/// one; nodes without results are left out. `None` when there is no such order.
 pub fn sorted(graph: &Graph) -> Option<Vec<Node>> {
     #[derive(Clone, Copy, PartialEq)]
     enum State {

@@ -1,5 +1,5 @@
-//! Values of a loop's body as values over all turns, `[B, n]` becoming `[T, B, n]`: what does not depend on the turn before can be
-//! computed for all turns at once.
+//! Values of a loop's body as values over all turns, `[B, n]` becoming `[T, B, n]`: what does not
+//! depend on the turn before can be computed for all turns at once.
 
 use std::collections::{HashMap, HashSet};
 
@@ -20,12 +20,17 @@ pub struct Sequences<'a> {
     known: HashMap<ValueId, ValueId>,
     /// What is the same in every turn, as values around the loop.
     invariants: HashMap<ValueId, ValueId>,
-    /// What is not computed from its operands: the new states of cells, whose layers are built whole.
+    /// What is not computed from its operands: the new states of cells, whose layers are built
+    /// whole.
     stops: HashSet<ValueId>,
 }
 
 impl<'a> Sequences<'a> {
-    pub fn new(body: &'a Graph, invariants: HashMap<ValueId, ValueId>, stops: HashSet<ValueId>) -> Self {
+    pub fn new(
+        body: &'a Graph,
+        invariants: HashMap<ValueId, ValueId>,
+        stops: HashSet<ValueId>,
+    ) -> Self {
         Sequences { body, producers: body.producers(), known: HashMap::new(), invariants, stops }
     }
 
@@ -74,9 +79,11 @@ impl<'a> Sequences<'a> {
         moving.iter().all(|&id| rank(id) == Some(2)).then_some((node, moving))
     }
 
-    /// What an element-wise op repeats for every turn: constants and invariants of at most the axes of a turn, filled tensors.
+    /// What an element-wise op repeats for every turn: constants and invariants of at most the axes
+    /// of a turn, filled tensors.
     fn repeats(&self, id: ValueId) -> bool {
-        let fits = self.body.get(id).and_then(|value| value.ty.rank()).is_some_and(|rank| rank <= 2);
+        let fits =
+            self.body.get(id).and_then(|value| value.ty.rank()).is_some_and(|rank| rank <= 2);
         fits && self.is_fixed(id, 0)
     }
 
@@ -87,7 +94,9 @@ impl<'a> Sequences<'a> {
         }
         self.node(id).is_some_and(|node| {
             let element_wise = matches!(node.op, Op::Unary(_) | Op::Binary(_) | Op::Activation(_));
-            element_wise && depth < 8 && node.inputs.iter().flatten().all(|&input| self.is_fixed(input, depth + 1))
+            element_wise
+                && depth < 8
+                && node.inputs.iter().flatten().all(|&input| self.is_fixed(input, depth + 1))
         })
     }
 
@@ -110,7 +119,12 @@ impl<'a> Sequences<'a> {
         let rank = own.ty.rank().unwrap_or(0);
         let ty = ValueType { shape: Some(vec![Dim::Unknown; rank]), ..own.ty.clone() };
         let result = trace.graph.add_value(own.name.clone(), ty);
-        trace.push(Node { name: node.name.clone(), op: node.op.clone(), inputs, outputs: vec![Some(result)] });
+        trace.push(Node {
+            name: node.name.clone(),
+            op: node.op.clone(),
+            inputs,
+            outputs: vec![Some(result)],
+        });
         self.invariants.insert(id, result);
         Some(result)
     }
@@ -129,13 +143,16 @@ impl<'a> Sequences<'a> {
             let operand = |slot: usize| node.input(slot);
             let (Some(a), b) = (operand(0), operand(1)) else { break };
             value = match (&node.op, b) {
-                (Op::Binary(binary), Some(b)) if binary.activation == Activation::Linear => match binary.function {
-                    BinaryFunction::Mul if self.repeats(b) => a,
-                    BinaryFunction::Mul if self.repeats(a) => b,
-                    BinaryFunction::Div if self.repeats(b) => a,
-                    _ => break,
-                },
-                (Op::Activation(Activation::Relu | Activation::Tanh), _) | (Op::Unary(Unary::Neg), _) => a,
+                (Op::Binary(binary), Some(b)) if binary.activation == Activation::Linear => {
+                    match binary.function {
+                        BinaryFunction::Mul if self.repeats(b) => a,
+                        BinaryFunction::Mul if self.repeats(a) => b,
+                        BinaryFunction::Div if self.repeats(b) => a,
+                        _ => break,
+                    }
+                }
+                (Op::Activation(Activation::Relu | Activation::Tanh), _)
+                | (Op::Unary(Unary::Neg), _) => a,
                 _ => break,
             };
         }
@@ -169,12 +186,18 @@ impl<'a> Sequences<'a> {
     }
 
     /// Builds `value` over all turns; `lead` is a type `[T, B, _]`.
-    pub fn build(&mut self, trace: &mut Trace, value: ValueId, lead: &ValueType) -> Result<ValueId, Reason> {
+    pub fn build(
+        &mut self,
+        trace: &mut Trace,
+        value: ValueId,
+        lead: &ValueType,
+    ) -> Result<ValueId, Reason> {
         if let Some(known) = self.known.get(&value) {
             return Ok(*known);
         }
-        let (node, moving) =
-            self.operands(value).ok_or("an input of the cell is computed in a way that is not followed")?;
+        let (node, moving) = self
+            .operands(value)
+            .ok_or("an input of the cell is computed in a way that is not followed")?;
         let mut lifted = HashMap::new();
         for operand in moving {
             lifted.insert(operand, self.build(trace, operand, lead)?);
@@ -185,12 +208,16 @@ impl<'a> Sequences<'a> {
                 None => None,
                 Some(id) => Some(match lifted.get(id) {
                     Some(lifted) => *lifted,
-                    None => self.fixed(trace, *id).ok_or("an operand of the loop is not followed")?,
+                    None => {
+                        self.fixed(trace, *id).ok_or("an operand of the loop is not followed")?
+                    }
                 }),
             });
         }
         let op = match &node.op {
-            Op::FullyConnected(options) => Op::FullyConnected(FullyConnected { keep_leading_axes: true, ..*options }),
+            Op::FullyConnected(options) => {
+                Op::FullyConnected(FullyConnected { keep_leading_axes: true, ..*options })
+            }
             Op::Concat(options) => Op::Concat(Concat { axis: -1, ..*options }),
             other => other.clone(),
         };

@@ -37,7 +37,8 @@ impl Product {
     }
 }
 
-/// One gate: `activation(bias + Σ products + peephole ∘ state (+ reset ∘ (reset bias + Σ reset products)))`.
+/// One gate:
+/// `activation(bias + Σ products + peephole ∘ state (+ reset ∘ (reset bias + Σ reset products)))`.
 #[derive(Clone, Debug)]
 pub struct Gate {
     pub activation: Activation,
@@ -87,8 +88,8 @@ impl Step {
 
     /// Whether both are the same cell with the same weights.
     pub fn same_cell(&self, other: &Step) -> bool {
-        let gates =
-            self.gates.len() == other.gates.len() && self.gates.iter().zip(&other.gates).all(|(a, b)| a.same_gate(b));
+        let gates = self.gates.len() == other.gates.len()
+            && self.gates.iter().zip(&other.gates).all(|(a, b)| a.same_gate(b));
         let projection = match (&self.projection, &other.projection) {
             (None, None) => true,
             (Some((a, p)), Some((b, q))) => a.same_weights(b) && p.close_to(q, a.rows.1),
@@ -104,8 +105,9 @@ impl Step {
 
 impl Gate {
     fn same_gate(&self, other: &Gate) -> bool {
-        let all =
-            |a: &[Product], b: &[Product]| a.len() == b.len() && a.iter().all(|p| b.iter().any(|q| p.same_weights(q)));
+        let all = |a: &[Product], b: &[Product]| {
+            a.len() == b.len() && a.iter().all(|p| b.iter().any(|q| p.same_weights(q)))
+        };
         let peephole = match (&self.peephole, &other.peephole) {
             (None, None) => true,
             (Some((_, p)), Some((_, q))) => p.close_to(q, self.width),
@@ -120,7 +122,8 @@ impl Gate {
             && all(&self.after_reset, &other.after_reset)
     }
 
-    /// The gate `1 − self`: for the logistic function, and the hard one around ½, the same function of the negated sum.
+    /// The gate `1 − self`: for the logistic function, and the hard one around ½, the same function
+    /// of the negated sum.
     pub fn complement(mut self) -> Option<Gate> {
         match self.activation {
             Activation::Sigmoid => {}

@@ -52,7 +52,9 @@ impl Coef {
             (Coef::Scalar(a), Coef::Scalar(b)) => Coef::Scalar(f(*a, *b)),
             (Coef::Scalar(a), Coef::Vector(b)) => Coef::of(b.iter().map(|b| f(*a, *b)).collect()),
             (Coef::Vector(a), Coef::Scalar(b)) => Coef::of(a.iter().map(|a| f(*a, *b)).collect()),
-            (Coef::Vector(a), Coef::Vector(b)) => Coef::of(a.iter().zip(b).map(|(a, b)| f(*a, *b)).collect()),
+            (Coef::Vector(a), Coef::Vector(b)) => {
+                Coef::of(a.iter().zip(b).map(|(a, b)| f(*a, *b)).collect())
+            }
         }
     }
 

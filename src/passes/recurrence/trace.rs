@@ -59,7 +59,12 @@ impl Trace {
     /// Size of an axis, followed back as far as ops leave it alone.
     pub fn axis(&self, mut value: ValueId, mut axis: usize) -> Size {
         for _ in 0..MOST_STEPS {
-            match self.graph.get(value).and_then(|v| v.ty.shape.as_ref()).and_then(|shape| shape.get(axis)) {
+            match self
+                .graph
+                .get(value)
+                .and_then(|v| v.ty.shape.as_ref())
+                .and_then(|shape| shape.get(axis))
+            {
                 Some(Dim::Known(size)) => return Size::Known(*size),
                 Some(Dim::Symbol(symbol)) => return Size::Symbol(*symbol),
                 _ => {}
@@ -88,9 +93,13 @@ impl Trace {
                 let axis = *self.integers(self.operand(node, 1)?)?.get(axis)?;
                 Some((first, usize::try_from(axis).ok()?))
             }
-            Op::FullyConnected(options) if options.keep_leading_axes && axis + 1 < rank(value)? => Some((first, axis)),
+            Op::FullyConnected(options) if options.keep_leading_axes && axis + 1 < rank(value)? => {
+                Some((first, axis))
+            }
             Op::MatMul(_) if axis + 2 < rank(value)? => Some((first, axis)),
-            Op::MatMul(options) if axis + 2 == rank(value)? && !options.transpose_a => Some((first, axis)),
+            Op::MatMul(options) if axis + 2 == rank(value)? && !options.transpose_a => {
+                Some((first, axis))
+            }
             Op::Binary(_) => {
                 // An operand that has as many axes and may not be repeated along this one.
                 let second = self.operand(node, 1)?;
@@ -113,7 +122,11 @@ impl Trace {
             Op::Gather(options) if options.batch_dims == 0 && options.axis == 0 => {
                 let indices = self.operand(node, 1)?;
                 let count = rank(indices)?;
-                if axis < count { Some((indices, axis)) } else { Some((first, (axis - count).checked_add(1)?)) }
+                if axis < count {
+                    Some((indices, axis))
+                } else {
+                    Some((first, (axis - count).checked_add(1)?))
+                }
             }
             Op::Recurrent(layer) => {
                 let slot = node.outputs.iter().position(|output| *output == Some(value))?;
@@ -146,12 +159,15 @@ impl Trace {
         let first = self.operand(node, 0)?;
         let depth = depth + 1;
         match &node.op {
-            Op::Cast(_) | Op::Reshape | Op::Squeeze(_) | Op::ExpandDims => self.scalar_at(first, index, depth),
+            Op::Cast(_) | Op::Reshape | Op::Squeeze(_) | Op::ExpandDims => {
+                self.scalar_at(first, index, depth)
+            }
             Op::Shape(_) => Some(self.axis(first, index)),
             Op::StridedSlice(options) => {
                 let begin = self.integers(self.operand(node, 1)?)?;
                 let strides = self.integers(self.operand(node, 3)?)?;
-                let plain = options.new_axis_mask == 0 && options.ellipsis_mask == 0 && begin.len() == 1;
+                let plain =
+                    options.new_axis_mask == 0 && options.ellipsis_mask == 0 && begin.len() == 1;
                 let start = if options.begin_mask & 1 == 1 { 0 } else { *begin.first()? };
                 (plain && strides == [1]).then_some(())?;
                 self.scalar_at(first, usize::try_from(start).ok()?.checked_add(index)?, depth)
@@ -159,7 +175,11 @@ impl Trace {
             Op::Slice => {
                 let begin = self.integers(self.operand(node, 1)?)?;
                 (begin.len() == 1).then_some(())?;
-                self.scalar_at(first, usize::try_from(*begin.first()?).ok()?.checked_add(index)?, depth)
+                self.scalar_at(
+                    first,
+                    usize::try_from(*begin.first()?).ok()?.checked_add(index)?,
+                    depth,
+                )
             }
             Op::Gather(options) if options.axis == 0 && options.batch_dims == 0 => {
                 let picked = *self.integers(self.operand(node, 1)?)?.get(index)?;
@@ -186,13 +206,16 @@ impl Trace {
             Op::Binary(binary) if binary.function == BinaryFunction::Minimum && index == 0 => {
                 let second = self.operand(node, 1)?;
                 let least = |value: ValueId, other: ValueId| {
-                    self.scalar_at(value, 0, depth).filter(|size| self.is_at_least(other, *size, depth))
+                    self.scalar_at(value, 0, depth)
+                        .filter(|size| self.is_at_least(other, *size, depth))
                 };
                 least(first, second).or_else(|| least(second, first))
             }
             Op::Binary(binary) if binary.function == BinaryFunction::Maximum => {
-                let (a, b) =
-                    (self.scalar_at(first, index, depth)?, self.scalar_at(self.operand(node, 1)?, index, depth)?);
+                let (a, b) = (
+                    self.scalar_at(first, index, depth)?,
+                    self.scalar_at(self.operand(node, 1)?, index, depth)?,
+                );
                 (a == b).then_some(a)
             }
             _ => None,
@@ -210,12 +233,15 @@ impl Trace {
         let value = self.uncast(value);
         let Some(node) = self.producer(value) else { return false };
         match self.extreme(node, BinaryFunction::Maximum) {
-            Some((a, b)) => self.is_at_least(a, size, depth + 1) || self.is_at_least(b, size, depth + 1),
+            Some((a, b)) => {
+                self.is_at_least(a, size, depth + 1) || self.is_at_least(b, size, depth + 1)
+            }
             None => false,
         }
     }
 
-    /// `min(size, max(1, longest of lengths))`: TensorFlow stops a loop with lengths there. Returns the size and the lengths.
+    /// `min(size, max(1, longest of lengths))`: TensorFlow stops a loop with lengths there. Returns
+    /// the size and the lengths.
     pub fn longest(&self, value: ValueId) -> Option<(Size, ValueId)> {
         let value = self.uncast(value);
         let node = self.producer(value)?;
@@ -242,7 +268,9 @@ impl Trace {
 
     fn extreme(&self, node: &Node, function: BinaryFunction) -> Option<(ValueId, ValueId)> {
         match &node.op {
-            Op::Binary(binary) if binary.function == function => Some((self.operand(node, 0)?, self.operand(node, 1)?)),
+            Op::Binary(binary) if binary.function == function => {
+                Some((self.operand(node, 0)?, self.operand(node, 1)?))
+            }
             _ => None,
         }
     }
@@ -252,7 +280,9 @@ impl Trace {
         for _ in 0..MOST_STEPS {
             match self.producer(value) {
                 Some(node) if matches!(node.op, Op::Cast(_)) => match self.operand(node, 0) {
-                    Some(inner) if self.is_integer(inner) && self.is_integer(value) => value = inner,
+                    Some(inner) if self.is_integer(inner) && self.is_integer(value) => {
+                        value = inner
+                    }
                     _ => break,
                 },
                 _ => break,
@@ -276,7 +306,9 @@ impl Trace {
             return tensor.to_f32().iter().all(|&x| x == 0.0);
         }
         let Some(node) = self.producer(value).filter(|_| depth < MOST_STEPS) else { return false };
-        let zero = |slot: usize| self.operand(node, slot).is_some_and(|value| self.zero_at(value, depth + 1));
+        let zero = |slot: usize| {
+            self.operand(node, slot).is_some_and(|value| self.zero_at(value, depth + 1))
+        };
         match &node.op {
             Op::Fill => zero(1),
             Op::BroadcastTo

@@ -19,7 +19,9 @@ impl Loop<'_> {
         let condition = &self.inner.condition;
         let producers = condition.producers();
         let mut limits = Vec::new();
-        let mut open = vec![condition.outputs.first().map(|port| port.value).ok_or("the loop has no condition")?];
+        let mut open = vec![
+            condition.outputs.first().map(|port| port.value).ok_or("the loop has no condition")?,
+        ];
         let refuse = || Reason::from("the condition is not `counter < bound`");
         let mut budget = 64;
         while let Some(value) = open.pop() {
@@ -52,7 +54,8 @@ impl Loop<'_> {
                 BinaryFunction::Greater => (b, a),
                 _ => return Err(refuse()),
             };
-            let position = |value: ValueId| condition.inputs.iter().position(|port| port.value == value);
+            let position =
+                |value: ValueId| condition.inputs.iter().position(|port| port.value == value);
             if !position(counter).is_some_and(|k| self.is_counter(trace, k)) {
                 return Err(refuse());
             }
@@ -61,7 +64,9 @@ impl Loop<'_> {
                     Some([bound]) => Limit::Known(*bound),
                     _ => return Err(refuse()),
                 },
-                (None, Some(k)) if self.nexts[k] == self.inputs[k] => Limit::Operand(self.operands[k]),
+                (None, Some(k)) if self.nexts[k] == self.inputs[k] => {
+                    Limit::Operand(self.operands[k])
+                }
                 _ => return Err("the bound of the loop changes in the loop".into()),
             });
         }
@@ -69,7 +74,13 @@ impl Loop<'_> {
     }
 
     /// Whether a bound stops the loop before the end of the lists, where only masked turns follow.
-    pub fn check_limit(&self, trace: &Trace, limit: &Limit, time: Size, mask: Option<Mask>) -> Result<bool, Reason> {
+    pub fn check_limit(
+        &self,
+        trace: &Trace,
+        limit: &Limit,
+        time: Size,
+        mask: Option<Mask>,
+    ) -> Result<bool, Reason> {
         let size = match limit {
             Limit::Known(bound) => usize::try_from(*bound).ok().map(Size::Known),
             Limit::Operand(value) => trace.scalar(*value),

@@ -1,4 +1,5 @@
-//! What each variable of a loop is: a counter, something that stays, a state, possibly under a mask, or a list.
+//! What each variable of a loop is: a counter, something that stays, a state, possibly under a
+//! mask, or a list.
 
 use super::algebra::first;
 use super::loops::Loop;
@@ -21,7 +22,8 @@ pub enum Variable {
     List { item: ValueId },
     /// A list with one entry, overwritten in each turn.
     Last { item: ValueId },
-    /// The output of the turn before, kept for masked turns or for nothing: the value is that of a list's entry.
+    /// The output of the turn before, kept for masked turns or for nothing: the value is that of a
+    /// list's entry.
     Output,
     /// Something else: an error unless it turns out to be an `Output`.
     Other,
@@ -61,7 +63,8 @@ impl Loop<'_> {
         Ok(Variable::State { next: new, mask: Some(valid) })
     }
 
-    /// `select(mask, new, old)` in either order: the mask, the value where it holds, the value where it does not.
+    /// `select(mask, new, old)` in either order: the mask, the value where it holds, the value
+    /// where it does not.
     pub fn masked(&self, trace: &Trace, value: ValueId) -> Option<(Mask, ValueId, ValueId)> {
         let (node, _) = self.algebra.producer(self.algebra.through(value))?;
         if !matches!(node.op, Op::Select) {
@@ -85,7 +88,9 @@ impl Loop<'_> {
                     holds = !holds;
                     condition = operand(0)?;
                 }
-                Op::ExpandDims | Op::Reshape | Op::Squeeze(_) | Op::BroadcastTo | Op::Tile => condition = operand(0)?,
+                Op::ExpandDims | Op::Reshape | Op::Squeeze(_) | Op::BroadcastTo | Op::Tile => {
+                    condition = operand(0)?
+                }
                 Op::Cast(DType::Bool) => condition = operand(0)?,
                 Op::Gather(_) => return Some((Mask::List(self.list_read(trace, node)?), holds)),
                 Op::Binary(binary) => {
@@ -185,7 +190,8 @@ impl Loop<'_> {
             }
             Op::Concat(options) if options.axis == 0 && node.inputs.len() == 3 => {
                 let (before, item, after) = (operand(0)?, operand(1)?, operand(2)?);
-                let fits = self.is_slice(trace, k, before, false) && self.is_slice(trace, k, after, true);
+                let fits =
+                    self.is_slice(trace, k, before, false) && self.is_slice(trace, k, after, true);
                 let item = self.entry(item)?;
                 fits.then_some(Variable::List { item })
             }
@@ -201,7 +207,8 @@ impl Loop<'_> {
     fn entry(&self, value: ValueId) -> Option<ValueId> {
         let (node, _) = self.algebra.producer(value)?;
         let input = first(node)?;
-        let shape = |id: ValueId| self.inner.body.get(id).and_then(|value| value.ty.shape.as_deref());
+        let shape =
+            |id: ValueId| self.inner.body.get(id).and_then(|value| value.ty.shape.as_deref());
         let (outer, inner) = (shape(value)?, shape(input)?);
         let leading = outer.split_first().is_some_and(|(one, rest)| {
             one.known() == Some(1)
@@ -232,7 +239,8 @@ impl Loop<'_> {
             // [counter, rest, rest, …]
             let vector = |value: ValueId, rest: i64| -> Option<bool> {
                 let (node, _) = self.algebra.producer(value)?;
-                let (Op::Concat(_), [Some(head), Some(tail)]) = (&node.op, node.inputs.as_slice()) else {
+                let (Op::Concat(_), [Some(head), Some(tail)]) = (&node.op, node.inputs.as_slice())
+                else {
                     return Some(false);
                 };
                 let tail = self.integers(*tail)?.iter().all(|&x| x == rest);
@@ -242,13 +250,16 @@ impl Loop<'_> {
                 }
                 let head = first(node)?;
                 let at = if after {
-                    (0..self.inputs.len()).any(|c| self.is_counter(trace, c) && self.is_next_of(head, c))
+                    (0..self.inputs.len())
+                        .any(|c| self.is_counter(trace, c) && self.is_next_of(head, c))
                 } else {
                     self.counts(trace, head)
                 };
                 Some(tail && at)
             };
-            let constant = |value: ValueId, x: i64| self.integers(value).is_some_and(|all| all.iter().all(|&y| y == x));
+            let constant = |value: ValueId, x: i64| {
+                self.integers(value).is_some_and(|all| all.iter().all(|&y| y == x))
+            };
             Some(if after {
                 vector(operand(1)?, 0)? && constant(operand(2)?, -1)
             } else {

@@ -28,16 +28,20 @@ pub fn canonical(algebra: &Algebra<'_>, step: &Step, h_old: ValueId) -> Result<C
     let reset_before = step.form == Form::Gru { reset_after: false };
     let mut inputs: Vec<(ValueId, usize, usize)> = Vec::new();
     for product in gates.iter().flat_map(|gate| &gate.products) {
-        if product.argument != h_old && !inputs.iter().any(|(value, ..)| *value == product.argument) {
+        if product.argument != h_old && !inputs.iter().any(|(value, ..)| *value == product.argument)
+        {
             inputs.push((product.argument, product.columns.0, product.columns.1));
         }
     }
     inputs.sort_by_key(|&(_, start, _)| start);
-    let inputs: Vec<(ValueId, usize)> = inputs.into_iter().map(|(value, _, width)| (value, width)).collect();
+    let inputs: Vec<(ValueId, usize)> =
+        inputs.into_iter().map(|(value, _, width)| (value, width)).collect();
     if inputs.is_empty() {
         return Err("no weights act on an input".into());
     }
-    if !reset_before && gates.iter().flat_map(|gate| &gate.after_reset).any(|product| product.argument != h_old) {
+    if !reset_before
+        && gates.iter().flat_map(|gate| &gate.after_reset).any(|product| product.argument != h_old)
+    {
         return Err("the reset gate acts on something other than the old state".into());
     }
     let recurrent = |gate: &Gate| -> Vec<Product> {
@@ -80,7 +84,9 @@ pub fn canonical(algebra: &Algebra<'_>, step: &Step, h_old: ValueId) -> Result<C
         }
     };
     let reset_bias = match (&step.form, gates.last()) {
-        (Form::Gru { reset_after: true }, Some(candidate)) => vector([(&candidate.reset_bias, units)])?,
+        (Form::Gru { reset_after: true }, Some(candidate)) => {
+            vector([(&candidate.reset_bias, units)])?
+        }
         _ => None,
     };
     let weights = CellWeights {
@@ -97,9 +103,12 @@ pub fn canonical(algebra: &Algebra<'_>, step: &Step, h_old: ValueId) -> Result<C
 }
 
 fn cell(step: &Step) -> Result<Cell, Reason> {
-    let activation = |k: usize| step.gates.get(k).map(|gate| gate.activation).ok_or("a gate is missing");
+    let activation =
+        |k: usize| step.gates.get(k).map(|gate| gate.activation).ok_or("a gate is missing");
     let same = |a: Activation, b: Activation| {
-        (a == b).then_some(a).ok_or_else(|| format!("gates with different activations ({} and {})", a.name(), b.name()))
+        (a == b).then_some(a).ok_or_else(|| {
+            format!("gates with different activations ({} and {})", a.name(), b.name())
+        })
     };
     Ok(match step.form {
         Form::Lstm { coupled, output } => {
@@ -133,25 +142,30 @@ fn peephole(step: &Step, units: usize) -> Result<Option<Matrix>, Reason> {
     let zero = Coef::Scalar(0.0);
     let candidate = step.gates.len().saturating_sub(2);
     let gates = step.gates.iter().enumerate().filter(|(k, _)| *k != candidate);
-    let rows: Vec<(&Coef, usize)> =
-        gates.map(|(_, gate)| (gate.peephole.as_ref().map_or(&zero, |(_, factor)| factor), units)).collect();
+    let rows: Vec<(&Coef, usize)> = gates
+        .map(|(_, gate)| (gate.peephole.as_ref().map_or(&zero, |(_, factor)| factor), units))
+        .collect();
     Ok(Some(Matrix::float(dense(rows)?)))
 }
 
 /// Float, or hybrid when every matrix is int8.
 fn arithmetic(algebra: &Algebra<'_>, step: &Step) -> Result<Arithmetic, Reason> {
-    let products: Vec<&Product> = step.products().chain(step.projection.as_ref().map(|(product, _)| product)).collect();
-    let is_int8 =
-        |product: &Product| algebra.graph.constant(product.weights).is_some_and(|tensor| tensor.dtype() == DType::I8);
-    let Some(first) = products.iter().find(|product| is_int8(product)) else { return Ok(Arithmetic::Float) };
+    let products: Vec<&Product> =
+        step.products().chain(step.projection.as_ref().map(|(product, _)| product)).collect();
+    let is_int8 = |product: &Product| {
+        algebra.graph.constant(product.weights).is_some_and(|tensor| tensor.dtype() == DType::I8)
+    };
+    let Some(first) = products.iter().find(|product| is_int8(product)) else {
+        return Ok(Arithmetic::Float);
+    };
     if !products.iter().all(|product| is_int8(product)) {
         return Err("some weights of the cell are int8, others float".into());
     }
     if products.iter().any(|product| product.asymmetric != first.asymmetric) {
-        return Err("the products of the cell quantise their inputs in different ways".into());
+        return Err("the products of the cell quantize their inputs in different ways".into());
     }
     if products.iter().any(|product| product.joined != product.columns.1) {
-        return Err("input and state are quantised together: no hybrid layer does that".into());
+        return Err("input and state are quantized together: no hybrid layer does that".into());
     }
     Ok(Arithmetic::Hybrid { asymmetric: first.asymmetric })
 }
@@ -169,11 +183,24 @@ struct Blocks<'a> {
 
 impl<'a> Blocks<'a> {
     fn new(algebra: &'a Algebra<'a>, hybrid: bool) -> Self {
-        Blocks { algebra, hybrid, rows: 0, columns: 0, float: Vec::new(), int8: Vec::new(), scales: Vec::new() }
+        Blocks {
+            algebra,
+            hybrid,
+            rows: 0,
+            columns: 0,
+            float: Vec::new(),
+            int8: Vec::new(),
+            scales: Vec::new(),
+        }
     }
 
     /// Adds the rows of one gate: the sum of `blocks`, each from its first column on.
-    fn gate(&mut self, rows: usize, columns: usize, blocks: &[(Product, usize)]) -> Result<(), Reason> {
+    fn gate(
+        &mut self,
+        rows: usize,
+        columns: usize,
+        blocks: &[(Product, usize)],
+    ) -> Result<(), Reason> {
         (self.rows, self.columns) = (self.rows + rows, columns);
         if self.hybrid {
             return self.hybrid_gate(rows, columns, blocks);
@@ -186,7 +213,8 @@ impl<'a> Blocks<'a> {
                 let factor = product.factor.at(row);
                 for column in 0..product.columns.1 {
                     let from = index(product, tensor, row, column).ok_or("weights out of range")?;
-                    let (Some(slot), Some(&weight)) = (sum.get_mut(row * columns + offset + column), data.get(from))
+                    let (Some(slot), Some(&weight)) =
+                        (sum.get_mut(row * columns + offset + column), data.get(from))
                     else {
                         return Err("weights out of range".into());
                     };
@@ -198,15 +226,23 @@ impl<'a> Blocks<'a> {
         Ok(())
     }
 
-    fn hybrid_gate(&mut self, rows: usize, columns: usize, blocks: &[(Product, usize)]) -> Result<(), Reason> {
-        let [(product, 0)] = blocks else { return Err("a gate without, or with several, int8 products".into()) };
+    fn hybrid_gate(
+        &mut self,
+        rows: usize,
+        columns: usize,
+        blocks: &[(Product, usize)],
+    ) -> Result<(), Reason> {
+        let [(product, 0)] = blocks else {
+            return Err("a gate without, or with several, int8 products".into());
+        };
         if product.columns != (0, columns) || !product.factor.is(1.0) {
             return Err("int8 weights with a factor".into());
         }
         let tensor = self.weights(product)?;
         let data = tensor.as_slice::<i8>().map_err(|error| error.to_string())?;
         let ty = self.algebra.graph.get(product.weights).map(|value| &value.ty);
-        let quantization = ty.and_then(|ty| ty.quantization.as_ref()).ok_or("int8 weights without a scale")?;
+        let quantization =
+            ty.and_then(|ty| ty.quantization.as_ref()).ok_or("int8 weights without a scale")?;
         if quantization.zero_points.iter().any(|&zero| zero != 0) {
             return Err("int8 weights with a zero point".into());
         }
@@ -214,7 +250,9 @@ impl<'a> Blocks<'a> {
         for row in 0..rows {
             let scale = match quantization.scales.as_slice() {
                 [scale] => Some(*scale),
-                scales if quantization.axis == outputs_axis => scales.get(product.rows.0 + row).copied(),
+                scales if quantization.axis == outputs_axis => {
+                    scales.get(product.rows.0 + row).copied()
+                }
                 _ => return Err("int8 weights with a scale for each input".into()),
             };
             self.scales.push(scale.ok_or("a scale of the int8 weights is missing")?);
@@ -227,20 +265,28 @@ impl<'a> Blocks<'a> {
     }
 
     fn weights(&self, product: &Product) -> Result<&'a Tensor, Reason> {
-        self.algebra.graph.constant(product.weights).ok_or_else(|| "the weights are no constant".into())
+        self.algebra
+            .graph
+            .constant(product.weights)
+            .ok_or_else(|| "the weights are no constant".into())
     }
 
     fn finish(self) -> Result<Matrix, Reason> {
         let shape = [self.rows, self.columns];
         if !self.hybrid {
-            return Ok(Matrix::float(Tensor::from_vec(&shape, self.float).map_err(|error| error.to_string())?));
+            return Ok(Matrix::float(
+                Tensor::from_vec(&shape, self.float).map_err(|error| error.to_string())?,
+            ));
         }
         // One scale for all rows where they agree.
         let scales = match self.scales.split_first() {
             Some((first, rest)) if rest.iter().all(|scale| scale == first) => vec![*first],
             _ => self.scales,
         };
-        Ok(Matrix { data: Tensor::from_vec(&shape, self.int8).map_err(|error| error.to_string())?, scales })
+        Ok(Matrix {
+            data: Tensor::from_vec(&shape, self.int8).map_err(|error| error.to_string())?,
+            scales,
+        })
     }
 }
 
@@ -254,7 +300,9 @@ fn index(product: &Product, tensor: &Tensor, row: usize, column: usize) -> Optio
 }
 
 /// The factors of consecutive blocks as f32; `None` when all are 0.
-fn vector<'a>(blocks: impl IntoIterator<Item = (&'a Coef, usize)>) -> Result<Option<Tensor>, Reason> {
+fn vector<'a>(
+    blocks: impl IntoIterator<Item = (&'a Coef, usize)>,
+) -> Result<Option<Tensor>, Reason> {
     let blocks: Vec<_> = blocks.into_iter().collect();
     if blocks.iter().all(|(factor, _)| factor.is(0.0)) {
         return Ok(None);
@@ -263,7 +311,9 @@ fn vector<'a>(blocks: impl IntoIterator<Item = (&'a Coef, usize)>) -> Result<Opt
 }
 
 fn dense<'a>(blocks: impl IntoIterator<Item = (&'a Coef, usize)>) -> Result<Tensor, Reason> {
-    let data: Vec<f32> =
-        blocks.into_iter().flat_map(|(factor, rows)| (0..rows).map(move |k| factor.at(k) as f32)).collect();
+    let data: Vec<f32> = blocks
+        .into_iter()
+        .flat_map(|(factor, rows)| (0..rows).map(move |k| factor.at(k) as f32))
+        .collect();
     Tensor::from_vec(&[data.len()], data).map_err(|error| error.to_string())
 }

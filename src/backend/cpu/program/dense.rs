@@ -3,7 +3,7 @@
 use super::slots::Slots;
 use crate::backend::Precision;
 use crate::backend::cpu::Resources;
-use crate::backend::cpu::simd::{From, Packed, Quantised, Rows, Storage, Table};
+use crate::backend::cpu::simd::{From, Packed, Quantized, Rows, Storage, Table};
 use crate::error::{Error, Result};
 use crate::graph::op::{Activation, Conv2d, FullyConnected, MatMul};
 use crate::graph::{Node, ValueId};
@@ -21,7 +21,7 @@ pub(super) struct Dense {
     activation: Activation,
     windows: Option<Windows>,
     table: &'static Table,
-    scratch: Quantised,
+    scratch: Quantized,
 }
 
 /// The ops that are such products.
@@ -53,15 +53,24 @@ struct Windows {
 
 impl Dense {
     /// The kernel of a node, when its weights are known and everything is f32.
-    pub fn new(kind: &Kind<'_>, plan: &Plan, node: &Node, resources: &Resources<'_>) -> Result<Option<Dense>> {
+    pub fn new(
+        kind: &Kind<'_>,
+        plan: &Plan,
+        node: &Node,
+        resources: &Resources<'_>,
+    ) -> Result<Option<Dense>> {
         let input = |slot: usize| node.input(slot);
-        let (Some(x), Some(w), Some(Some(y))) = (input(0), input(1), node.outputs.first().copied()) else {
+        let (Some(x), Some(w), Some(Some(y))) = (input(0), input(1), node.outputs.first().copied())
+        else {
             return Ok(None);
         };
-        let (Some(weights), Some(x_shape), Some(y_shape)) = (plan.known(w), plan.shape(x), plan.shape(y)) else {
+        let (Some(weights), Some(x_shape), Some(y_shape)) =
+            (plan.known(w), plan.shape(x), plan.shape(y))
+        else {
             return Ok(None);
         };
-        let real = |id: ValueId| plan.graph.get(id).is_some_and(|value| value.ty.dtype == DType::F32);
+        let real =
+            |id: ValueId| plan.graph.get(id).is_some_and(|value| value.ty.dtype == DType::F32);
         let weights_are_floats = matches!(weights.dtype(), DType::F32 | DType::F16);
         if !real(x) || !real(y) || !weights_are_floats || !input(2).is_none_or(real) {
             return Ok(None);
@@ -75,19 +84,24 @@ impl Dense {
                 (inputs, outputs, true, options.activation)
             }
             Kind::MatMul(options) => {
-                let (false, &[a, b]) = (options.transpose_a, weights.shape()) else { return Ok(None) };
+                let (false, &[a, b]) = (options.transpose_a, weights.shape()) else {
+                    return Ok(None);
+                };
                 let (depth, outputs) = if options.transpose_b { (b, a) } else { (a, b) };
                 (depth, outputs, options.transpose_b, Activation::Linear)
             }
             Kind::Conv2d(conv) => {
                 let &[outputs, height, width, inputs] = weights.shape() else { return Ok(None) };
-                let (&[n, h, w, i], &[_, out_h, out_w, _]) = (x_shape, y_shape) else { return Ok(None) };
+                let (&[n, h, w, i], &[_, out_h, out_w, _]) = (x_shape, y_shape) else {
+                    return Ok(None);
+                };
                 if i != inputs {
                     return Ok(None);
                 }
                 let depth = height * width * inputs;
                 let rows = vec![0.0; n * out_h * out_w * depth];
-                windows = Some(Windows::new(conv, [n, h, w, i], [height, width], [out_h, out_w], rows));
+                windows =
+                    Some(Windows::new(conv, [n, h, w, i], [height, width], [out_h, out_w], rows));
                 (depth, outputs, true, conv.activation)
             }
         };
@@ -104,7 +118,9 @@ impl Dense {
         let table = resources.table;
         let width = if rows == 1 { table.vector_width } else { table.matrix_width };
         let packed = Packed::for_rows(rows, depth, outputs, width, storage, |k, o| {
-            data.get(if transposed { o * depth + k } else { k * outputs + o }).copied().unwrap_or(0.0)
+            data.get(if transposed { o * depth + k } else { k * outputs + o })
+                .copied()
+                .unwrap_or(0.0)
         });
         let bias = match input(2) {
             None => Bias::Known(vec![0.0; outputs]),
@@ -113,7 +129,18 @@ impl Dense {
                 None => Bias::Value(id),
             },
         };
-        Ok(Some(Dense { x, y, rows, packed, outputs, bias, activation, windows, table, scratch: Quantised::default() }))
+        Ok(Some(Dense {
+            x,
+            y,
+            rows,
+            packed,
+            outputs,
+            bias,
+            activation,
+            windows,
+            table,
+            scratch: Quantized::default(),
+        }))
     }
 
     pub fn run(&mut self, slots: &mut Slots, inputs: &[Tensor], states: &[Tensor]) -> Result<()> {
@@ -121,7 +148,13 @@ impl Dense {
         slots.with_taken(y_id, |slots, y| self.compute(slots, inputs, states, y.as_mut_slice()?))
     }
 
-    fn compute(&mut self, slots: &Slots, inputs: &[Tensor], states: &[Tensor], y: &mut [f32]) -> Result<()> {
+    fn compute(
+        &mut self,
+        slots: &Slots,
+        inputs: &[Tensor],
+        states: &[Tensor],
+        y: &mut [f32],
+    ) -> Result<()> {
         let x = slots.read(self.x, inputs, states)?.as_slice::<f32>()?;
         let a = match &mut self.windows {
             Some(windows) => windows.gather(x)?,
@@ -152,18 +185,33 @@ impl Dense {
 }
 
 impl Windows {
-    fn new(conv: &Conv2d, x: [usize; 4], kernel: [usize; 2], result: [usize; 2], rows: Vec<f32>) -> Windows {
+    fn new(
+        conv: &Conv2d,
+        x: [usize; 4],
+        kernel: [usize; 2],
+        result: [usize; 2],
+        rows: Vec<f32>,
+    ) -> Windows {
         let mut before = [0; 2];
         if conv.same_padding {
             for axis in 0..2 {
-                // The last window's end, past the first one's begin; what is over is halved, the odd one goes to the end.
+                // The last window's end, past the first one's begin; what is over is halved, the
+                // odd one goes to the end.
                 let reach = (result[axis].saturating_sub(1)) * conv.strides[axis]
                     + kernel[axis].saturating_sub(1) * conv.dilations[axis]
                     + 1;
                 before[axis] = reach.saturating_sub(x[axis + 1]) / 2;
             }
         }
-        Windows { x, kernel, result, strides: conv.strides, dilations: conv.dilations, before, rows }
+        Windows {
+            x,
+            kernel,
+            result,
+            strides: conv.strides,
+            dilations: conv.dilations,
+            before,
+            rows,
+        }
     }
 
     /// One row `[kh, kw, I]` for every element of the result.
@@ -171,16 +219,23 @@ impl Windows {
         let [n, h, w, width] = self.x;
         let mut to = self.rows.chunks_exact_mut(width.max(1));
         for image in 0..n {
-            for (row, column) in (0..self.result[0]).flat_map(|row| (0..self.result[1]).map(move |c| (row, c))) {
-                for (ky, kx) in (0..self.kernel[0]).flat_map(|ky| (0..self.kernel[1]).map(move |kx| (ky, kx))) {
-                    let at_y = (row * self.strides[0] + ky * self.dilations[0]).checked_sub(self.before[0]);
-                    let at_x = (column * self.strides[1] + kx * self.dilations[1]).checked_sub(self.before[1]);
+            for (row, column) in
+                (0..self.result[0]).flat_map(|row| (0..self.result[1]).map(move |c| (row, c)))
+            {
+                for (ky, kx) in
+                    (0..self.kernel[0]).flat_map(|ky| (0..self.kernel[1]).map(move |kx| (ky, kx)))
+                {
+                    let at_y = (row * self.strides[0] + ky * self.dilations[0])
+                        .checked_sub(self.before[0]);
+                    let at_x = (column * self.strides[1] + kx * self.dilations[1])
+                        .checked_sub(self.before[1]);
                     let Some(to) = to.next() else { return Ok(&self.rows) };
                     match (at_y.filter(|&y| y < h), at_x.filter(|&x| x < w)) {
                         (Some(y), Some(x_at)) => {
                             let at = ((image * h + y) * w + x_at) * width;
-                            let from =
-                                x.get(at..at + width).ok_or_else(|| Error::internal("a window past the input"))?;
+                            let from = x
+                                .get(at..at + width)
+                                .ok_or_else(|| Error::internal("a window past the input"))?;
                             to.copy_from_slice(from);
                         }
                         _ => to.fill(0.0),

@@ -3,7 +3,9 @@
 use super::slots::Slots;
 use crate::backend::cpu::simd::Table;
 use crate::error::{Error, Result};
-use crate::graph::op::{Activation, Binary, BinaryFunction, Reduce, ReduceFunction, Softmax, Unary};
+use crate::graph::op::{
+    Activation, Binary, BinaryFunction, Reduce, ReduceFunction, Softmax, Unary,
+};
 use crate::graph::{Node, ValueId};
 use crate::plan::Plan;
 use crate::tensor::{DType, Tensor};
@@ -34,7 +36,8 @@ enum Work {
     Reduce { function: ReduceFunction, outer: usize, reduced: usize, inner: usize },
 }
 
-/// How the operands of a binary op follow the result: `index[k] = Σ axes (i / before % size) · stride`, by runs over the last axis.
+/// How the operands of a binary op follow the result:
+/// `index[k] = Σ axes (i / before % size) · stride`, by runs over the last axis.
 struct Broadcast {
     shape: Vec<usize>,
     strides: [Vec<usize>; 2],
@@ -62,7 +65,13 @@ impl Broadcast {
         Some(Broadcast { shape: shape.to_vec(), strides: [a, b], index: vec![0; shape.len()] })
     }
 
-    fn run(&mut self, f: impl Fn(f32, f32) -> f32, a: &[f32], b: &[f32], y: &mut [f32]) -> Result<()> {
+    fn run(
+        &mut self,
+        f: impl Fn(f32, f32) -> f32,
+        a: &[f32],
+        b: &[f32],
+        y: &mut [f32],
+    ) -> Result<()> {
         let outside = || Error::internal("an operand is shorter than its shape");
         if a.len() == y.len() && b.len() == y.len() {
             for ((y, a), b) in y.iter_mut().zip(a).zip(b) {
@@ -123,7 +132,8 @@ fn binary(function: BinaryFunction) -> Option<fn(f32, f32) -> f32> {
         BinaryFunction::Mul => |a, b| a * b,
         BinaryFunction::Div => |a, b| a / b,
         BinaryFunction::SquaredDifference => |a, b| (a - b) * (a - b),
-        // The rest is rare, or has corner cases (NaN, signs, integers) that are written out once, in `eval`.
+        // The rest is rare, or has corner cases (NaN, signs, integers) that are written out once,
+        // in `eval`.
         BinaryFunction::FloorDiv
         | BinaryFunction::FloorMod
         | BinaryFunction::Pow
@@ -143,10 +153,12 @@ fn binary(function: BinaryFunction) -> Option<fn(f32, f32) -> f32> {
 /// Reduced axes that follow each other: sizes before, of, and after them.
 fn reduction(shape: &[usize], axes: &[i64]) -> Option<(usize, usize, usize)> {
     let rank = shape.len() as i64;
-    let mut axes: Vec<i64> = axes.iter().map(|&axis| if axis < 0 { axis + rank } else { axis }).collect();
+    let mut axes: Vec<i64> =
+        axes.iter().map(|&axis| if axis < 0 { axis + rank } else { axis }).collect();
     axes.sort_unstable();
     axes.dedup();
-    let (first, last) = (usize::try_from(*axes.first()?).ok()?, usize::try_from(*axes.last()?).ok()?);
+    let (first, last) =
+        (usize::try_from(*axes.first()?).ok()?, usize::try_from(*axes.last()?).ok()?);
     if last >= shape.len() || last - first + 1 != axes.len() {
         return None;
     }
@@ -156,8 +168,14 @@ fn reduction(shape: &[usize], axes: &[i64]) -> Option<(usize, usize, usize)> {
 
 impl Elementwise {
     /// The kernel of a node on f32 operands of known shapes; `None` for what is computed by `eval`.
-    pub fn new(kind: &Kind<'_>, plan: &Plan, node: &Node, table: &'static Table) -> Option<Elementwise> {
-        let is_float = |id: ValueId| plan.graph.get(id).is_some_and(|value| value.ty.dtype == DType::F32);
+    pub fn new(
+        kind: &Kind<'_>,
+        plan: &Plan,
+        node: &Node,
+        table: &'static Table,
+    ) -> Option<Elementwise> {
+        let is_float =
+            |id: ValueId| plan.graph.get(id).is_some_and(|value| value.ty.dtype == DType::F32);
         let input = |slot: usize| node.input(slot);
         let y = node.output(0).filter(|&id| is_float(id))?;
         let x = input(0).filter(|&id| is_float(id))?;
@@ -169,7 +187,11 @@ impl Elementwise {
                 let b = input(1).filter(|&id| is_float(id))?;
                 inputs.push(b);
                 let broadcast = Broadcast::new(plan.shape(y)?, [plan.shape(x)?, plan.shape(b)?])?;
-                Work::Binary { function: binary(op.function)?, activation: op.activation, broadcast }
+                Work::Binary {
+                    function: binary(op.function)?,
+                    activation: op.activation,
+                    broadcast,
+                }
             }
             Kind::Softmax(options) => Work::Softmax { options, width: *plan.shape(x)?.last()? },
             Kind::Reduce(op) => {
@@ -189,7 +211,10 @@ impl Elementwise {
         let id = self.y;
         slots.with_taken(id, |slots, y| {
             let operand = |slot: usize| -> Result<&[f32]> {
-                let id = self.inputs.get(slot).ok_or_else(|| Error::internal("an operand is missing"))?;
+                let id = self
+                    .inputs
+                    .get(slot)
+                    .ok_or_else(|| Error::internal("an operand is missing"))?;
                 slots.read(*id, inputs, states)?.as_slice()
             };
             let (x, y) = (operand(0)?, y.as_mut_slice::<f32>()?);
@@ -209,7 +234,8 @@ impl Elementwise {
                         .for_each(|row| self.table.softmax(options.beta, options.log, row));
                 }
                 Work::Reduce { function, outer, reduced, inner } => {
-                    let count = if *function == ReduceFunction::Mean { *reduced as f64 } else { 1.0 };
+                    let count =
+                        if *function == ReduceFunction::Mean { *reduced as f64 } else { 1.0 };
                     for (o, i) in (0..*outer).flat_map(|o| (0..*inner).map(move |i| (o, i))) {
                         let first = o * *reduced * *inner + i;
                         let terms = x.iter().skip(first).step_by(*inner).take(*reduced);

@@ -28,7 +28,8 @@ enum Work {
     Select,
 }
 
-/// x `[rows, size, block]`; of every row `each` entries of the middle axis. The indices are `[rows / before, each]`.
+/// x `[rows, size, block]`; of every row `each` entries of the middle axis. The indices are
+/// `[rows / before, each]`.
 struct Picks {
     axis: usize,
     rows: usize,
@@ -110,7 +111,9 @@ impl Picks {
     fn run<E: Copy>(&self, x: &[E], indices: Integers<'_>, y: &mut [E]) -> Result<()> {
         let Picks { axis, size, block, .. } = *self;
         if let Some(index) = indices.all().find(|&index| index < 0 || index as u64 >= size as u64) {
-            return Err(Error::input(format!("index {index} is out of range for axis {axis} of size {size}")));
+            return Err(Error::input(format!(
+                "index {index} is out of range for axis {axis} of size {size}"
+            )));
         }
         let mut to = y.chunks_exact_mut(block.max(1));
         for row in 0..self.rows {
@@ -125,8 +128,15 @@ impl Picks {
     }
 }
 
-/// Row b of the result has the first `lengths[b]` steps of x from the last to the first, the others as they are.
-fn reverse<E: Copy>(time: Axis, batch: Axis, x: &[E], lengths: Integers<'_>, y: &mut [E]) -> Result<()> {
+/// Row b of the result has the first `lengths[b]` steps of x from the last to the first, the others
+/// as they are.
+fn reverse<E: Copy>(
+    time: Axis,
+    batch: Axis,
+    x: &[E],
+    lengths: Integers<'_>,
+    y: &mut [E],
+) -> Result<()> {
     let steps = time.size;
     if let Some((row, n)) = lengths.all().enumerate().find(|&(_, n)| n < 0 || n > steps as i64) {
         return Err(Error::input(format!("length {n} of row {row} is not in 0..={steps}")));
@@ -137,7 +147,8 @@ fn reverse<E: Copy>(time: Axis, batch: Axis, x: &[E], lengths: Integers<'_>, y: 
         let at = number * run;
         let (t, row) = (at / time.stride % steps, at / batch.stride % batch.size);
         let length = lengths.at(row) as usize;
-        let from = if t < length { at - t * time.stride + (length - 1 - t) * time.stride } else { at };
+        let from =
+            if t < length { at - t * time.stride + (length - 1 - t) * time.stride } else { at };
         to.copy_from_slice(x.get(from..from + run).ok_or_else(outside)?);
     }
     Ok(())
@@ -161,21 +172,26 @@ impl Indexed {
         let is_integer = |dtype: &DType| matches!(dtype, DType::I32 | DType::I64);
         let work = match *kind {
             Kind::Gather(options) => {
-                let (true, &[x, ref indices]) = (operands.len() == 2, types.as_slice()) else { return None };
+                let (true, &[x, ref indices]) = (operands.len() == 2, types.as_slice()) else {
+                    return None;
+                };
                 if x != of || !is_integer(indices) {
                     return None;
                 }
                 Work::Gather(Picks::new(options, shape(0)?, shape(1)?)?)
             }
             Kind::ReverseSequence(options) => {
-                let (true, &[x, ref lengths]) = (operands.len() == 2, types.as_slice()) else { return None };
+                let (true, &[x, ref lengths]) = (operands.len() == 2, types.as_slice()) else {
+                    return None;
+                };
                 let sizes = shape(0)?;
                 let axis = |axis: i64| {
                     let axis = axis_of(axis, sizes.len())?;
                     Some(Axis { stride: sizes[axis + 1..].iter().product(), size: sizes[axis] })
                 };
                 let (time, batch) = (axis(options.time_axis)?, axis(options.batch_axis)?);
-                let same_axis = axis_of(options.time_axis, sizes.len()) == axis_of(options.batch_axis, sizes.len());
+                let same_axis = axis_of(options.time_axis, sizes.len())
+                    == axis_of(options.batch_axis, sizes.len());
                 if x != of || !is_integer(lengths) || same_axis || shape(1)? != [batch.size] {
                     return None;
                 }
@@ -234,12 +250,14 @@ mod tests {
     use crate::eval::evaluate;
     use crate::graph::{Graph, Op, Port, ValueType};
 
-    /// Result of one node of this backend, and whether it was left to `eval`; `None` for a run that fails.
+    /// Result of one node of this backend, and whether it was left to `eval`; `None` for a run that
+    /// fails.
     fn run(op: &Op, operands: &[Tensor], y: (DType, &[usize])) -> (Option<Tensor>, bool) {
         let mut graph = Graph::default();
         let mut slots = Vec::new();
         for (index, tensor) in operands.iter().enumerate() {
-            let value = graph.add_value(format!("x{index}"), ValueType::fixed(tensor.dtype(), tensor.shape()));
+            let value = graph
+                .add_value(format!("x{index}"), ValueType::fixed(tensor.dtype(), tensor.shape()));
             // Paddings have to be known.
             if matches!(op, Op::Pad) && index > 0 {
                 graph.values[value.index()].constant = Some(tensor.clone());
@@ -260,9 +278,12 @@ mod tests {
             threads: 1,
         };
         let mut values = Slots::new(&plan);
-        let step = super::super::step::Step::new(&plan, &plan.graph.nodes[0], &mut values, &resources).unwrap();
+        let step =
+            super::super::step::Step::new(&plan, &plan.graph.nodes[0], &mut values, &resources)
+                .unwrap();
         let left = matches!(step, Some(super::super::step::Step::Evaluate(_)));
-        let mut program = CpuBackend::new(BackendOptions::default()).unwrap().compile(&plan).unwrap();
+        let mut program =
+            CpuBackend::new(BackendOptions::default()).unwrap().compile(&plan).unwrap();
         let mut outputs = vec![Tensor::scalar(0.0f32)];
         let done = program.run(Io { inputs: &inputs, states: &mut [], outputs: &mut outputs });
         (done.ok().map(|()| outputs.remove(0)), left)
@@ -270,10 +291,12 @@ mod tests {
 
     /// As `eval` computes it, by a kernel of this backend; failing where it fails.
     fn same(op: &Op, operands: &[Tensor], y: (DType, &[usize])) {
-        let types: Vec<ValueType> = operands.iter().map(|t| ValueType::fixed(t.dtype(), t.shape())).collect();
+        let types: Vec<ValueType> =
+            operands.iter().map(|t| ValueType::fixed(t.dtype(), t.shape())).collect();
         let given: Vec<_> = operands.iter().zip(&types).map(Some).collect();
         let wanted = ValueType::fixed(y.0, y.1);
-        let expected = evaluate(op, &given, &[Some(&wanted)]).ok().map(|mut all| all.remove(0).unwrap());
+        let expected =
+            evaluate(op, &given, &[Some(&wanted)]).ok().map(|mut all| all.remove(0).unwrap());
         let (found, left) = run(op, operands, y);
         assert!(!left, "{op:?} has no kernel");
         assert_eq!(found, expected, "{op:?}");
@@ -298,12 +321,18 @@ mod tests {
             same(&plain(0), &[floats(&[3, 3]), indices], (DType::F32, &[2, 2, 3]));
         }
         let negative = Tensor::from_vec(&[1], vec![-1i32]).unwrap();
-        same(&Op::Gather(Gather { axis: 0, batch_dims: 0 }), &[floats(&[3, 2]), negative], (DType::F32, &[1, 2]));
+        same(
+            &Op::Gather(Gather { axis: 0, batch_dims: 0 }),
+            &[floats(&[3, 2]), negative],
+            (DType::F32, &[1, 2]),
+        );
     }
 
     #[test]
     fn sequences_reversed_by_lengths() {
-        for (time_axis, batch_axis, shape) in [(1, 0, [3, 4, 2]), (0, 1, [4, 3, 2]), (2, 0, [3, 2, 4])] {
+        for (time_axis, batch_axis, shape) in
+            [(1, 0, [3, 4, 2]), (0, 1, [4, 3, 2]), (2, 0, [3, 2, 4])]
+        {
             let op = Op::ReverseSequence(ReverseSequence { time_axis, batch_axis });
             for lengths in [vec![0i32, 3, 4], vec![4, 1, 2], vec![5, 0, 0], vec![-1, 0, 0]] {
                 let lengths = Tensor::from_vec(&[3], lengths).unwrap();
@@ -314,11 +343,16 @@ mod tests {
 
     #[test]
     fn selections_and_paddings() {
-        let condition = Tensor::from_vec(&[2, 3], vec![true, false, true, false, false, true]).unwrap();
+        let condition =
+            Tensor::from_vec(&[2, 3], vec![true, false, true, false, false, true]).unwrap();
         let other = Tensor::from_vec(&[2, 3], vec![-1.0f32; 6]).unwrap();
         same(&Op::Select, &[condition, floats(&[2, 3]), other], (DType::F32, &[2, 3]));
         let paddings = Tensor::from_vec(&[3, 2], vec![1i32, 0, 0, 2, 3, 1]).unwrap();
         same(&Op::Pad, &[floats(&[2, 2, 2]), paddings.clone()], (DType::F32, &[3, 4, 6]));
-        same(&Op::Pad, &[floats(&[2, 2, 2]), paddings, Tensor::scalar(9.0f32)], (DType::F32, &[3, 4, 6]));
+        same(
+            &Op::Pad,
+            &[floats(&[2, 2, 2]), paddings, Tensor::scalar(9.0f32)],
+            (DType::F32, &[3, 4, 6]),
+        );
     }
 }

@@ -33,15 +33,19 @@ impl CpuProgram {
     /// Chooses a kernel for every step, packs its weights and allocates its buffers.
     ///
     /// # Errors
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) with the node that cannot run here, and what the kernels refuse.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) with the node that cannot run here, and what
+    /// the kernels refuse.
     pub fn new(plan: &Arc<Plan>, resources: &Resources<'_>) -> Result<CpuProgram> {
         let mut slots = Slots::new(plan);
         let mut steps = Vec::new();
         let mut notes = Vec::new();
         for id in &plan.steps {
             let index = id.index();
-            let node =
-                plan.graph.nodes.get(index).ok_or_else(|| Error::internal("the plan has a step without a node"))?;
+            let node = plan
+                .graph
+                .nodes
+                .get(index)
+                .ok_or_else(|| Error::internal("the plan has a step without a node"))?;
             let place = || format!("node {index} `{}`", node.name);
             if let Some(step) = Step::new(plan, node, &mut slots, resources).within(place)? {
                 notes.extend(step.note().map(|note| format!("{}: {note}", place())));
@@ -73,7 +77,9 @@ impl Program for CpuProgram {
         }
         // Outputs first: the value behind one may be a state before this run.
         for (port, output) in self.plan.graph.outputs.iter().zip(outputs) {
-            self.slots.give(port.value, inputs, states, output).within(|| format!("output `{}`", port.name))?;
+            self.slots
+                .give(port.value, inputs, states, output)
+                .within(|| format!("output `{}`", port.name))?;
         }
         self.slots.write_states(&self.plan, inputs, states)
     }
@@ -87,7 +93,8 @@ impl Program for CpuProgram {
     }
 }
 
-/// Reads a value as it was planned: the tensor behind it may have the same elements under another shape.
+/// Reads a value as it was planned: the tensor behind it may have the same elements under another
+/// shape.
 fn with_shape(tensor: &Tensor, shape: Option<&[usize]>) -> Result<Tensor> {
     match shape {
         Some(shape) if shape != tensor.shape() => tensor.reshaped(shape),

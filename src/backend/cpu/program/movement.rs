@@ -65,9 +65,13 @@ fn axis_of(axis: i64, rank: usize) -> Option<usize> {
 
 impl Region {
     fn new(sizes: &[usize], from: (isize, Vec<isize>), to: (isize, Vec<isize>)) -> Region {
-        // Neighbouring axes that lie as one on both sides become one.
-        let mut region =
-            Region { sizes: Vec::new(), from: (from.0, Vec::new()), to: (to.0, Vec::new()), index: Vec::new() };
+        // Neighboring axes that lie as one on both sides become one.
+        let mut region = Region {
+            sizes: Vec::new(),
+            from: (from.0, Vec::new()),
+            to: (to.0, Vec::new()),
+            index: Vec::new(),
+        };
         for (axis, &size) in sizes.iter().enumerate() {
             if size == 1 {
                 continue;
@@ -95,16 +99,22 @@ impl Region {
         }
         let outside = || Error::internal("a copy past the end of a tensor");
         let inner = self.sizes.len().checked_sub(1);
-        let (count, step_from, step_to) = inner.map_or((1, 1, 1), |i| (self.sizes[i], self.from.1[i], self.to.1[i]));
+        let (count, step_from, step_to) =
+            inner.map_or((1, 1, 1), |i| (self.sizes[i], self.from.1[i], self.to.1[i]));
         let (mut from, mut to) = (self.from.0, self.to.0);
         self.index.fill(0);
         loop {
             if step_from == 1 && step_to == 1 {
-                let source = source.get(from as usize..from as usize + count).ok_or_else(outside)?;
-                result.get_mut(to as usize..to as usize + count).ok_or_else(outside)?.copy_from_slice(source);
+                let source =
+                    source.get(from as usize..from as usize + count).ok_or_else(outside)?;
+                result
+                    .get_mut(to as usize..to as usize + count)
+                    .ok_or_else(outside)?
+                    .copy_from_slice(source);
             } else {
                 for k in 0..count as isize {
-                    let element = source.get((from + k * step_from) as usize).ok_or_else(outside)?;
+                    let element =
+                        source.get((from + k * step_from) as usize).ok_or_else(outside)?;
                     *result.get_mut((to + k * step_to) as usize).ok_or_else(outside)? = *element;
                 }
             }
@@ -159,15 +169,19 @@ impl<'a> Shapes<'a> {
     fn transpose(&self) -> Option<Vec<Copy>> {
         let (_, shape) = self.input(0)?;
         let all = strides(shape);
-        let view =
-            self.known(1)?.iter().map(|&axis| all.get(axis_of(axis, shape.len())?).copied()).collect::<Option<_>>()?;
+        let view = self
+            .known(1)?
+            .iter()
+            .map(|&axis| all.get(axis_of(axis, shape.len())?).copied())
+            .collect::<Option<_>>()?;
         self.seen_as(0, view)
     }
 
     fn slice(&self) -> Option<Vec<Copy>> {
         let (_, shape) = self.input(0)?;
         let all = strides(shape);
-        let offset = self.known(1)?.iter().zip(&all).map(|(&begin, stride)| begin as isize * stride).sum();
+        let offset =
+            self.known(1)?.iter().zip(&all).map(|(&begin, stride)| begin as isize * stride).sum();
         self.seen_as(offset, all)
     }
 
@@ -231,7 +245,8 @@ impl<'a> Shapes<'a> {
         (0..self.node.inputs.len())
             .map(|slot| {
                 let (from, part) = self.input(slot)?;
-                let region = Region::new(part, (0, strides(part)), (slot as isize * step, to.clone()));
+                let region =
+                    Region::new(part, (0, strides(part)), (slot as isize * step, to.clone()));
                 Some(Copy { from, to: 0, region })
             })
             .collect()
@@ -242,12 +257,14 @@ impl<'a> Shapes<'a> {
         let ((from, part), shape) = (self.input(0)?, self.output(0)?);
         let to = strides(shape);
         let before = self.known(1)?;
-        let offset = before.iter().step_by(2).zip(&to).map(|(&n, stride)| n as isize * stride).sum();
+        let offset =
+            before.iter().step_by(2).zip(&to).map(|(&n, stride)| n as isize * stride).sum();
         let region = Region::new(part, (0, strides(part)), (offset, to));
         Some(vec![Copy { from, to: 0, region }])
     }
 
-    /// What a padding consists of: the third operand, or zero; of f32 only, because other types may have a zero point.
+    /// What a padding consists of: the third operand, or zero; of f32 only, because other types may
+    /// have a zero point.
     fn padding(&self) -> Option<f32> {
         let (x, _) = self.input(0)?;
         if self.plan.graph.get(x)?.ty.dtype != DType::F32 {
@@ -308,8 +325,11 @@ impl Movement {
             | Kind::Split => None,
         };
         let typed = |id: ValueId| Some((id, plan.graph.get(id)?.ty.dtype));
-        let outputs: Vec<(ValueId, DType)> = node.outputs.iter().map(|id| id.and_then(typed)).collect::<Option<_>>()?;
-        let same = copies.iter().all(|copy| typed(copy.from).map(|t| t.1) == outputs.get(copy.to).map(|t| t.1));
+        let outputs: Vec<(ValueId, DType)> =
+            node.outputs.iter().map(|id| id.and_then(typed)).collect::<Option<_>>()?;
+        let same = copies
+            .iter()
+            .all(|copy| typed(copy.from).map(|t| t.1) == outputs.get(copy.to).map(|t| t.1));
         same.then_some(Movement { outputs, copies, background })
     }
 

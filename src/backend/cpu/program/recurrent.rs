@@ -9,7 +9,8 @@ use crate::graph::{Node, Recurrent, ValueId};
 use crate::plan::Plan;
 use crate::tensor::{DType, Storage, Tensor};
 
-/// Operations of a run below which one thread does it all: 0.2 ms, against some microseconds to wake a worker.
+/// Operations of a run below which one thread does it all: 0.2 ms, against some microseconds to
+/// wake a worker.
 const LEAST_SHARED: u64 = 20_000_000;
 
 /// A layer with the values it reads and writes.
@@ -23,12 +24,25 @@ pub(in crate::backend::cpu) struct RecurrentStep {
 }
 
 impl RecurrentStep {
-    pub fn new(op: &Recurrent, plan: &Plan, node: &Node, resources: &Resources<'_>) -> Result<RecurrentStep> {
+    pub fn new(
+        op: &Recurrent,
+        plan: &Plan,
+        node: &Node,
+        resources: &Resources<'_>,
+    ) -> Result<RecurrentStep> {
         let shape = |slot: usize| node.input(slot).and_then(|id| plan.shape(id));
-        let x = shape(Recurrent::X).ok_or_else(|| Error::graph("a recurrent layer without input"))?;
+        let x =
+            shape(Recurrent::X).ok_or_else(|| Error::graph("a recurrent layer without input"))?;
         let small = Layer::operations(op, x) < LEAST_SHARED;
         let threads = if small { 1 } else { resources.threads };
-        let layer = Layer::new(op, x, shape(Recurrent::AUXILIARY), resources.table, resources.options, threads)?;
+        let layer = Layer::new(
+            op,
+            x,
+            shape(Recurrent::AUXILIARY),
+            resources.table,
+            resources.options,
+            threads,
+        )?;
         Ok(RecurrentStep {
             layer,
             inputs: node.inputs.clone(),
@@ -46,7 +60,13 @@ impl RecurrentStep {
         self.layer.is_shared_out()
     }
 
-    pub fn run(&mut self, slots: &mut Slots, pool: Option<&Pool>, inputs: &[Tensor], states: &[Tensor]) -> Result<()> {
+    pub fn run(
+        &mut self,
+        slots: &mut Slots,
+        pool: Option<&Pool>,
+        inputs: &[Tensor],
+        states: &[Tensor],
+    ) -> Result<()> {
         for (taken, id) in self.taken.iter_mut().zip(&self.outputs) {
             *taken = id.map(|id| slots.take(id)).transpose()?;
         }
@@ -59,7 +79,13 @@ impl RecurrentStep {
         done
     }
 
-    fn compute(&mut self, slots: &Slots, pool: Option<&Pool>, inputs: &[Tensor], states: &[Tensor]) -> Result<()> {
+    fn compute(
+        &mut self,
+        slots: &Slots,
+        pool: Option<&Pool>,
+        inputs: &[Tensor],
+        states: &[Tensor],
+    ) -> Result<()> {
         let RecurrentStep { layer, inputs: ids, lengths, taken, .. } = self;
         let id = |slot: usize| ids.get(slot).copied().flatten();
         let floats = |slot: usize| -> Result<Option<&[f32]>> {
@@ -67,14 +93,17 @@ impl RecurrentStep {
         };
         let mask = match id(Recurrent::MASK).map(|id| slots.read(id, inputs, states)).transpose()? {
             None => Mask::None,
-            Some(tensor) if tensor.dtype() == DType::Bool => Mask::Flags(tensor.as_slice::<bool>()?),
+            Some(tensor) if tensor.dtype() == DType::Bool => {
+                Mask::Flags(tensor.as_slice::<bool>()?)
+            }
             Some(tensor) => {
                 read_lengths(tensor, lengths)?;
                 Mask::Lengths(lengths)
             }
         };
         let operands = Operands {
-            x: floats(Recurrent::X)?.ok_or_else(|| Error::graph("a recurrent layer without input"))?,
+            x: floats(Recurrent::X)?
+                .ok_or_else(|| Error::graph("a recurrent layer without input"))?,
             auxiliary: floats(Recurrent::AUXILIARY)?,
             mask,
             h0: [floats(Recurrent::h0(0))?, floats(Recurrent::h0(1))?],

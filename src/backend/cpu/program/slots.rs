@@ -34,7 +34,11 @@ impl Slots {
     pub fn new(plan: &Plan) -> Slots {
         let graph = &plan.graph;
         let mut slots = Slots {
-            places: graph.values.iter().map(|value| value.constant.clone().map(Place::Known)).collect(),
+            places: graph
+                .values
+                .iter()
+                .map(|value| value.constant.clone().map(Place::Known))
+                .collect(),
             shapes: plan.values.iter().map(|value| value.shape.clone()).collect(),
             buffers: Vec::new(),
             own: vec![false; graph.values.len()],
@@ -72,7 +76,8 @@ impl Slots {
         self.shapes.get(id.index())?.as_deref()
     }
 
-    /// Gives a value a buffer of its own: of the planned type and shape, or to be filled when the shape depends on data.
+    /// Gives a value a buffer of its own: of the planned type and shape, or to be filled when the
+    /// shape depends on data.
     pub fn allocate(&mut self, id: ValueId, plan: &Plan) -> Result<()> {
         let buffer = match (self.shape(id), plan.graph.get(id)) {
             (Some(shape), Some(value)) => Tensor::zeros(value.ty.dtype, shape)?,
@@ -98,7 +103,12 @@ impl Slots {
     }
 
     /// The tensor behind a value.
-    pub fn read<'a>(&'a self, id: ValueId, inputs: &'a [Tensor], states: &'a [Tensor]) -> Result<&'a Tensor> {
+    pub fn read<'a>(
+        &'a self,
+        id: ValueId,
+        inputs: &'a [Tensor],
+        states: &'a [Tensor],
+    ) -> Result<&'a Tensor> {
         let found = match self.places.get(id.index()) {
             Some(Some(Place::Input(index))) => inputs.get(*index),
             Some(Some(Place::State(index))) => states.get(*index),
@@ -115,12 +125,17 @@ impl Slots {
             Some(Some(Place::Buffer(index))) => self.buffers.get_mut(*index),
             _ => None,
         };
-        let buffer = buffer.ok_or_else(|| Error::internal(format!("value {} has no buffer", id.0)))?;
+        let buffer =
+            buffer.ok_or_else(|| Error::internal(format!("value {} has no buffer", id.0)))?;
         Ok(std::mem::replace(buffer, self.nothing.clone()))
     }
 
     /// Lets `work` write to the buffer of a value while it reads others.
-    pub fn with_taken(&mut self, id: ValueId, work: impl FnOnce(&Slots, &mut Tensor) -> Result<()>) -> Result<()> {
+    pub fn with_taken(
+        &mut self,
+        id: ValueId,
+        work: impl FnOnce(&Slots, &mut Tensor) -> Result<()>,
+    ) -> Result<()> {
         let mut tensor = self.take(id)?;
         let done = work(self, &mut tensor);
         self.put(id, tensor);
@@ -136,13 +151,23 @@ impl Slots {
         }
     }
 
-    /// Hands a value to the caller: the buffer itself, in exchange for the caller's tensor where that fits, else a copy.
-    pub fn give(&mut self, id: ValueId, inputs: &[Tensor], states: &[Tensor], output: &mut Tensor) -> Result<()> {
+    /// Hands a value to the caller: the buffer itself, in exchange for the caller's tensor where
+    /// that fits, else a copy.
+    pub fn give(
+        &mut self,
+        id: ValueId,
+        inputs: &[Tensor],
+        states: &[Tensor],
+        output: &mut Tensor,
+    ) -> Result<()> {
         if self.own.get(id.index()) == Some(&true)
             && let Some(Some(Place::Buffer(index))) = self.places.get(id.index())
             && let Some(buffer) = self.buffers.get_mut(*index)
         {
-            if buffer.shape() == output.shape() && buffer.dtype() == output.dtype() && !output.is_shared() {
+            if buffer.shape() == output.shape()
+                && buffer.dtype() == output.dtype()
+                && !output.is_shared()
+            {
                 std::mem::swap(buffer, output);
             } else {
                 let fresh = Tensor::zeros(buffer.dtype(), buffer.shape())?;
@@ -159,7 +184,12 @@ impl Slots {
     }
 
     /// Writes the next value of every state.
-    pub fn write_states(&self, plan: &Plan, inputs: &[Tensor], states: &mut [Tensor]) -> Result<()> {
+    pub fn write_states(
+        &self,
+        plan: &Plan,
+        inputs: &[Tensor],
+        states: &mut [Tensor],
+    ) -> Result<()> {
         // A state that becomes what another one was reads it before that one is written.
         let mut moved = Vec::new();
         for (index, state) in plan.graph.states.iter().enumerate() {

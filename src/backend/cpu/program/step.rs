@@ -34,12 +34,23 @@ pub(super) enum Step {
 
 impl Step {
     /// The step of a node; `None` when there is nothing to do at run time.
-    pub fn new(plan: &Plan, node: &Node, slots: &mut Slots, resources: &Resources<'_>) -> Result<Option<Step>> {
+    pub fn new(
+        plan: &Plan,
+        node: &Node,
+        slots: &mut Slots,
+        resources: &Resources<'_>,
+    ) -> Result<Option<Step>> {
         let wanted = |id: &ValueId| {
-            plan.values.get(id.index()).is_some_and(|v| v.kept || v.last_use.is_some() || v.shape.is_some())
+            plan.values
+                .get(id.index())
+                .is_some_and(|v| v.kept || v.last_use.is_some() || v.shape.is_some())
         };
-        let node = &Node { outputs: node.outputs.iter().map(|id| id.filter(wanted)).collect(), ..node.clone() };
-        let planned = node.inputs.iter().chain(&node.outputs).flatten().all(|&id| plan.shape(id).is_some());
+        let node = &Node {
+            outputs: node.outputs.iter().map(|id| id.filter(wanted)).collect(),
+            ..node.clone()
+        };
+        let planned =
+            node.inputs.iter().chain(&node.outputs).flatten().all(|&id| plan.shape(id).is_some());
         if planned
             && is_view(&node.op)
             && let (Some(Some(from)), [Some(to)]) = (node.inputs.first(), node.outputs.as_slice())
@@ -55,7 +66,10 @@ impl Step {
             return Ok(native);
         }
         if let Op::Custom(custom) = &node.op {
-            return Err(Error::unsupported(format!("the op `{}` is known by name only", custom.name)));
+            return Err(Error::unsupported(format!(
+                "the op `{}` is known by name only",
+                custom.name
+            )));
         }
         Ok(Some(Step::Evaluate(Box::new(Evaluate::new(plan, node)?))))
     }
@@ -65,16 +79,18 @@ impl Step {
         let dense = |kind: dense::Kind<'_>| {
             Ok(Dense::new(&kind, plan, node, resources)?.map(|dense| Step::Dense(Box::new(dense))))
         };
-        let movement = |kind: movement::Kind<'_>| Ok(Movement::new(&kind, plan, node).map(Step::Movement));
+        let movement =
+            |kind: movement::Kind<'_>| Ok(Movement::new(&kind, plan, node).map(Step::Movement));
         let elementwise = |kind: elementwise::Kind<'_>| {
             Ok(Elementwise::new(&kind, plan, node, resources.table).map(Step::Elementwise))
         };
-        let indexed = |kind: indexed::Kind<'_>| Ok(Indexed::new(&kind, plan, node).map(Step::Indexed));
+        let indexed =
+            |kind: indexed::Kind<'_>| Ok(Indexed::new(&kind, plan, node).map(Step::Indexed));
         match &node.op {
             Op::Recurrent(op) => match op.arithmetic {
-                Arithmetic::Float | Arithmetic::Hybrid { .. } => {
-                    Ok(Some(Step::Recurrent(Box::new(RecurrentStep::new(op, plan, node, resources)?))))
-                }
+                Arithmetic::Float | Arithmetic::Hybrid { .. } => Ok(Some(Step::Recurrent(
+                    Box::new(RecurrentStep::new(op, plan, node, resources)?),
+                ))),
                 Arithmetic::Integer(_) | Arithmetic::IntegerBasic { .. } => Ok(None),
             },
             Op::FullyConnected(options) => dense(dense::Kind::FullyConnected(options)),
@@ -117,7 +133,13 @@ impl Step {
     }
 
     /// Computes the node.
-    pub fn run(&mut self, slots: &mut Slots, pool: Option<&Pool>, inputs: &[Tensor], states: &[Tensor]) -> Result<()> {
+    pub fn run(
+        &mut self,
+        slots: &mut Slots,
+        pool: Option<&Pool>,
+        inputs: &[Tensor],
+        states: &[Tensor],
+    ) -> Result<()> {
         match self {
             Step::Recurrent(step) => step.run(slots, pool, inputs, states),
             Step::Dense(step) => step.run(slots, inputs, states),
@@ -132,7 +154,11 @@ impl Step {
     pub fn is_shared_out(&self) -> bool {
         match self {
             Step::Recurrent(step) => step.is_shared_out(),
-            Step::Dense(_) | Step::Movement(_) | Step::Elementwise(_) | Step::Indexed(_) | Step::Evaluate(_) => false,
+            Step::Dense(_)
+            | Step::Movement(_)
+            | Step::Elementwise(_)
+            | Step::Indexed(_)
+            | Step::Evaluate(_) => false,
         }
     }
 
@@ -171,19 +197,29 @@ impl Evaluate {
                 })
                 .collect()
         };
-        Ok(Evaluate { op: node.op.clone(), inputs: typed(&node.inputs)?, outputs: typed(&node.outputs)? })
+        Ok(Evaluate {
+            op: node.op.clone(),
+            inputs: typed(&node.inputs)?,
+            outputs: typed(&node.outputs)?,
+        })
     }
 
     fn run(&mut self, slots: &mut Slots, inputs: &[Tensor], states: &[Tensor]) -> Result<()> {
-        let read = |(id, _): &(ValueId, ValueType)| with_shape(slots.read(*id, inputs, states)?, slots.shape(*id));
-        let tensors: Vec<Option<Tensor>> =
-            self.inputs.iter().map(|slot| slot.as_ref().map(read).transpose()).collect::<Result<_>>()?;
+        let read = |(id, _): &(ValueId, ValueType)| {
+            with_shape(slots.read(*id, inputs, states)?, slots.shape(*id))
+        };
+        let tensors: Vec<Option<Tensor>> = self
+            .inputs
+            .iter()
+            .map(|slot| slot.as_ref().map(read).transpose())
+            .collect::<Result<_>>()?;
         let operands: Vec<Option<(&Tensor, &ValueType)>> = tensors
             .iter()
             .zip(&self.inputs)
             .map(|(tensor, slot)| Some((tensor.as_ref()?, &slot.as_ref()?.1)))
             .collect();
-        let wanted: Vec<Option<&ValueType>> = self.outputs.iter().map(|slot| slot.as_ref().map(|(_, ty)| ty)).collect();
+        let wanted: Vec<Option<&ValueType>> =
+            self.outputs.iter().map(|slot| slot.as_ref().map(|(_, ty)| ty)).collect();
         let results = evaluate(&self.op, &operands, &wanted)?;
         for (slot, result) in self.outputs.iter().zip(results) {
             if let (Some((id, _)), Some(tensor)) = (slot, result) {
@@ -194,6 +230,7 @@ impl Evaluate {
     }
 
     fn note(&self) -> Option<String> {
-        matches!(self.op, Op::While(_) | Op::Recurrent(_)).then(|| "computed by the reference equations".to_owned())
+        matches!(self.op, Op::While(_) | Op::Recurrent(_))
+            .then(|| "computed by the reference equations".to_owned())
     }
 }

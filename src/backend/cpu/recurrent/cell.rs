@@ -1,5 +1,6 @@
-//! One step of the cells with every option, row by row on unpacked gates. The plain LSTM and GRU have fused kernels of their own
-//! ([`Table::lstm_rows`], [`Table::gru_rows`]) and do not come here, so the options cost them nothing.
+//! One step of the cells with every option, row by row on unpacked gates. The plain LSTM and GRU
+//! have fused kernels of their own ([`Table::lstm_rows`], [`Table::gru_rows`]) and do not come
+//! here, so the options cost them nothing.
 
 use super::super::simd::Table;
 use super::weights::{Vectors, packed_index};
@@ -22,9 +23,9 @@ fn add_product(s: &mut [f32], p: &[f32], v: &[f32]) {
     }
 }
 
-/// `s = b + coefficient ∘ (s − mean) / sqrt(variance + 1e-8)`; mean and variance in f64, which costs little and is exact enough
-/// for any width.
-fn normalise(s: &mut [f32], coefficients: &[f32], bias: &[f32]) {
+/// `s = b + coefficient ∘ (s − mean) / sqrt(variance + 1e-8)`; mean and variance in f64, which
+/// costs little and is exact enough for any width.
+fn normalize(s: &mut [f32], coefficients: &[f32], bias: &[f32]) {
     let count = s.len().max(1) as f64;
     let mean = s.iter().map(|&x| f64::from(x)).sum::<f64>() / count;
     let variance = s.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / count;
@@ -34,8 +35,16 @@ fn normalise(s: &mut [f32], coefficients: &[f32], bias: &[f32]) {
     }
 }
 
-/// The LSTM step of one row: equations in [`Lstm`]. `s` holds the gates' sums and is used up; `m` takes the gated output.
-pub(super) fn lstm_row(lstm: &Lstm, vectors: &Vectors, table: &Table, s: &mut [f32], c: &mut [f32], m: &mut [f32]) {
+/// The LSTM step of one row: equations in [`Lstm`]. `s` holds the gates' sums and is used up; `m`
+/// takes the gated output.
+pub(super) fn lstm_row(
+    lstm: &Lstm,
+    vectors: &Vectors,
+    table: &Table,
+    s: &mut [f32],
+    c: &mut [f32],
+    m: &mut [f32],
+) {
     let units = c.len();
     let gates = if lstm.coupled_input_forget { 3 } else { 4 };
     // Blocks from the end: forget, cell and output are always there.
@@ -45,7 +54,7 @@ pub(super) fn lstm_row(lstm: &Lstm, vectors: &Vectors, table: &Table, s: &mut [f
     let norm = |s: &mut [f32], gate: usize| {
         if let Some((coefficients, bias)) = &vectors.layer_norm {
             let range = gate * units..(gate + 1) * units;
-            normalise(s, &coefficients[range.clone()], &bias[range]);
+            normalize(s, &coefficients[range.clone()], &bias[range]);
         }
     };
     let peephole = |k: usize| vectors.peephole.as_ref().map(|p| &p[k * units..(k + 1) * units]);
@@ -94,9 +103,17 @@ pub(super) fn clip(x: &mut [f32], bound: f32) {
     }
 }
 
-/// First half of the GRU step of one row: gates from the sums of the input (`x`, three gates) and of the recurrent product (`r`: three
-/// gates, or the first two when the reset comes before). Leaves update and reset in `x`, and with reset before `r ∘ h` in `reset_h`.
-pub(super) fn gru_gates(gru: &Gru, table: &Table, x: &mut [f32], r: &[f32], h: &[f32], reset_h: &mut [f32]) {
+/// First half of the GRU step of one row: gates from the sums of the input (`x`, three gates) and
+/// of the recurrent product (`r`: three gates, or the first two when the reset comes before).
+/// Leaves update and reset in `x`, and with reset before `r ∘ h` in `reset_h`.
+pub(super) fn gru_gates(
+    gru: &Gru,
+    table: &Table,
+    x: &mut [f32],
+    r: &[f32],
+    h: &[f32],
+    reset_h: &mut [f32],
+) {
     let units = h.len();
     for (x, r) in x.iter_mut().zip(&r[..2 * units]) {
         *x += r;

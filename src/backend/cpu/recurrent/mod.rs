@@ -1,5 +1,5 @@
-//! The recurrent layer: for a chunk of steps one product of all inputs with the input weights, then step by step the recurrent
-//! product and the cell.
+//! The recurrent layer: for a chunk of steps one product of all inputs with the input weights, then
+//! step by step the recurrent product and the cell.
 
 mod cell;
 mod part;
@@ -23,8 +23,8 @@ use sharing::Sharing;
 use team::Team;
 use weights::{Packing, Weights};
 
-/// Rows of the input product of one chunk, about: enough for the product to run at full speed, few enough for the sums to stay in the
-/// second- or third-level cache until the steps use them.
+/// Rows of the input product of one chunk, about: enough for the product to run at full speed, few
+/// enough for the sums to stay in the second- or third-level cache until the steps use them.
 const CHUNK_ROWS: usize = 128;
 
 /// Which steps are computed.
@@ -56,10 +56,11 @@ pub(super) struct Results<'a> {
     pub c_n: [Option<&'a mut [f32]>; 2],
 }
 
-/// The batch rows of one direction as parts. Twice as many as there are threads where the rows allow it, so that a thread that is held
-/// up leaves the rest to the others; but every part reads all weights at every step, so it needs enough rows to be worth that: eight
-/// while the weights fit the second-level cache, sixteen beyond, 32 from 1,024 units, where 64 rows in four parts gained 1.59 on two
-/// threads and in two parts 1.84.
+/// The batch rows of one direction as parts. Twice as many as there are threads where the rows
+/// allow it, so that a thread that is held up leaves the rest to the others; but every part reads
+/// all weights at every step, so it needs enough rows to be worth that: eight while the weights fit
+/// the second-level cache, sixteen beyond, 32 from 1,024 units, where 64 rows in four parts gained
+/// 1.59 on two threads and in two parts 1.84.
 fn split_rows(batch: usize, units: usize, directions: usize, threads: usize) -> Vec<Range<usize>> {
     let least = match units {
         ..=128 => 8,
@@ -84,11 +85,21 @@ struct Shares {
 }
 
 impl Shares {
-    fn new(op: &Recurrent, shape: &Shape, directions: &[Arc<Weights>], chunk: usize, threads: usize) -> Shares {
+    fn new(
+        op: &Recurrent,
+        shape: &Shape,
+        directions: &[Arc<Weights>],
+        chunk: usize,
+        threads: usize,
+    ) -> Shares {
         let mut shares = Shares { parts: Vec::new(), windows: [Vec::new(), Vec::new()] };
         for (index, weights) in directions.iter().enumerate() {
             for rows in split_rows(shape.batch, weights.units, directions.len(), threads) {
-                let window = Window { part: shares.parts.len(), rows: rows.clone(), columns: 0..weights.output_width };
+                let window = Window {
+                    part: shares.parts.len(),
+                    rows: rows.clone(),
+                    columns: 0..weights.output_width,
+                };
                 if let Some(windows) = shares.windows.get_mut(index) {
                     windows.push(window);
                 }
@@ -135,8 +146,8 @@ struct Shape {
 }
 
 impl Layer {
-    /// Packs the weights of `op` for an input of shape `x` (and auxiliary input), shares the work out for up to `threads` threads and
-    /// allocates every buffer.
+    /// Packs the weights of `op` for an input of shape `x` (and auxiliary input), shares the work
+    /// out for up to `threads` threads and allocates every buffer.
     ///
     /// # Errors
     /// [`InvalidGraph`](crate::ErrorKind::InvalidGraph) when shapes do not fit together,
@@ -150,7 +161,9 @@ impl Layer {
         threads: usize,
     ) -> Result<Layer> {
         let &[first, second, inputs] = x else {
-            return Err(Error::graph(format!("a recurrent layer's input has three axes, not {x:?}")));
+            return Err(Error::graph(format!(
+                "a recurrent layer's input has three axes, not {x:?}"
+            )));
         };
         let time_major = op.layout == Layout::TimeMajor;
         let (steps, batch) = if time_major { (first, second) } else { (second, first) };
@@ -172,7 +185,8 @@ impl Layer {
         for (index, direction) in op.directions.iter().enumerate() {
             let packing = Packing { table, storage, input_rows: chunk * batch, step_rows: batch };
             let weights = Weights::pack(&op.cell, &direction.weights, &packing)?;
-            let width = if direction.source == Source::Auxiliary { shape.auxiliary } else { inputs };
+            let width =
+                if direction.source == Source::Auxiliary { shape.auxiliary } else { inputs };
             if weights.input.depth() != width {
                 return Err(Error::graph(format!(
                     "direction {index}: input weights for {} columns, the input has {width}",
@@ -197,17 +211,32 @@ impl Layer {
         {
             team = Team::new(op, &shape, weights, table, chunk, threads)?;
         }
-        Ok(Layer { op: op.clone(), shape, directions, whole, shared, team, sharing: Sharing::new(), table })
+        Ok(Layer {
+            op: op.clone(),
+            shape,
+            directions,
+            whole,
+            shared,
+            team,
+            sharing: Sharing::new(),
+            table,
+        })
     }
 
     /// Runs the layer over all steps.
     ///
     /// # Errors
     /// [`Internal`](crate::ErrorKind::Internal) when a buffer does not have the planned size.
-    pub fn run(&mut self, pool: Option<&Pool>, operands: &Operands<'_>, results: Results<'_>) -> Result<()> {
+    pub fn run(
+        &mut self,
+        pool: Option<&Pool>,
+        operands: &Operands<'_>,
+        results: Results<'_>,
+    ) -> Result<()> {
         let Layer { op, shape, directions, whole, shared, team, sharing, table } = self;
         // A team has no masks, and cannot begin while a helper is held up.
-        let mut team = team.as_mut().filter(|team| matches!(operands.mask, Mask::None) && team.is_ready());
+        let mut team =
+            team.as_mut().filter(|team| matches!(operands.mask, Mask::None) && team.is_ready());
         let is_shared = (team.is_some() || shared.is_some()) && sharing.is_due();
         let shares = match shared {
             Some(shares) if is_shared => shares,
@@ -269,7 +298,9 @@ impl Layer {
         match (&self.team, &self.shared) {
             (Some(team), _) => format!("units shared by {} threads", team.threads()),
             (None, None) => "one thread".to_owned(),
-            (None, Some(shares)) => format!("{} parts of the rows and directions", shares.parts.len()),
+            (None, Some(shares)) => {
+                format!("{} parts of the rows and directions", shares.parts.len())
+            }
         }
     }
 
@@ -284,7 +315,10 @@ impl Layer {
         let weights: usize = op
             .directions
             .iter()
-            .map(|d| d.weights.input.data.len() + d.weights.units(gates) * d.weights.output_width(gates) * gates)
+            .map(|d| {
+                d.weights.input.data.len()
+                    + d.weights.units(gates) * d.weights.output_width(gates) * gates
+            })
             .sum();
         let rows: usize = x.iter().take(2).product();
         2 * (rows as u64).saturating_mul(weights as u64)

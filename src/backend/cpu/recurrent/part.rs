@@ -1,8 +1,11 @@
-//! One part of a layer's work: some batch rows of one direction over all steps, with buffers of its own.
+//! One part of a layer's work: some batch rows of one direction over all steps, with buffers of its
+//! own.
 
 use std::ops::Range;
 
-use super::super::simd::{Aligned, From, Packed, Quantised, Rows, Table, UNITS, View, aligned_zeros};
+use super::super::simd::{
+    Aligned, From, Packed, Quantized, Rows, Table, UNITS, View, aligned_zeros,
+};
 use super::cell;
 use super::weights::Weights;
 use super::{Mask, Operands, Shape};
@@ -41,21 +44,27 @@ impl Span {
         }
     }
 
-    /// Even shares for `threads` threads, cut where units and panels of both weights end together; fewer where there are too few.
+    /// Even shares for `threads` threads, cut where units and panels of both weights end together;
+    /// fewer where there are too few.
     pub fn shares(weights: &Weights, threads: usize) -> Vec<Span> {
         let whole = Span::whole(weights);
         let Some(recurrent) = weights.recurrent.first() else { return vec![whole] };
         let block = weights.gates * UNITS;
         let (input_width, recurrent_width) = (weights.input.width(), recurrent.width());
         let mut step = 1;
-        while !(step * block).is_multiple_of(input_width) || !(step * block).is_multiple_of(recurrent_width) {
+        while !(step * block).is_multiple_of(input_width)
+            || !(step * block).is_multiple_of(recurrent_width)
+        {
             step += 1;
         }
         let steps = whole.blocks.end / step;
         let count = threads.min(steps).max(1);
-        let at = |share: usize| if share == count { whole.blocks.end } else { share * steps / count * step };
+        let at = |share: usize| {
+            if share == count { whole.blocks.end } else { share * steps / count * step }
+        };
         let cut = |share: usize, width: usize, panels: usize| {
-            let panel = |share: usize| if share == count { panels } else { at(share) * block / width };
+            let panel =
+                |share: usize| if share == count { panels } else { at(share) * block / width };
             panel(share)..panel(share + 1)
         };
         (0..count)
@@ -85,7 +94,8 @@ pub(super) struct Part {
     sums: Aligned,
     /// `[rows, columns]`: the recurrent product where it is kept apart (GRU).
     recurrent: Aligned,
-    /// `[chunk, rows, inputs]`, the rows [`apart`]: the input where its rows do not follow each other, or lie badly for the caches.
+    /// `[chunk, rows, inputs]`, the rows [`apart`]: the input where its rows do not follow each
+    /// other, or lie badly for the caches.
     gathered: Vec<f32>,
     /// `[rows, p_stride]`.
     h: Aligned,
@@ -101,12 +111,18 @@ pub(super) struct Part {
     /// `[rows]`: a step was computed already.
     begun: Vec<bool>,
     /// The input and the state as bytes, for weights of bytes.
-    quantised_input: Quantised,
-    quantised_state: Quantised,
+    quantized_input: Quantized,
+    quantized_state: Quantized,
 }
 
 impl Part {
-    pub fn new(direction: usize, rows: Range<usize>, chunk: usize, shape: &Shape, weights: &Weights) -> Part {
+    pub fn new(
+        direction: usize,
+        rows: Range<usize>,
+        chunk: usize,
+        shape: &Shape,
+        weights: &Weights,
+    ) -> Part {
         let count = rows.len();
         let columns = weights
             .recurrent
@@ -123,8 +139,15 @@ impl Part {
             chunk,
             columns,
             sums: aligned_zeros(chunk * count * columns),
-            recurrent: aligned_zeros(if weights.recurrent_bias.is_empty() { 0 } else { count * columns }),
-            gathered: vec![0.0; chunk * count * apart(shape.inputs, 2).max(apart(shape.auxiliary, 2))],
+            recurrent: aligned_zeros(if weights.recurrent_bias.is_empty() {
+                0
+            } else {
+                count * columns
+            }),
+            gathered: vec![
+                0.0;
+                chunk * count * apart(shape.inputs, 2).max(apart(shape.auxiliary, 2))
+            ],
             h: aligned_zeros(count * p_stride),
             p_stride,
             c: aligned_zeros(count * h_stride),
@@ -134,9 +157,11 @@ impl Part {
             width: weights.output_width,
             gates: vec![0.0; 2 * weights.gates * weights.units],
             begun: vec![false; count],
-            quantised_input: Quantised::default()
-                .with_room(chunk * count, std::iter::once(&weights.input).chain(&weights.auxiliary)),
-            quantised_state: Quantised::of_states().with_room(count, &weights.recurrent),
+            quantized_input: Quantized::default().with_room(
+                chunk * count,
+                std::iter::once(&weights.input).chain(&weights.auxiliary),
+            ),
+            quantized_state: Quantized::of_states().with_room(count, &weights.recurrent),
         }
     }
 
@@ -157,12 +182,18 @@ impl Part {
     }
 
     /// All steps but the first `done`, which is at the end of a chunk.
-    pub fn run_from(&mut self, context: &Context<'_>, mut done: usize, view: &mut Option<View<'_>>) -> Result<()> {
+    pub fn run_from(
+        &mut self,
+        context: &Context<'_>,
+        mut done: usize,
+        view: &mut Option<View<'_>>,
+    ) -> Result<()> {
         if self.rows.is_empty() {
             return Ok(());
         }
         let steps = context.shape.steps;
-        let reverse = context.op.directions.get(self.direction).is_some_and(|direction| direction.reverse);
+        let reverse =
+            context.op.directions.get(self.direction).is_some_and(|direction| direction.reverse);
         let whole = Span::whole(context.weights);
         while done < steps {
             let count = self.chunk.min(steps - done);
@@ -177,8 +208,15 @@ impl Part {
         Ok(())
     }
 
-    /// The units of `span` of the plain LSTM, one step on: reads the whole output state, writes those units of both states.
-    pub fn advance(&mut self, context: &Context<'_>, local: usize, backwards: bool, span: &Span) -> Result<()> {
+    /// The units of `span` of the plain LSTM, one step on: reads the whole output state, writes
+    /// those units of both states.
+    pub fn advance(
+        &mut self,
+        context: &Context<'_>,
+        local: usize,
+        backwards: bool,
+        span: &Span,
+    ) -> Result<()> {
         self.recurrent_product(context, local, backwards, span)?;
         self.plain_lstm(context, local, 0..self.rows.len(), span, None)
     }
@@ -218,10 +256,16 @@ impl Part {
     }
 
     /// The input product of a chunk of steps, with the bias.
-    pub fn project(&mut self, context: &Context<'_>, steps: Range<usize>, span: &Span) -> Result<()> {
+    pub fn project(
+        &mut self,
+        context: &Context<'_>,
+        steps: Range<usize>,
+        span: &Span,
+    ) -> Result<()> {
         let (weights, operands) = (context.weights, context.operands);
         let direction = context.op.directions.get(self.direction);
-        let auxiliary = |x: Option<_>| x.ok_or_else(|| Error::graph("the auxiliary input is missing"));
+        let auxiliary =
+            |x: Option<_>| x.ok_or_else(|| Error::graph("the auxiliary input is missing"));
         if direction.is_some_and(|direction| direction.source == Source::Auxiliary) {
             self.project_one(
                 context,
@@ -232,7 +276,14 @@ impl Part {
                 From::Row(&weights.bias),
             )?;
         } else {
-            self.project_one(context, &steps, operands.x, &weights.input, &span.input, From::Row(&weights.bias))?;
+            self.project_one(
+                context,
+                &steps,
+                operands.x,
+                &weights.input,
+                &span.input,
+                From::Row(&weights.bias),
+            )?;
         }
         if let Some(packed) = &weights.auxiliary {
             self.project_one(
@@ -265,10 +316,17 @@ impl Part {
         } else {
             for (local, step) in steps.clone().enumerate() {
                 for (to, row) in self.rows.clone().enumerate() {
-                    let at = if shape.time_major { step * shape.batch + row } else { row * shape.steps + step } * width;
+                    let at = if shape.time_major {
+                        step * shape.batch + row
+                    } else {
+                        row * shape.steps + step
+                    } * width;
                     let from = x.get(at..at + width).ok_or_else(too_short)?;
                     let to = (local * count + to) * stride;
-                    self.gathered.get_mut(to..to + width).ok_or_else(too_short)?.copy_from_slice(from);
+                    self.gathered
+                        .get_mut(to..to + width)
+                        .ok_or_else(too_short)?
+                        .copy_from_slice(from);
                 }
             }
             &self.gathered
@@ -288,26 +346,45 @@ impl Part {
             &mut self.sums,
             self.columns,
             columns,
-            &mut self.quantised_input,
+            &mut self.quantized_input,
         )
     }
 
-    /// The recurrent product of a step. Every other step goes through the weights from the end: what the caches kept of the last
-    /// step is used first.
-    fn recurrent_product(&mut self, context: &Context<'_>, local: usize, backwards: bool, span: &Span) -> Result<()> {
+    /// The recurrent product of a step. Every other step goes through the weights from the end:
+    /// what the caches kept of the last step is used first.
+    fn recurrent_product(
+        &mut self,
+        context: &Context<'_>,
+        local: usize,
+        backwards: bool,
+        span: &Span,
+    ) -> Result<()> {
         let count = self.rows.len();
         let size = count * self.columns;
         let h = Rows { data: &self.h, stride: self.p_stride };
         let sums = self.sums.get_mut(local * size..(local + 1) * size).ok_or_else(too_short)?;
         let Some(packed) = context.weights.recurrent.first() else { return Ok(()) };
-        let (table, panels, scratch) = (context.table, span.recurrent.clone(), &mut self.quantised_state);
+        let (table, panels, scratch) =
+            (context.table, span.recurrent.clone(), &mut self.quantized_state);
         if self.recurrent.is_empty() {
             let columns = packed.padded_columns();
-            table.product(count, h, packed, panels, backwards, From::Result, sums, self.columns, columns, scratch)
+            table.product(
+                count,
+                h,
+                packed,
+                panels,
+                backwards,
+                From::Result,
+                sums,
+                self.columns,
+                columns,
+                scratch,
+            )
         } else {
             let bias = &context.weights.recurrent_bias;
             let columns = bias.len().min(packed.padded_columns());
-            let from = if context.weights.recurrent.len() == 1 { From::Row(bias) } else { From::Zero };
+            let from =
+                if context.weights.recurrent.len() == 1 { From::Row(bias) } else { From::Zero };
             table.product(
                 count,
                 h,
@@ -333,14 +410,25 @@ impl Part {
         y: Option<(&mut View<'_>, usize)>,
     ) -> Result<()> {
         let base = (local * self.rows.len() + rows.start) * self.columns;
-        let sums = Rows { data: self.sums.get(base..).ok_or_else(too_short)?, stride: self.columns };
+        let sums =
+            Rows { data: self.sums.get(base..).ok_or_else(too_short)?, stride: self.columns };
         let c = &mut self.c[rows.start * self.h_stride..];
         let h = &mut self.h[rows.start * self.p_stride..];
         let y = y.map(|(view, step)| (view, step, rows.start));
-        context.table.lstm_rows(rows.len(), self.units, span.blocks.clone(), sums, c, h, self.h_stride, y)
+        context.table.lstm_rows(
+            rows.len(),
+            self.units,
+            span.blocks.clone(),
+            sums,
+            c,
+            h,
+            self.h_stride,
+            y,
+        )
     }
 
-    /// One step: recurrent product, cell, output. `local` counts within the chunk, `step` within the sequence.
+    /// One step: recurrent product, cell, output. `local` counts within the chunk, `step` within
+    /// the sequence.
     fn step(
         &mut self,
         context: &Context<'_>,
@@ -366,7 +454,8 @@ impl Part {
                 self.begun.get_mut(row..end).ok_or_else(too_short)?.fill(true);
             } else if let Some(view) = view {
                 for row in row..end {
-                    let hold = context.op.masking == Masking::Hold && self.begun.get(row) == Some(&true);
+                    let hold =
+                        context.op.masking == Masking::Hold && self.begun.get(row) == Some(&true);
                     let y = view.row(step, row)?;
                     if hold {
                         y.copy_from_slice(&self.h[row * self.p_stride..][..self.width]);
@@ -386,7 +475,11 @@ impl Part {
             Mask::None => true,
             Mask::Lengths(lengths) => lengths.get(row).is_some_and(|&length| step < length),
             Mask::Flags(flags) => {
-                let at = if shape.time_major { step * shape.batch + row } else { row * shape.steps + step };
+                let at = if shape.time_major {
+                    step * shape.batch + row
+                } else {
+                    row * shape.steps + step
+                };
                 flags.get(at) == Some(&true)
             }
         }
@@ -404,14 +497,22 @@ impl Part {
     ) -> Result<()> {
         let (table, weights) = (context.table, context.weights);
         let base = (local * self.rows.len() + rows.start) * self.columns;
-        let sums = Rows { data: self.sums.get(base..).ok_or_else(too_short)?, stride: self.columns };
+        let sums =
+            Rows { data: self.sums.get(base..).ok_or_else(too_short)?, stride: self.columns };
         let (c_at, h_at) = (rows.start * self.h_stride, rows.start * self.p_stride);
         match &context.op.cell {
             cell if is_fused_lstm(cell, weights) => {
-                return self.plain_lstm(context, local, rows, whole, view.as_mut().map(|view| (view, step)));
+                return self.plain_lstm(
+                    context,
+                    local,
+                    rows,
+                    whole,
+                    view.as_mut().map(|view| (view, step)),
+                );
             }
             Cell::Lstm(lstm) if cell::is_plain_lstm(lstm, &weights.vectors) => {
-                let (c, m, blocks) = (&mut self.c[c_at..], &mut self.m[c_at..], whole.blocks.clone());
+                let (c, m, blocks) =
+                    (&mut self.c[c_at..], &mut self.m[c_at..], whole.blocks.clone());
                 table.lstm_rows(rows.len(), self.units, blocks, sums, c, m, self.h_stride, None)?;
                 self.finish_lstm(lstm, context, &rows)?;
             }
@@ -424,7 +525,15 @@ impl Part {
             Cell::Gru(gru) if cell::is_plain_gru(gru) => {
                 let y = view.as_mut().map(|view| (view, step, rows.start));
                 let recurrent = &self.recurrent[rows.start * self.columns..];
-                return table.gru_rows(rows.len(), self.units, sums, recurrent, &mut self.h[h_at..], self.h_stride, y);
+                return table.gru_rows(
+                    rows.len(),
+                    self.units,
+                    sums,
+                    recurrent,
+                    &mut self.h[h_at..],
+                    self.h_stride,
+                    y,
+                );
             }
             Cell::Gru(gru) => self.general_gru(gru, context, local, &rows)?,
             Cell::Rnn(rnn) => self.rnn(rnn.activation, context, base, &rows),
@@ -446,12 +555,20 @@ impl Part {
             let h = &self.h[row * self.p_stride..][..units];
             add_diagonal(s, diagonal, h);
         }
-        let (c, m) = (&mut self.c[row * self.h_stride..][..units], &mut self.m[row * self.h_stride..][..units]);
+        let (c, m) = (
+            &mut self.c[row * self.h_stride..][..units],
+            &mut self.m[row * self.h_stride..][..units],
+        );
         cell::lstm_row(lstm, &weights.vectors, context.table, s, c, m);
     }
 
     /// From the gated output to the new output state: the projection, where there is one.
-    fn finish_lstm(&mut self, lstm: &Lstm, context: &Context<'_>, rows: &Range<usize>) -> Result<()> {
+    fn finish_lstm(
+        &mut self,
+        lstm: &Lstm,
+        context: &Context<'_>,
+        rows: &Range<usize>,
+    ) -> Result<()> {
         let m = self.m.get(rows.start * self.h_stride..).ok_or_else(too_short)?;
         let h = self.h.get_mut(rows.start * self.p_stride..).ok_or_else(too_short)?;
         if let Some((packed, bias)) = &context.weights.projection {
@@ -467,13 +584,16 @@ impl Part {
                 h,
                 self.p_stride,
                 self.width,
-                &mut self.quantised_state,
+                &mut self.quantized_state,
             )?;
             if let Some(bound) = lstm.projection_clip {
-                h.chunks_mut(self.p_stride).take(rows.len()).for_each(|h| cell::clip(&mut h[..self.width], bound));
+                h.chunks_mut(self.p_stride)
+                    .take(rows.len())
+                    .for_each(|h| cell::clip(&mut h[..self.width], bound));
             }
         } else {
-            for (h, m) in h.chunks_mut(self.p_stride).zip(m.chunks(self.h_stride)).take(rows.len()) {
+            for (h, m) in h.chunks_mut(self.p_stride).zip(m.chunks(self.h_stride)).take(rows.len())
+            {
                 h[..self.units].copy_from_slice(&m[..self.units]);
             }
         }
@@ -481,7 +601,13 @@ impl Part {
     }
 
     /// Any GRU.
-    fn general_gru(&mut self, gru: &Gru, context: &Context<'_>, local: usize, rows: &Range<usize>) -> Result<()> {
+    fn general_gru(
+        &mut self,
+        gru: &Gru,
+        context: &Context<'_>,
+        local: usize,
+        rows: &Range<usize>,
+    ) -> Result<()> {
         let (weights, units, table) = (context.weights, self.units, context.table);
         let all = 3 * units;
         for row in rows.clone() {
@@ -511,7 +637,7 @@ impl Part {
                     to,
                     columns,
                     columns,
-                    &mut self.quantised_state,
+                    &mut self.quantized_state,
                 )?;
                 cell::unpack(to, 1, units, &mut r[2 * units..]);
                 cell::gru_state(gru, table, x, &r[2 * units..], h);
@@ -521,7 +647,13 @@ impl Part {
     }
 
     /// The plain cell; with one gate the packed order is the natural one.
-    fn rnn(&mut self, activation: Activation, context: &Context<'_>, base: usize, rows: &Range<usize>) {
+    fn rnn(
+        &mut self,
+        activation: Activation,
+        context: &Context<'_>,
+        base: usize,
+        rows: &Range<usize>,
+    ) {
         for row in rows.clone() {
             let s = &mut self.sums[base + (row - rows.start) * self.columns..][..self.units];
             let h = &mut self.h[row * self.p_stride..][..self.units];
@@ -543,14 +675,16 @@ impl Part {
 
 /// Whether the step is the fused LSTM kernel and nothing else.
 pub(super) fn is_fused_lstm(cell: &Cell, weights: &Weights) -> bool {
-    weights.projection.is_none() && matches!(cell, Cell::Lstm(lstm) if cell::is_plain_lstm(lstm, &weights.vectors))
+    weights.projection.is_none()
+        && matches!(cell, Cell::Lstm(lstm) if cell::is_plain_lstm(lstm, &weights.vectors))
 }
 
 /// Rows from which input that lies badly is copied: below, each element is used too few times.
 const LEAST_COPIED: usize = 16;
 
-/// The stride for `rows` rows of `width` elements: a cache line more where the rows would lie a multiple of 1 KiB apart. Those of a
-/// tile would share a few sets of the caches and push each other out.
+/// The stride for `rows` rows of `width` elements: a cache line more where the rows would lie a
+/// multiple of 1 KiB apart. Those of a tile would share a few sets of the caches and push each
+/// other out.
 fn apart(width: usize, rows: usize) -> usize {
     if rows > 1 && width > 0 && width.is_multiple_of(256) { width + 16 } else { width }
 }
@@ -570,7 +704,13 @@ fn add_diagonal(s: &mut [f32], diagonal: &[f32], h: &[f32]) {
 }
 
 /// Fills the rows of a state from `[B, width]`, or with zeros.
-fn set_rows(to: &mut [f32], stride: usize, from: Option<&[f32]>, width: usize, rows: &Range<usize>) -> Result<()> {
+fn set_rows(
+    to: &mut [f32],
+    stride: usize,
+    from: Option<&[f32]>,
+    width: usize,
+    rows: &Range<usize>,
+) -> Result<()> {
     to.fill(0.0);
     if let Some(from) = from {
         let from = from.get(rows.start * width..rows.end * width).ok_or_else(too_short)?;
@@ -581,7 +721,13 @@ fn set_rows(to: &mut [f32], stride: usize, from: Option<&[f32]>, width: usize, r
     Ok(())
 }
 
-fn get_rows(from: &[f32], stride: usize, to: &mut [f32], width: usize, rows: &Range<usize>) -> Result<()> {
+fn get_rows(
+    from: &[f32],
+    stride: usize,
+    to: &mut [f32],
+    width: usize,
+    rows: &Range<usize>,
+) -> Result<()> {
     let to = to.get_mut(rows.start * width..rows.end * width).ok_or_else(too_short)?;
     for (to, from) in to.chunks_mut(width.max(1)).zip(from.chunks(stride.max(1))) {
         to.copy_from_slice(&from[..width]);

@@ -21,7 +21,8 @@ impl Sharing {
         Sharing { rest: 0, penalty: 1, shared: false, alone: None }
     }
 
-    /// Whether the next run should be shared. The second one is not, whatever the first was like: it tells what one thread takes.
+    /// Whether the next run should be shared. The second one is not, whatever the first was like:
+    /// it tells what one thread takes.
     pub fn is_due(&mut self) -> bool {
         if self.rest > 0 {
             self.rest -= 1;
@@ -35,9 +36,11 @@ impl Sharing {
         self.alone
     }
 
-    /// Takes note of a run by one thread: a moving average over about four of them, in which one that was held up counts little.
+    /// Takes note of a run by one thread: a moving average over about four of them, in which one
+    /// that was held up counts little.
     pub fn ran_alone(&mut self, took: Duration) {
-        self.alone = Some(self.alone.map_or(took, |before| (3 * before + took.min(before * 5 / 4)) / 4));
+        self.alone =
+            Some(self.alone.map_or(took, |before| (3 * before + took.min(before * 5 / 4)) / 4));
     }
 
     /// Takes note of a shared run: one that gained less than a tenth was not worth it.

@@ -1,9 +1,12 @@
-//! One row, several threads: the units of a wide LSTM are shared out, and every step ends with an exchange of the output state.
+//! One row, several threads: the units of a wide LSTM are shared out, and every step ends with an
+//! exchange of the output state.
 //!
-//! A step takes some microseconds, so a helper that loses its core for a moment would hold up everybody. The leader therefore never
-//! depends on one: helpers read and write nothing that is the caller's (the input is copied, the state goes through atomics), and one
-//! that is late is given up. The leader then computes its share from the last state that it published, finishes alone, and tries
-//! again some runs later. It also rests when the run took no less time than one thread takes, whatever the reason.
+//! A step takes some microseconds, so a helper that loses its core for a moment would hold up
+//! everybody. The leader therefore never depends on one: helpers read and write nothing that is the
+//! caller's (the input is copied, the state goes through atomics), and one that is late is given
+//! up. The leader then computes its share from the last state that it published, finishes alone,
+//! and tries again some runs later. It also rests when the run took no less time than one thread
+//! takes, whatever the reason.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -18,7 +21,8 @@ use super::{Mask, Operands, Shape};
 use crate::error::{Error, Result};
 use crate::graph::Recurrent;
 
-/// Units from which half a step (1.3 µs at 128) is long enough for the exchange, about 0.3 µs, to pay.
+/// Units from which half a step (1.3 µs at 128) is long enough for the exchange, about 0.3 µs, to
+/// pay.
 pub(super) const LEAST_UNITS: usize = 128;
 /// Least units of a thread: with fewer, more threads only make the exchange longer.
 const LEAST_SHARE: usize = 64;
@@ -26,15 +30,17 @@ const LEAST_SHARE: usize = 64;
 const PATIENCE: Duration = Duration::from_micros(20);
 /// How long a sleeping helper may take to come at the start of a run.
 const WAKING: Duration = Duration::from_micros(100);
-/// Looks at the helpers' counters before a leader that waits reads the clock: half a microsecond, the usual wait and more, so that the
-/// clock costs nothing while all goes well.
+/// Looks at the helpers' counters before a leader that waits reads the clock: half a microsecond,
+/// the usual wait and more, so that the clock costs nothing while all goes well.
 const LOOKS: usize = 32;
-/// Rounds that an idle helper looks for work, then rounds that it gives its core away, before it sleeps.
+/// Rounds that an idle helper looks for work, then rounds that it gives its core away, before it
+/// sleeps.
 const SPINS: usize = 4000;
 const YIELDS: usize = 50;
 
-/// States that are kept. A helper that was given up in step s may finish it and do step s + 1, since the leader has done its share of
-/// s; it cannot begin s + 2. So it writes the entries of s + 1 and s + 2, and that of s stays for the leader to go back to.
+/// States that are kept. A helper that was given up in step s may finish it and do step s + 1,
+/// since the leader has done its share of s; it cannot begin s + 2. So it writes the entries of s +
+/// 1 and s + 2, and that of s stays for the leader to go back to.
 const ENTRIES: usize = 3;
 
 /// A counter on a cache line of its own.
@@ -99,14 +105,25 @@ impl Exchange {
     }
 
     fn context<'a>(&'a self, operands: &'a Operands<'a>) -> Context<'a> {
-        Context { op: &self.op, shape: &self.shape, weights: &self.weights, table: self.table, operands }
+        Context {
+            op: &self.op,
+            shape: &self.shape,
+            weights: &self.weights,
+            table: self.table,
+            operands,
+        }
     }
 
     /// The helper's share of one run; returns early when it was given up.
     fn help(&self, index: usize, round: usize, part: &mut Part) -> Result<()> {
-        let span = self.spans.get(index + 1).ok_or_else(|| Error::internal("a helper without a share"))?;
-        let progress = self.progress.get(index).ok_or_else(|| Error::internal("a helper without a counter"))?;
-        let given_up = || self.given_up.load(Ordering::Acquire) == round || self.stop.load(Ordering::Acquire);
+        let span =
+            self.spans.get(index + 1).ok_or_else(|| Error::internal("a helper without a share"))?;
+        let progress = self
+            .progress
+            .get(index)
+            .ok_or_else(|| Error::internal("a helper without a counter"))?;
+        let given_up =
+            || self.given_up.load(Ordering::Acquire) == round || self.stop.load(Ordering::Acquire);
         let wait = |ready: &dyn Fn() -> bool| {
             let mut spins = 0;
             while !ready() {
@@ -170,7 +187,8 @@ fn serve(exchange: &Exchange, index: usize, mut part: Part) {
         let round = exchange.round.load(Ordering::Acquire);
         if round != last {
             last = round;
-            // An error leaves the progress where it is: the leader gives this helper up and meets the error itself.
+            // An error leaves the progress where it is: the leader gives this helper up and meets
+            // the error itself.
             let _ = exchange.help(index, round, &mut part);
             if let Some(left) = exchange.left.get(index) {
                 left.0.store(round, Ordering::Release);
@@ -193,7 +211,8 @@ pub(super) struct Team {
 }
 
 impl Team {
-    /// Shares the units of the layer out to `threads` threads, the caller's own among them; `None` when there are too few.
+    /// Shares the units of the layer out to `threads` threads, the caller's own among them; `None`
+    /// when there are too few.
     ///
     /// # Errors
     /// [`Io`](crate::ErrorKind::Io) when the system gives no thread.
@@ -210,7 +229,11 @@ impl Team {
             return Ok(None);
         }
         let helpers = spans.len() - 1;
-        let atomics = || (0..weights.units.next_multiple_of(UNITS)).map(|_| AtomicU32::new(0)).collect::<Vec<_>>();
+        let atomics = || {
+            (0..weights.units.next_multiple_of(UNITS))
+                .map(|_| AtomicU32::new(0))
+                .collect::<Vec<_>>()
+        };
         let counters = || (0..helpers).map(|_| Counter::default()).collect::<Vec<_>>();
         let exchange = Arc::new(Exchange {
             op: op.clone(),
@@ -235,7 +258,9 @@ impl Team {
             let part = Part::new(0, 0..1, chunk, shape, weights);
             let exchange = team.exchange.clone();
             let name = format!("fuselstm units {}", index + 1);
-            team.helpers.push(thread::Builder::new().name(name).spawn(move || serve(&exchange, index, part))?);
+            team.helpers.push(
+                thread::Builder::new().name(name).spawn(move || serve(&exchange, index, part))?,
+            );
         }
         Ok(Some(team))
     }
@@ -250,8 +275,8 @@ impl Team {
         self.exchange.left.iter().all(|left| left.0.load(Ordering::Acquire) == self.round)
     }
 
-    /// The whole run, on the leader's thread, with `part` as its own (full) state; `alone` is what it takes one thread. Whether all
-    /// helpers stayed to the end.
+    /// The whole run, on the leader's thread, with `part` as its own (full) state; `alone` is what
+    /// it takes one thread. Whether all helpers stayed to the end.
     pub fn run(
         &mut self,
         part: &mut Part,
@@ -271,18 +296,24 @@ impl Team {
         self.round += 1;
         e.round.store(self.round, Ordering::Release);
         self.helpers.iter().for_each(|helper| helper.thread().unpark());
-        let own = e.spans.first().ok_or_else(|| Error::internal("a team without a leader's share"))?;
+        let own =
+            e.spans.first().ok_or_else(|| Error::internal("a team without a leader's share"))?;
         let mut done = 0;
         while done < e.shape.steps {
             let steps = e.chunk_at(done);
             let chunk_began = Instant::now();
             // One thread would have done this chunk by then.
-            let overtaken =
-                alone.map(|alone| began + alone.mul_f64((done + steps.len()) as f64 / e.shape.steps as f64));
+            let overtaken = alone.map(|alone| {
+                began + alone.mul_f64((done + steps.len()) as f64 / e.shape.steps as f64)
+            });
             {
-                // Nobody reads it now: a helper that is late with the last chunk was given up below.
-                let Ok(mut x) = e.x.try_write() else { return self.finish_alone(part, context, view, done, 0) };
-                let from = &context.operands.x[steps.start * e.shape.inputs..steps.end * e.shape.inputs];
+                // Nobody reads it now: a helper that is late with the last chunk was given up
+                // below.
+                let Ok(mut x) = e.x.try_write() else {
+                    return self.finish_alone(part, context, view, done, 0);
+                };
+                let from =
+                    &context.operands.x[steps.start * e.shape.inputs..steps.end * e.shape.inputs];
                 x[..from.len()].copy_from_slice(from);
             }
             e.chunks.fetch_add(1, Ordering::Release);
@@ -295,10 +326,14 @@ impl Team {
                 write(&e.h[next][own.units()], &part.h_row()[own.units()]);
                 e.leader.0.store(s + 1, Ordering::Release);
                 let until = |now: Instant| {
-                    // The mean step, the chunk's projection in it: the first step of a chunk may take as long as that does.
+                    // The mean step, the chunk's projection in it: the first step of a chunk may
+                    // take as long as that does.
                     let step = (now - chunk_began) / (k as u32 + 1);
                     let waking = if s == 0 { WAKING } else { Duration::ZERO };
-                    let patient = now + PATIENCE + waking + if k == 0 { step } else { 4 * step.min(PATIENCE) };
+                    let patient = now
+                        + PATIENCE
+                        + waking
+                        + if k == 0 { step } else { 4 * step.min(PATIENCE) };
                     overtaken.map_or(patient, |overtaken| patient.min(overtaken))
                 };
                 if !self.all_done(s + 1, until) {
@@ -315,10 +350,16 @@ impl Team {
         Ok(true)
     }
 
-    /// Waits until every helper has done `steps` steps, or the time has come that `until` names when the wait begins to be long.
+    /// Waits until every helper has done `steps` steps, or the time has come that `until` names
+    /// when the wait begins to be long.
     fn all_done(&self, steps: usize, until: impl Fn(Instant) -> Instant) -> bool {
         let (mut looks, mut last) = (0usize, None);
-        while self.exchange.progress.iter().any(|progress| progress.0.load(Ordering::Acquire) < steps) {
+        while self
+            .exchange
+            .progress
+            .iter()
+            .any(|progress| progress.0.load(Ordering::Acquire) < steps)
+        {
             looks += 1;
             if looks.is_multiple_of(LOOKS) {
                 let now = Instant::now();
@@ -331,8 +372,9 @@ impl Team {
         true
     }
 
-    /// Gives the helpers up in step `k` of the chunk that begins at `done`, of which the leader has its own share (`k` = 0 with
-    /// nothing done when the chunk's input could not be handed out), and finishes the run without them: `false`.
+    /// Gives the helpers up in step `k` of the chunk that begins at `done`, of which the leader has
+    /// its own share (`k` = 0 with nothing done when the chunk's input could not be handed out),
+    /// and finishes the run without them: `false`.
     fn finish_alone(
         &mut self,
         part: &mut Part,
@@ -354,7 +396,10 @@ impl Team {
         }
         let mut first = k;
         if began {
-            let own = e.spans.first().ok_or_else(|| Error::internal("a team without a leader's share"))?;
+            let own = e
+                .spans
+                .first()
+                .ok_or_else(|| Error::internal("a team without a leader's share"))?;
             // The product reads the whole old state, so the new one is put together beside it.
             read(&e.h[(s + 1) % ENTRIES][own.units()], &mut part.m_row()[own.units()]);
             read(&e.h[s % ENTRIES], part.h_row());
@@ -438,7 +483,8 @@ mod tests {
             arithmetic: Arithmetic::Float,
         };
         let table = simd::select(None).unwrap();
-        Layer::new(&op, &[STEPS, 1, inputs], None, table, &BackendOptions::default(), threads).unwrap()
+        Layer::new(&op, &[STEPS, 1, inputs], None, table, &BackendOptions::default(), threads)
+            .unwrap()
     }
 
     fn run(layer: &mut Layer, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
@@ -450,8 +496,8 @@ mod tests {
         (y, c)
     }
 
-    /// Helpers that leave at any moment of a run, or never come: the result is that of one thread, bit for bit, because every unit
-    /// is computed by the same kernel whoever computes it.
+    /// Helpers that leave at any moment of a run, or never come: the result is that of one thread,
+    /// bit for bit, because every unit is computed by the same kernel whoever computes it.
     #[test]
     fn helpers_that_are_given_up() {
         let x = noise(3, STEPS * 24);
@@ -467,7 +513,9 @@ mod tests {
                         let mut wait = 50;
                         while !stop.load(Ordering::Relaxed) {
                             thread::sleep(Duration::from_micros(wait));
-                            exchange.given_up.store(exchange.round.load(Ordering::Acquire), Ordering::Release);
+                            exchange
+                                .given_up
+                                .store(exchange.round.load(Ordering::Acquire), Ordering::Release);
                             wait = wait * 7 % 5000 + 20;
                         }
                     });

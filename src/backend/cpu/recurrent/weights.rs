@@ -1,7 +1,8 @@
 //! Weights of one direction as the kernels read them.
 //!
-//! Packed gate layout: the units in blocks of [`UNITS`]; in a block the gates follow each other, so that everything a unit needs of one
-//! row of sums lies together: `[blocks, gates, UNITS]`. Missing units of the last block have zero weights.
+//! Packed gate layout: the units in blocks of [`UNITS`]; in a block the gates follow each other, so
+//! that everything a unit needs of one row of sums lies together: `[blocks, gates, UNITS]`. Missing
+//! units of the last block have zero weights.
 
 use super::super::simd::{Packed, Storage, Table, UNITS};
 use crate::error::{Error, Result};
@@ -25,7 +26,8 @@ pub(super) struct Weights {
     pub input: Packed,
     /// `[A, blocks·G·UNITS]`.
     pub auxiliary: Option<Packed>,
-    /// Recurrent products in the order in which they are made: one, or for the reset-before GRU (update, reset) and (candidate).
+    /// Recurrent products in the order in which they are made: one, or for the reset-before GRU
+    /// (update, reset) and (candidate).
     pub recurrent: Vec<Packed>,
     /// First row of the input product, in its layout.
     pub bias: Vec<f32>,
@@ -59,7 +61,8 @@ pub(super) fn packed_columns(gates: usize, units: usize) -> usize {
     units.div_ceil(UNITS) * gates * UNITS
 }
 
-/// Rows from which a product of bytes takes the panels that are made for many; measured from 16 rows on (4 to 8 % faster with AVX2).
+/// Rows from which a product of bytes takes the panels that are made for many; measured from 16
+/// rows on (4 to 8 % faster with AVX2).
 const MANY_ROWS: usize = 16;
 
 impl Packing {
@@ -67,7 +70,8 @@ impl Packing {
         if rows == 1 { self.table.vector_width } else { self.table.matrix_width }
     }
 
-    /// Packs gates `which` of a `[G·H, K]` matrix; `scales` are the file's own, when it stores bytes.
+    /// Packs gates `which` of a `[G·H, K]` matrix; `scales` are the file's own, when it stores
+    /// bytes.
     fn gates(
         &self,
         matrix: &[f32],
@@ -83,7 +87,8 @@ impl Packing {
             let gate = which.start + column / UNITS % gates;
             (unit < units).then_some(gate * units + unit)
         };
-        let weight = |k: usize, column: usize| row(column).map_or(0.0, |row| matrix[row * depth + k]);
+        let weight =
+            |k: usize, column: usize| row(column).map_or(0.0, |row| matrix[row * depth + k]);
         let columns = packed_columns(gates, units);
         let mut width = self.width(rows);
         if self.storage == Storage::I8 {
@@ -92,7 +97,13 @@ impl Packing {
             }
             let all = matrix.len() / depth.max(1);
             let run = all.div_ceil(scales.len().max(1)).max(1);
-            return Packed::bytes(depth, columns, width, |c| scales.get(row(c)? / run).copied(), weight);
+            return Packed::bytes(
+                depth,
+                columns,
+                width,
+                |c| scales.get(row(c)? / run).copied(),
+                weight,
+            );
         }
         Packed::for_rows(rows, depth, columns, width, self.storage, weight)
     }
@@ -119,7 +130,10 @@ fn own_scales(matrix: &Matrix) -> &[f32] {
 fn sized(matrix: &Matrix, rows: usize, columns: usize, name: &str) -> Result<Vec<f32>> {
     let data = matrix.to_f32();
     if data.len() != rows * columns {
-        return Err(Error::graph(format!("{name}: {} elements where [{rows}, {columns}] were expected", data.len())));
+        return Err(Error::graph(format!(
+            "{name}: {} elements where [{rows}, {columns}] were expected",
+            data.len()
+        )));
     }
     Ok(data)
 }
@@ -139,7 +153,14 @@ impl Weights {
         let auxiliary = match &weights.auxiliary {
             Some(matrix) => {
                 let data = sized(matrix, rows, matrix.columns(), "auxiliary weights")?;
-                Some(packing.gates(&data, own_scales(matrix), 0..gates, units, matrix.columns(), packing.input_rows))
+                Some(packing.gates(
+                    &data,
+                    own_scales(matrix),
+                    0..gates,
+                    units,
+                    matrix.columns(),
+                    packing.input_rows,
+                ))
             }
             None => None,
         };
@@ -150,14 +171,17 @@ impl Weights {
         }
         if let Some(coefficients) = &weights.layer_norm {
             let coefficients = sized(coefficients, rows, 1, "layer norm")?;
-            vectors.layer_norm = Some((coefficients, bias.clone().unwrap_or_else(|| vec![0.0; rows])));
+            vectors.layer_norm =
+                Some((coefficients, bias.clone().unwrap_or_else(|| vec![0.0; rows])));
         }
         let first_bias = if vectors.layer_norm.is_some() { None } else { bias.as_deref() };
         let mut recurrent = Vec::new();
         let mut recurrent_bias = Vec::new();
         if weights.is_diagonal() {
             if !cell.has_cell_state() {
-                return Err(Error::unsupported("diagonal recurrent weights of a cell other than LSTM"));
+                return Err(Error::unsupported(
+                    "diagonal recurrent weights of a cell other than LSTM",
+                ));
             }
             vectors.diagonal = Some(sized(&weights.recurrent, rows, 1, "recurrent weights")?);
         } else {
@@ -177,7 +201,10 @@ impl Weights {
             if let (true, Some(bias)) = (gru.reset_after, &weights.recurrent_bias) {
                 let bias = bias.to_f32();
                 if bias.len() != units {
-                    return Err(Error::graph(format!("recurrent bias: {} elements, {units} units", bias.len())));
+                    return Err(Error::graph(format!(
+                        "recurrent bias: {} elements, {units} units",
+                        bias.len()
+                    )));
                 }
                 all[2 * units..].copy_from_slice(&bias);
             }
@@ -189,15 +216,26 @@ impl Weights {
                 let width = packing.width(packing.step_rows);
                 let weight = |k: usize, p: usize| data[p * units + k];
                 let rows = packing.step_rows;
-                let packed = Packed::for_rows(rows, units, output_width, width, packing.storage, weight);
-                let mut bias = projection.bias.as_ref().map_or_else(Vec::new, |bias| bias.to_f32().into_owned());
+                let packed =
+                    Packed::for_rows(rows, units, output_width, width, packing.storage, weight);
+                let mut bias = projection
+                    .bias
+                    .as_ref()
+                    .map_or_else(Vec::new, |bias| bias.to_f32().into_owned());
                 bias.resize(output_width, 0.0);
                 Some((packed, bias))
             }
             None => None,
         };
         Ok(Weights {
-            input: packing.gates(&input, own_scales(&weights.input), 0..gates, units, inputs, packing.input_rows),
+            input: packing.gates(
+                &input,
+                own_scales(&weights.input),
+                0..gates,
+                units,
+                inputs,
+                packing.input_rows,
+            ),
             auxiliary,
             recurrent,
             bias: packed_row(first_bias, 0..gates, units),

@@ -93,12 +93,14 @@ impl Dot for Avx2Dot {
         Avx2Dot(unsafe { _mm256_setzero_si256() })
     }
     /// |h| times the weights, those where h is negative with all bits flipped: as `!w` is `−w − 1`, that takes off |h| once more,
-    /// which [`Dot::settle`] gives back. One instruction that any port takes, where a change of sign costs a multiplier's turn.
-    /// Two products of at most 127 · 128 fit 16 bits, so the pairwise sum never saturates.
+    /// which [`Dot::settle`] gives back. One instruction that any port takes, where a change of
+    /// sign costs a multiplier's turn. Two products of at most 127 · 128 fit 16 bits, so the
+    /// pairwise sum never saturates.
     #[inline(always)]
     unsafe fn dot4(self, h: i32, signs: i32, weights: *const i8) -> Self {
         unsafe {
-            let flipped = _mm256_xor_si256(_mm256_loadu_si256(weights.cast()), _mm256_set1_epi32(signs));
+            let flipped =
+                _mm256_xor_si256(_mm256_loadu_si256(weights.cast()), _mm256_set1_epi32(signs));
             let pairs = _mm256_maddubs_epi16(_mm256_set1_epi32(h), flipped);
             Avx2Dot(_mm256_add_epi32(self.0, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))))
         }

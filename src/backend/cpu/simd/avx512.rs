@@ -96,7 +96,8 @@ impl Dot for Avx512Dot {
     #[inline(always)]
     unsafe fn dot4(self, h: i32, signs: i32, weights: *const i8) -> Self {
         unsafe {
-            let flipped = _mm512_xor_si512(_mm512_loadu_si512(weights.cast()), _mm512_set1_epi32(signs));
+            let flipped =
+                _mm512_xor_si512(_mm512_loadu_si512(weights.cast()), _mm512_set1_epi32(signs));
             let pairs = _mm512_maddubs_epi16(_mm512_set1_epi32(h), flipped);
             Avx512Dot(_mm512_add_epi32(self.0, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1))))
         }

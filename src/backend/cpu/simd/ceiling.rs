@@ -1,10 +1,11 @@
-//! What the processor's registers and caches can do: chains of multiply-adds, and sums over a slice.
+//! What the processor's registers and caches can do: chains of multiply-adds, and sums over a
+//! slice.
 
 use super::Table;
 use super::vector::{Portable, Vector};
 
-/// Chains that do not wait for each other: two multiply-adds a clock at a latency of four need eight; with the two factors, twelve
-/// fit sixteen registers.
+/// Chains that do not wait for each other: two multiply-adds a clock at a latency of four need
+/// eight; with the two factors, twelve fit sixteen registers.
 const CHAINS: usize = 12;
 
 #[inline(always)]
@@ -73,7 +74,8 @@ instantiate!(chains_neon, sums_neon, [#[target_feature(enable = "neon")]], super
 instantiate!(chains_portable, sums_portable, [], Portable);
 
 impl Table {
-    /// Runs `rounds` rounds of multiply-adds in registers; returns their sum, so that none is left out, and the operations done.
+    /// Runs `rounds` rounds of multiply-adds in registers; returns their sum, so that none is left
+    /// out, and the operations done.
     pub fn multiply_adds(&self, rounds: usize) -> (f32, f64) {
         let operations = |lanes: usize| (2 * CHAINS * lanes) as f64 * rounds as f64;
         // SAFETY: a table exists only where the processor has its instruction set.
@@ -120,7 +122,11 @@ mod tests {
             let lanes = operations / 1000.0 / 2.0;
             let mut one = 1.0f64;
             (0..1000).for_each(|_| one = one * 0.999_999 + 1e-7);
-            assert!((f64::from(sum) / lanes - one).abs() < 1e-3, "{}: {sum} of {lanes} lanes", table.name);
+            assert!(
+                (f64::from(sum) / lanes - one).abs() < 1e-3,
+                "{}: {sum} of {lanes} lanes",
+                table.name
+            );
         }
     }
 }

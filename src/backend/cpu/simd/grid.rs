@@ -15,7 +15,8 @@ pub(crate) struct Window {
     pub columns: Range<usize>,
 }
 
-/// `[steps, rows, columns]`, the first two axes with strides of their own, seen through windows that do not overlap.
+/// `[steps, rows, columns]`, the first two axes with strides of their own, seen through windows
+/// that do not overlap.
 pub(crate) struct Grid<'a> {
     base: *mut f32,
     steps: usize,
@@ -31,7 +32,8 @@ unsafe impl Sync for Grid<'_> {}
 unsafe impl Send for Grid<'_> {}
 
 impl<'a> Grid<'a> {
-    /// A grid over `data`, `[steps, rows, columns]` when `time_major`, else `[rows, steps, columns]`.
+    /// A grid over `data`, `[steps, rows, columns]` when `time_major`, else
+    /// `[rows, steps, columns]`.
     ///
     /// # Errors
     /// [`Internal`](crate::ErrorKind::Internal) when windows overlap or pass the data.
@@ -41,19 +43,26 @@ impl<'a> Grid<'a> {
         time_major: bool,
         windows: &'a [Window],
     ) -> Result<Grid<'a>> {
-        let (step_stride, row_stride) = if time_major { (rows * columns, columns) } else { (columns, steps * columns) };
+        let (step_stride, row_stride) =
+            if time_major { (rows * columns, columns) } else { (columns, steps * columns) };
         let inside = windows.iter().all(|w| w.rows.end <= rows && w.columns.end <= columns);
         let apart = |a: &Range<usize>, b: &Range<usize>| a.end <= b.start || b.end <= a.start;
         let disjoint = windows.iter().enumerate().all(|(i, a)| {
-            windows
-                .iter()
-                .take(i)
-                .all(|b| a.part != b.part && (apart(&a.rows, &b.rows) || apart(&a.columns, &b.columns)))
+            windows.iter().take(i).all(|b| {
+                a.part != b.part && (apart(&a.rows, &b.rows) || apart(&a.columns, &b.columns))
+            })
         });
         if data.len() != steps * rows * columns || !inside || !disjoint {
             return Err(defect("the parts of a result overlap or pass its end"));
         }
-        Ok(Grid { base: data.as_mut_ptr(), steps, step_stride, row_stride, windows, data: PhantomData })
+        Ok(Grid {
+            base: data.as_mut_ptr(),
+            steps,
+            step_stride,
+            row_stride,
+            windows,
+            data: PhantomData,
+        })
     }
 
     /// The one view that is wanted of this grid.
@@ -70,7 +79,8 @@ impl<'a> Grid<'a> {
         let window = self.windows.iter().find(|window| window.part == part)?;
         let offset = window.rows.start * self.row_stride + window.columns.start;
         Some(View {
-            // Wrapping, because an empty grid has no element to point at; no row of it is ever taken.
+            // Wrapping, because an empty grid has no element to point at; no row of it is ever
+            // taken.
             base: self.base.wrapping_add(offset),
             steps: self.steps,
             rows: window.rows.len(),
@@ -113,10 +123,19 @@ impl View<'_> {
     }
 
     /// Where `rows` rows of at least `width` elements of a step begin, and their stride.
-    pub(super) fn rows(&mut self, step: usize, first: usize, rows: usize, width: usize) -> Result<(*mut f32, usize)> {
+    pub(super) fn rows(
+        &mut self,
+        step: usize,
+        first: usize,
+        rows: usize,
+        width: usize,
+    ) -> Result<(*mut f32, usize)> {
         if step >= self.steps || first + rows > self.rows || width > self.width {
             return Err(defect("rows past the end of the result"));
         }
-        Ok((self.base.wrapping_add(step * self.step_stride + first * self.row_stride), self.row_stride))
+        Ok((
+            self.base.wrapping_add(step * self.step_stride + first * self.row_stride),
+            self.row_stride,
+        ))
     }
 }

@@ -1,5 +1,6 @@
-//! The kernels that use vector instructions, and everything else in this backend that needs `unsafe`: raw pointers into buffers that
-//! several threads write to. What leaves this module is safe: every wrapper checks its slices before a kernel sees a pointer.
+//! The kernels that use vector instructions, and everything else in this backend that needs
+//! `unsafe`: raw pointers into buffers that several threads write to. What leaves this module is
+//! safe: every wrapper checks its slices before a kernel sees a pointer.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -19,7 +20,7 @@ mod vector;
 
 pub(crate) use grid::{Grid, View, Window};
 pub(crate) use kernels::{Storage, UNITS};
-pub(crate) use pack::{Aligned, Packed, Quantised, aligned_zeros};
+pub(crate) use pack::{Aligned, Packed, Quantized, aligned_zeros};
 pub(crate) use pool::{Pool, for_each_part};
 
 use kernels::{GruRows, LstmRows, Product, ProductI8, RowOfBytes, Start, WIDEST_PANEL};
@@ -32,13 +33,14 @@ pub(crate) struct Table {
     pub name: &'static str,
     /// Columns of a panel for products of several rows.
     pub matrix_width: usize,
-    /// Columns of a panel for products of one row: eight registers, so that the latency of the sums is hidden.
+    /// Columns of a panel for products of one row: eight registers, so that the latency of the sums
+    /// is hidden.
     pub vector_width: usize,
     /// Columns of a panel of bytes for products of many rows: one of the two above.
     pub bytes_width: usize,
     product: unsafe fn(&Product),
     product_i8: unsafe fn(&ProductI8),
-    quantise_row: unsafe fn(*const f32, RowOfBytes, usize, f32) -> (f32, i32),
+    quantize_row: unsafe fn(*const f32, RowOfBytes, usize, f32) -> (f32, i32),
     lstm_rows: unsafe fn(&LstmRows),
     gru_rows: unsafe fn(&GruRows),
     activate: unsafe fn(Activation, *mut f32, usize),
@@ -51,8 +53,14 @@ fn available() -> Vec<&'static Table> {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::is_x86_feature_detected as has;
-        // VNNI has the bytes' products in one instruction; all else is the same, so it is no instruction set of its own.
-        if has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512dq") && has!("avx512vnni") {
+        // VNNI has the bytes' products in one instruction; all else is the same, so it is no
+        // instruction set of its own.
+        if has!("avx512f")
+            && has!("avx512bw")
+            && has!("avx512vl")
+            && has!("avx512dq")
+            && has!("avx512vnni")
+        {
             tables.push(&avx512::vnni::AVX512_VNNI);
         } else if has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512dq") {
             tables.push(&avx512::AVX512);
@@ -70,7 +78,8 @@ fn available() -> Vec<&'static Table> {
 /// The best table, or the one of this name.
 ///
 /// # Errors
-/// [`Device`](crate::ErrorKind::Device) when the processor lacks the instruction set, naming those it has.
+/// [`Device`](crate::ErrorKind::Device) when the processor lacks the instruction set, naming those
+/// it has.
 pub(crate) fn select(name: Option<&str>) -> Result<&'static Table> {
     let tables = available();
     let found = match name {
@@ -113,11 +122,15 @@ fn defect(what: &str) -> Error {
 fn holds(len: usize, rows: usize, stride: usize, width: usize) -> bool {
     rows == 0
         || (rows == 1 || stride >= width)
-            && (rows - 1).checked_mul(stride).and_then(|n| n.checked_add(width)).is_some_and(|n| n <= len)
+            && (rows - 1)
+                .checked_mul(stride)
+                .and_then(|n| n.checked_add(width))
+                .is_some_and(|n| n <= len)
 }
 
 impl Table {
-    /// `c[rows, columns] = from + a[rows, b.depth] · b` over a range of b's panels, `columns` at most those of b's panels.
+    /// `c[rows, columns] = from + a[rows, b.depth] · b` over a range of b's panels, `columns` at
+    /// most those of b's panels.
     ///
     /// # Errors
     /// [`Internal`](crate::ErrorKind::Internal) when a slice is too short.
@@ -133,7 +146,7 @@ impl Table {
         c: &mut [f32],
         c_stride: usize,
         columns: usize,
-        scratch: &mut Quantised,
+        scratch: &mut Quantized,
     ) -> Result<()> {
         if rows == 0 || panels.is_empty() || columns == 0 {
             return Ok(());
@@ -170,26 +183,35 @@ impl Table {
             start,
         };
         if b.storage() == Storage::I8 {
-            self.quantised_product(product, a, b, scratch);
+            self.quantized_product(product, a, b, scratch);
         } else {
-            // SAFETY: the processor has the instructions (`available`); the ranges were checked above.
+            // SAFETY: the processor has the instructions (`available`); the ranges were checked
+            // above.
             unsafe { (self.product)(&product) };
         }
         Ok(())
     }
 
     /// The product with weights of bytes; `product` was checked.
-    fn quantised_product(&self, product: Product, a: Rows<'_>, b: &Packed, scratch: &mut Quantised) {
+    fn quantized_product(
+        &self,
+        product: Product,
+        a: Rows<'_>,
+        b: &Packed,
+        scratch: &mut Quantized,
+    ) {
         let (rows, depth) = (product.rows, b.depth());
         let stride = depth.next_multiple_of(4);
         scratch.make_room(rows, rows * stride);
         for row in 0..rows {
-            // SAFETY: `depth` elements from `row · a.stride` were checked to be there; there is room for the bytes.
+            // SAFETY: `depth` elements from `row · a.stride` were checked to be there; there is
+            // room for the bytes.
             unsafe {
                 let from = a.data.as_ptr().add(row * a.stride);
                 let bytes = scratch.bytes.as_mut_ptr().add(row * stride);
                 let signs = scratch.signs.as_mut_ptr().add(row * stride);
-                let (scale, negatives) = (self.quantise_row)(from, RowOfBytes { bytes, signs }, depth, scratch.least);
+                let (scale, negatives) =
+                    (self.quantize_row)(from, RowOfBytes { bytes, signs }, depth, scratch.least);
                 scratch.scales[row] = scale;
                 scratch.negatives[row] = negatives;
                 // What fills up the last group meets weights of zero.
@@ -211,7 +233,8 @@ impl Table {
         unsafe { (self.product_i8)(&product) };
     }
 
-    /// One step of the plain LSTM for `rows` rows and some blocks of units; `y` (view, step, its first row) takes the first `units` of each.
+    /// One step of the plain LSTM for `rows` rows and some blocks of units; `y` (view, step, its
+    /// first row) takes the first `units` of each.
     ///
     /// # Errors
     /// [`Internal`](crate::ErrorKind::Internal) when a slice is too short.

@@ -60,14 +60,18 @@ impl Vector for Neon {
             Neon(vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(self.0), shifted)))
         }
     }
-    /// Through the exponent: halves shifted into place and multiplied by 2¹¹², which is exact for every finite half.
+    /// Through the exponent: halves shifted into place and multiplied by 2¹¹², which is exact for
+    /// every finite half.
     #[inline(always)]
     unsafe fn load_f16(from: *const u16) -> Self {
         unsafe {
             let wide = vmovl_u16(vld1_u16(from));
             let sign = vshlq_n_u32::<16>(vandq_u32(wide, vdupq_n_u32(0x8000)));
             let magnitude = vshlq_n_u32::<13>(vandq_u32(wide, vdupq_n_u32(0x7fff)));
-            let scaled = vmulq_f32(vreinterpretq_f32_u32(magnitude), vdupq_n_f32(f32::from_bits(0x7780_0000)));
+            let scaled = vmulq_f32(
+                vreinterpretq_f32_u32(magnitude),
+                vdupq_n_f32(f32::from_bits(0x7780_0000)),
+            );
             Neon(vreinterpretq_f32_u32(vorrq_u32(vreinterpretq_u32_f32(scaled), sign)))
         }
     }

@@ -14,17 +14,20 @@ struct Line([u8; 64]);
 #[cfg(target_os = "linux")]
 const LARGE_PAGE: usize = 2 << 20;
 
-/// Zeroed lines; those of large matrices on large pages where the system has them to give. A step at H = 1024 reads 16 MiB, more than
-/// the second-level table of addresses covers with pages of 4 KiB: 300 µs with them, 242 with large ones.
+/// Zeroed lines; those of large matrices on large pages where the system has them to give. A step
+/// at H = 1024 reads 16 MiB, more than the second-level table of addresses covers with pages of 4
+/// KiB: 300 µs with them, 242 with large ones.
 fn zeroed_lines(count: usize) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::with_capacity(count);
     #[cfg(target_os = "linux")]
     if count * size_of::<Line>() >= 2 * LARGE_PAGE {
         let begin = lines.as_mut_ptr().cast::<u8>();
         let skipped = begin.align_offset(LARGE_PAGE);
-        let whole = (lines.capacity() * size_of::<Line>()).saturating_sub(skipped) / LARGE_PAGE * LARGE_PAGE;
-        // SAFETY: whole pages of this allocation, which nothing refers to yet; the advice does not change what they hold. Whether it
-        // is taken makes no difference to the result, so its answer is not looked at.
+        let whole = (lines.capacity() * size_of::<Line>()).saturating_sub(skipped) / LARGE_PAGE
+            * LARGE_PAGE;
+        // SAFETY: whole pages of this allocation, which nothing refers to yet; the advice does not
+        // change what they hold. Whether it is taken makes no difference to the result, so its
+        // answer is not looked at.
         unsafe { libc::madvise(begin.wrapping_add(skipped).cast(), whole, libc::MADV_HUGEPAGE) };
     }
     lines.resize(count, Line::zeroed());
@@ -59,7 +62,8 @@ impl std::ops::DerefMut for Aligned {
 /// Bytes of a core's second-level cache, about: 512 KiB to 2 MiB on today's desktop processors.
 const SECOND_LEVEL: usize = 512 << 10;
 
-/// A matrix `[depth, columns]` as panels of `width` columns, each `[depth, width]`; the last one is filled up with zeros.
+/// A matrix `[depth, columns]` as panels of `width` columns, each `[depth, width]`; the last one is
+/// filled up with zeros.
 #[derive(Clone)]
 pub(crate) struct Packed {
     lines: Vec<Line>,
@@ -106,9 +110,10 @@ impl Packed {
         Packed { lines, depth, panels, width, storage, scales: Vec::new(), sums: Vec::new() }
     }
 
-    /// As [`Packed::new`], for a product of `rows` rows: weights of 16 bits are widened here, after rounding, unless reading them is what
-    /// the product waits for. That is so for single rows and matrices beyond the second-level cache; elsewhere the conversion costs
-    /// more than it saves (1.3 to 1.7 times the time of f32 at 16 rows).
+    /// As [`Packed::new`], for a product of `rows` rows: weights of 16 bits are widened here, after
+    /// rounding, unless reading them is what the product waits for. That is so for single rows and
+    /// matrices beyond the second-level cache; elsewhere the conversion costs more than it saves
+    /// (1.3 to 1.7 times the time of f32 at 16 rows).
     pub fn for_rows(
         rows: usize,
         depth: usize,
@@ -122,17 +127,17 @@ impl Packed {
         }
         match storage {
             Storage::F32 | Storage::I8 => Packed::new(depth, columns, width, storage, weight),
-            Storage::F16 => {
-                Packed::new(depth, columns, width, Storage::F32, |k, c| f16::from_f32(weight(k, c)).to_f32())
-            }
-            Storage::Bf16 => {
-                Packed::new(depth, columns, width, Storage::F32, |k, c| bf16::from_f32(weight(k, c)).to_f32())
-            }
+            Storage::F16 => Packed::new(depth, columns, width, Storage::F32, |k, c| {
+                f16::from_f32(weight(k, c)).to_f32()
+            }),
+            Storage::Bf16 => Packed::new(depth, columns, width, Storage::F32, |k, c| {
+                bf16::from_f32(weight(k, c)).to_f32()
+            }),
         }
     }
 
-    /// Packs as bytes, `round(weight / scale)`: panels of `[depth / 4, width, 4]`. The scale of a column is the given one, or
-    /// `max |weight| / 127`.
+    /// Packs as bytes, `round(weight / scale)`: panels of `[depth / 4, width, 4]`. The scale of a
+    /// column is the given one, or `max |weight| / 127`.
     pub fn bytes(
         depth: usize,
         columns: usize,
@@ -151,7 +156,8 @@ impl Packed {
             let scale = scale(column).unwrap_or(most / 127.0);
             let base = (column / width * groups * width + column % width) * 4;
             for k in 0..depth {
-                let rounded = if scale > 0.0 { (weight(k, column) / scale).round_ties_even() } else { 0.0 };
+                let rounded =
+                    if scale > 0.0 { (weight(k, column) / scale).round_ties_even() } else { 0.0 };
                 // Saturates; −128 is left out, because its magnitude is no byte.
                 let byte = (rounded as i8).max(-127);
                 bytes[base + k / 4 * width * 4 + k % 4] = byte;
@@ -205,7 +211,7 @@ fn fill<E: Pod>(lines: &mut [Line], elements: impl Iterator<Item = E>) {
 
 /// Rows of A as bytes, for products with weights of bytes; grows to what is needed and stays.
 #[derive(Default)]
-pub(crate) struct Quantised {
+pub(crate) struct Quantized {
     pub(super) bytes: Vec<i8>,
     pub(super) signs: Vec<i8>,
     pub(super) scales: Vec<f32>,
@@ -214,7 +220,7 @@ pub(crate) struct Quantised {
     pub(super) least: f32,
 }
 
-impl Quantised {
+impl Quantized {
     /// Grows to this many rows and bytes of them, if it has to.
     pub(super) fn make_room(&mut self, rows: usize, bytes: usize) {
         if self.scales.len() < rows {
@@ -228,13 +234,18 @@ impl Quantised {
     }
 
     /// For output states, which are below 1 unless the caller gave others: the scale is 1/127 then.
-    pub fn of_states() -> Quantised {
-        Quantised { least: 1.0, ..Quantised::default() }
+    pub fn of_states() -> Quantized {
+        Quantized { least: 1.0, ..Quantized::default() }
     }
 
-    /// With room for this many rows that are multiplied with any of the matrices: none where their weights are no bytes.
+    /// With room for this many rows that are multiplied with any of the matrices: none where their
+    /// weights are no bytes.
     #[must_use]
-    pub fn with_room<'a>(mut self, rows: usize, matrices: impl IntoIterator<Item = &'a Packed>) -> Quantised {
+    pub fn with_room<'a>(
+        mut self,
+        rows: usize,
+        matrices: impl IntoIterator<Item = &'a Packed>,
+    ) -> Quantized {
         for matrix in matrices.into_iter().filter(|matrix| matrix.storage() == Storage::I8) {
             self.make_room(rows, rows * matrix.depth().next_multiple_of(4));
         }

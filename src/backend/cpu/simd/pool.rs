@@ -1,7 +1,7 @@
 //! Worker threads, and a piece of work that is done in parts by whoever is free.
 //!
-//! A worker that does not come (asleep, or its core is busy with something else) is not waited for: it has to join while the work is
-//! open, and the caller does every part that nobody has taken.
+//! A worker that does not come (asleep, or its core is busy with something else) is not waited for:
+//! it has to join while the work is open, and the caller does every part that nobody has taken.
 
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,7 +13,8 @@ use super::defect;
 use super::grid::{Grid, View};
 use crate::error::{Error, Result};
 
-/// Rounds that a thread looks for news before it gives its core away: some tens of microseconds, the time between two runs of a stream.
+/// Rounds that a thread looks for news before it gives its core away: some tens of microseconds,
+/// the time between two runs of a stream.
 const SPINS: usize = 2000;
 /// Times that an idle worker gives its core away before it sleeps.
 const YIELDS: usize = 50;
@@ -31,9 +32,11 @@ struct Shared {
     stop: AtomicBool,
 }
 
-// SAFETY: `job` is written only while the gate is closed and every joined worker has left, and read only after joining.
+// SAFETY: `job` is written only while the gate is closed and every joined worker has left, and read
+// only after joining.
 unsafe impl Sync for Shared {}
-// SAFETY: the pointer in `job` is used within the round it was set for, in which the closure outlives it (`Round`).
+// SAFETY: the pointer in `job` is used within the round it was set for, in which the closure
+// outlives it (`Round`).
 unsafe impl Send for Shared {}
 
 /// Threads that wait for work.
@@ -65,15 +68,18 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Calls `job` here and on every worker that comes in time; returns when all of them have returned.
+    /// Calls `job` here and on every worker that comes in time; returns when all of them have
+    /// returned.
     fn run(&self, job: &(dyn Fn() + Sync)) {
         // Another program's round: this one does without the workers.
         let Ok(mut round) = self.turn.try_lock() else { return job() };
         *round = round.wrapping_add(1);
         self.shared.left.store(0, Ordering::Relaxed);
-        // SAFETY: the last round is over (the lock). The lifetime is only erased: `Round` ends the round before `job` does.
+        // SAFETY: the last round is over (the lock). The lifetime is only erased: `Round` ends the
+        // round before `job` does.
         unsafe {
-            *self.shared.job.get() = Some(std::mem::transmute::<*const (dyn Fn() + Sync + '_), Job>(job));
+            *self.shared.job.get() =
+                Some(std::mem::transmute::<*const (dyn Fn() + Sync + '_), Job>(job));
         }
         self.shared.gate.store(u64::from(*round) << 32, Ordering::Release);
         let _round = Round(&self.shared);
@@ -82,7 +88,8 @@ impl Pool {
     }
 }
 
-/// Ends a round when it is dropped, also by a panic: no worker joins any more, and those that did are waited for.
+/// Ends a round when it is dropped, also by a panic: no worker joins any more, and those that did
+/// are waited for.
 struct Round<'a>(&'a Shared);
 
 impl Drop for Round<'_> {
@@ -106,9 +113,15 @@ fn serve(shared: &Shared) {
     while !shared.stop.load(Ordering::Acquire) {
         let gate = shared.gate.load(Ordering::Acquire);
         let is_open = gate & CLOSED == 0 && gate >> 32 != last;
-        if is_open && shared.gate.compare_exchange(gate, gate + 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+        if is_open
+            && shared
+                .gate
+                .compare_exchange(gate, gate + 1, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+        {
             last = gate >> 32;
-            // SAFETY: joined, so the job of this round is set and alive until `left` counts this worker.
+            // SAFETY: joined, so the job of this round is set and alive until `left` counts this
+            // worker.
             if let Some(job) = unsafe { *shared.job.get() } {
                 // A panic is reported by the part that was not done; the worker lives on.
                 let _ = catch_unwind(AssertUnwindSafe(|| unsafe { (*job)() }));
@@ -150,7 +163,8 @@ impl<P> Parts<P> {
     }
 }
 
-/// Calls `work` once for every part, with the view that one of the grids has for it (by the part's index), if any.
+/// Calls `work` once for every part, with the view that one of the grids has for it (by the part's
+/// index), if any.
 ///
 /// # Errors
 /// An error of one of the parts.

@@ -38,7 +38,14 @@ fn products_of_every_size_and_start() {
     }
 }
 
-fn product_case(table: &Table, rows: usize, depth: usize, columns: usize, width: usize, backwards: bool) {
+fn product_case(
+    table: &Table,
+    rows: usize,
+    depth: usize,
+    columns: usize,
+    width: usize,
+    backwards: bool,
+) {
     let (a, b, bias) = (noise(1, rows * depth + 5), noise(2, depth * columns), noise(3, columns));
     let packed = Packed::new(depth, columns, width, Storage::F32, |k, c| b[k * columns + c]);
     for from in [From::Zero, From::Row(&bias), From::Result] {
@@ -49,7 +56,18 @@ fn product_case(table: &Table, rows: usize, depth: usize, columns: usize, width:
         let all = 0..packed.panels();
         let a_rows = Rows { data: &a, stride: depth };
         table
-            .product(rows, a_rows, &packed, all, backwards, from, &mut c, stride, columns, &mut Quantised::default())
+            .product(
+                rows,
+                a_rows,
+                &packed,
+                all,
+                backwards,
+                from,
+                &mut c,
+                stride,
+                columns,
+                &mut Quantized::default(),
+            )
             .unwrap();
         for row in 0..rows {
             for column in 0..stride {
@@ -63,9 +81,13 @@ fn product_case(table: &Table, rows: usize, depth: usize, columns: usize, width:
                     From::Row(bias) => bias[column],
                     From::Result => before[at],
                 };
-                let sum: f64 =
-                    (0..depth).map(|k| f64::from(a[row * depth + k]) * f64::from(b[k * columns + column])).sum();
-                let what = format!("{} {rows}x{depth}x{columns} width {width} at {row}, {column}", table.name);
+                let sum: f64 = (0..depth)
+                    .map(|k| f64::from(a[row * depth + k]) * f64::from(b[k * columns + column]))
+                    .sum();
+                let what = format!(
+                    "{} {rows}x{depth}x{columns} width {width} at {row}, {column}",
+                    table.name
+                );
                 close(c[at], f64::from(first) + sum, 1e-5, &what);
             }
         }
@@ -75,7 +97,7 @@ fn product_case(table: &Table, rows: usize, depth: usize, columns: usize, width:
 #[test]
 fn products_refuse_short_slices() {
     let table = select(None).unwrap();
-    let q = &mut Quantised::default();
+    let q = &mut Quantized::default();
     let packed = Packed::new(4, 8, table.matrix_width, Storage::F32, |_, _| 1.0);
     let a = [1.0; 7];
     let mut c = [0.0; 16];
@@ -83,9 +105,13 @@ fn products_refuse_short_slices() {
     assert!(table.product(2, rows, &packed, 0..1, false, From::Zero, &mut c, 8, 8, q).is_err());
     let a = [1.0; 8];
     let rows = Rows { data: &a, stride: 4 };
-    assert!(table.product(2, rows, &packed, 0..1, false, From::Zero, &mut c[..15], 8, 8, q).is_err());
+    assert!(
+        table.product(2, rows, &packed, 0..1, false, From::Zero, &mut c[..15], 8, 8, q).is_err()
+    );
     assert!(table.product(2, rows, &packed, 0..2, false, From::Zero, &mut c, 8, 8, q).is_err());
-    assert!(table.product(2, rows, &packed, 0..1, false, From::Row(&a[..3]), &mut c, 8, 8, q).is_err());
+    assert!(
+        table.product(2, rows, &packed, 0..1, false, From::Row(&a[..3]), &mut c, 8, 8, q).is_err()
+    );
     table.product(2, rows, &packed, 0..1, false, From::Zero, &mut c, 8, 8, q).unwrap();
     assert_eq!(c, [4.0; 16]);
 }
@@ -96,7 +122,8 @@ fn weights_of_sixteen_bits() {
         for (storage, step) in [(Storage::F16, 2f64.powi(-11)), (Storage::Bf16, 2f64.powi(-8))] {
             let (rows, depth, columns) = (4, 33, 40);
             let (a, b) = (noise(5, rows * depth), noise(6, depth * columns));
-            let packed = Packed::new(depth, columns, table.matrix_width, storage, |k, c| b[k * columns + c]);
+            let packed =
+                Packed::new(depth, columns, table.matrix_width, storage, |k, c| b[k * columns + c]);
             let mut c = vec![0.0; rows * columns];
             let all = 0..packed.panels();
             let a_rows = Rows { data: &a, stride: depth };
@@ -111,12 +138,13 @@ fn weights_of_sixteen_bits() {
                     &mut c,
                     columns,
                     columns,
-                    &mut Quantised::default(),
+                    &mut Quantized::default(),
                 )
                 .unwrap();
             for at in 0..c.len() {
                 let (row, column) = (at / columns, at % columns);
-                let terms = (0..depth).map(|k| f64::from(a[row * depth + k]) * f64::from(b[k * columns + column]));
+                let terms = (0..depth)
+                    .map(|k| f64::from(a[row * depth + k]) * f64::from(b[k * columns + column]));
                 let sum: f64 = terms.clone().sum();
                 // Half a step of every weight, at most.
                 let bound: f64 = terms.map(f64::abs).sum::<f64>() * step + 1e-5;
@@ -126,32 +154,46 @@ fn weights_of_sixteen_bits() {
     }
 }
 
-/// Bytes: the result is that of integer sums of the rounded operands, whose error is half a step of each.
+/// Bytes: the result is that of integer sums of the rounded operands, whose error is half a step of
+/// each.
 #[test]
 fn weights_of_bytes() {
     for table in available() {
-        for (rows, depth, columns) in [(1, 1, 1), (1, 64, 256), (1, 67, 100), (5, 33, 40), (9, 128, 65), (35, 301, 130)]
+        for (rows, depth, columns) in
+            [(1, 1, 1), (1, 64, 256), (1, 67, 100), (5, 33, 40), (9, 128, 65), (35, 301, 130)]
         {
             for width in [table.matrix_width, table.vector_width] {
-                let (a, b, bias) = (noise(5, rows * depth), noise(6, depth * columns), noise(7, columns));
+                let (a, b, bias) =
+                    (noise(5, rows * depth), noise(6, depth * columns), noise(7, columns));
                 let weight = |k: usize, c: usize| b[k * columns + c];
                 let packed = Packed::new(depth, columns, width, Storage::I8, weight);
                 let mut c = vec![0.0; rows * columns];
                 let (all, a_rows) = (0..packed.panels(), Rows { data: &a, stride: depth });
-                let scratch = &mut Quantised::of_states();
+                let scratch = &mut Quantized::of_states();
                 let from = From::Row(&bias);
-                table.product(rows, a_rows, &packed, all, false, from, &mut c, columns, columns, scratch).unwrap();
+                table
+                    .product(
+                        rows, a_rows, &packed, all, false, from, &mut c, columns, columns, scratch,
+                    )
+                    .unwrap();
                 for at in 0..c.len() {
                     let (row, column) = (at / columns, at % columns);
-                    let step = (0..depth).map(|k| weight(k, column).abs()).fold(0.0, f32::max) / 127.0;
+                    let step =
+                        (0..depth).map(|k| weight(k, column).abs()).fold(0.0, f32::max) / 127.0;
                     let sum: i32 = (0..depth)
                         .map(|k| {
                             let h = (a[row * depth + k] * 127.0).round_ties_even() as i32;
                             h * (weight(k, column) / step).round_ties_even() as i32
                         })
                         .sum();
-                    let expected = f64::from(bias[column]) + f64::from(sum) * f64::from(step) / 127.0;
-                    close(c[at], expected, 1e-5, &format!("{} {rows}x{depth}x{columns} width {width}", table.name));
+                    let expected =
+                        f64::from(bias[column]) + f64::from(sum) * f64::from(step) / 127.0;
+                    close(
+                        c[at],
+                        expected,
+                        1e-5,
+                        &format!("{} {rows}x{depth}x{columns} width {width}", table.name),
+                    );
                 }
             }
         }
@@ -194,8 +236,10 @@ fn the_offset_of_unsigned_bytes() {
     let (rows, depth, columns) = (3, 30, 21);
     let (a, b) = (noise(5, rows * depth), noise(6, depth * columns));
     let packed = Packed::new(depth, columns, 8, Storage::I8, |k, c| b[k * columns + c]);
-    let quantise = |at: usize| if at % 32 < 30 { (a[at / 32 * 30 + at % 32] * 127.0).round() as i8 } else { 0 };
-    let signed: Vec<i8> = (0..rows * 32).map(quantise).collect();
+    let quantize = |at: usize| {
+        if at % 32 < 30 { (a[at / 32 * 30 + at % 32] * 127.0).round() as i8 } else { 0 }
+    };
+    let signed: Vec<i8> = (0..rows * 32).map(quantize).collect();
     let offset: Vec<i8> = signed.iter().map(|byte| byte ^ i8::MIN).collect();
     let ones = [1.0f32; 3];
     let run = |kernel: unsafe fn(&ProductI8), bytes: &[i8]| {
@@ -247,9 +291,12 @@ fn arguments() -> Vec<f32> {
 
 #[test]
 fn activations_within_their_stated_errors() {
-    let selu = |x: f64| 1.050_700_987_355_480_5 * if x > 0.0 { x } else { 1.673_263_242_354_377_2 * x.exp_m1() };
+    let selu = |x: f64| {
+        1.050_700_987_355_480_5 * if x > 0.0 { x } else { 1.673_263_242_354_377_2 * x.exp_m1() }
+    };
     let hard = Activation::HardSigmoid { alpha: 0.2, beta: 0.5 };
-    let gelu_tanh = |x: f64| 0.5 * x * (1.0 + (0.797_884_560_802_865_4 * (x + 0.044_715 * x.powi(3))).tanh());
+    let gelu_tanh =
+        |x: f64| 0.5 * x * (1.0 + (0.797_884_560_802_865_4 * (x + 0.044_715 * x.powi(3))).tanh());
     #[allow(clippy::type_complexity)]
     let cases: Vec<(Activation, Box<dyn Fn(f64) -> f64>, f64)> = vec![
         (Activation::Linear, Box::new(|x| x), 0.0),
@@ -260,8 +307,16 @@ fn activations_within_their_stated_errors() {
         (Activation::Sigmoid, Box::new(sigmoid), 1.2e-7),
         (hard, Box::new(|x| (0.2 * x + 0.5).clamp(0.0, 1.0)), 1e-7),
         (Activation::SignBit, Box::new(|x| f64::from(u8::from(x < 0.0))), 0.0),
-        (Activation::Elu { alpha: 0.7 }, Box::new(|x| if x > 0.0 { x } else { 0.7 * x.exp_m1() }), 2e-7),
-        (Activation::LeakyRelu { alpha: 0.3 }, Box::new(|x| if x > 0.0 { x } else { 0.3 * x }), 1e-7),
+        (
+            Activation::Elu { alpha: 0.7 },
+            Box::new(|x| if x > 0.0 { x } else { 0.7 * x.exp_m1() }),
+            2e-7,
+        ),
+        (
+            Activation::LeakyRelu { alpha: 0.3 },
+            Box::new(|x| if x > 0.0 { x } else { 0.3 * x }),
+            1e-7,
+        ),
         (Activation::Selu, Box::new(selu), 3e-7),
         (Activation::Softplus, Box::new(|x| x.max(0.0) + (-x.abs()).exp().ln_1p()), 2e-7),
         (Activation::Softsign, Box::new(|x| x / (1.0 + x.abs())), 1e-7),
@@ -275,7 +330,12 @@ fn activations_within_their_stated_errors() {
             let mut found = xs.clone();
             table.activate(*activation, &mut found);
             for (x, y) in xs.iter().zip(&found) {
-                close(*y, exact(f64::from(*x)), *tolerance, &format!("{} {activation:?}({x})", table.name));
+                close(
+                    *y,
+                    exact(f64::from(*x)),
+                    *tolerance,
+                    &format!("{} {activation:?}({x})", table.name),
+                );
             }
         }
     }
@@ -291,10 +351,18 @@ fn relative_errors_and_ends() {
         for ((x, t), e) in xs.iter().zip(&tanh).zip(&exp) {
             let x = f64::from(*x);
             if x != 0.0 {
-                assert!((f64::from(*t) / x.tanh() - 1.0).abs() < 4e-7, "{} tanh({x}) = {t}", table.name);
+                assert!(
+                    (f64::from(*t) / x.tanh() - 1.0).abs() < 4e-7,
+                    "{} tanh({x}) = {t}",
+                    table.name
+                );
             }
             if x.abs() <= 87.0 {
-                assert!((f64::from(*e) / x.exp() - 1.0).abs() < 3e-7, "{} exp({x}) = {e}", table.name);
+                assert!(
+                    (f64::from(*e) / x.exp() - 1.0).abs() < 3e-7,
+                    "{} exp({x}) = {e}",
+                    table.name
+                );
             }
         }
         let mut ends = [f32::INFINITY, f32::NEG_INFINITY, 1000.0, -1000.0, f32::NAN];
@@ -316,7 +384,8 @@ fn relative_errors_and_ends() {
         table.activate(Activation::Gelu { approximate: false }, &mut ends[..1]);
         let mut x = [-3.5f32, -1.0, 0.0, 1.0, 2.9, 3.5];
         table.activate(Activation::Gelu { approximate: false }, &mut x);
-        let expected = [-8.142_021_4e-4, -0.158_655_25, 0.0, 0.841_344_75, 2.894_588_9, 3.499_185_8];
+        let expected =
+            [-8.142_021_4e-4, -0.158_655_25, 0.0, 0.841_344_75, 2.894_588_9, 3.499_185_8];
         x.iter().zip(expected).for_each(|(x, e)| close(*x, e, 1e-6, "gelu"));
     }
 }
@@ -350,18 +419,29 @@ fn fused_cells() {
             let at = |gates: usize, g: usize, u: usize| (u / UNITS * gates + g) * UNITS + u % UNITS;
 
             let sums: Vec<f32> = noise(8, rows * 4 * stride).iter().map(|x| 4.0 * x).collect();
-            let (mut c, mut h, mut y) = (noise(9, rows * stride), vec![0.0; rows * stride], vec![0.0; rows * units]);
+            let (mut c, mut h, mut y) =
+                (noise(9, rows * stride), vec![0.0; rows * stride], vec![0.0; rows * units]);
             let before = c.clone();
             let grid = Grid::new(&mut y, [1, rows, units], true, &windows).unwrap();
             // SAFETY: the only view.
             let mut view = unsafe { grid.view(0) }.unwrap();
             let sums_rows = Rows { data: &sums, stride: 4 * stride };
             table
-                .lstm_rows(rows, units, 0..blocks, sums_rows, &mut c, &mut h, stride, Some((&mut view, 0, 0)))
+                .lstm_rows(
+                    rows,
+                    units,
+                    0..blocks,
+                    sums_rows,
+                    &mut c,
+                    &mut h,
+                    stride,
+                    Some((&mut view, 0, 0)),
+                )
                 .unwrap();
             for (row, u) in (0..rows).flat_map(|row| (0..units).map(move |u| (row, u))) {
                 let s = |g: usize| f64::from(sums[row * 4 * stride + at(4, g, u)]);
-                let next = sigmoid(s(1)) * f64::from(before[row * stride + u]) + sigmoid(s(0)) * s(2).tanh();
+                let next = sigmoid(s(1)) * f64::from(before[row * stride + u])
+                    + sigmoid(s(0)) * s(2).tanh();
                 let out = sigmoid(s(3)) * next.tanh();
                 close(c[row * stride + u], next, 4e-7, table.name);
                 close(h[row * stride + u], out, 5e-7, table.name);

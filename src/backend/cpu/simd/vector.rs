@@ -1,12 +1,14 @@
 //! The vector trait that every kernel is written against, and its portable form.
 
-/// A register of `LANES` f32. The kernels are generic over it, so each instruction set runs the same code.
+/// A register of `LANES` f32. The kernels are generic over it, so each instruction set runs the
+/// same code.
 ///
-/// `min` and `max` return the *second* operand when either is NaN (the rule of x86), so a clamp written
-/// `lo.max(x)` keeps the NaN of `x`.
+/// `min` and `max` return the *second* operand when either is NaN (the rule of x86), so a clamp
+/// written `lo.max(x)` keeps the NaN of `x`.
 ///
 /// # Safety
-/// Every method may only be called on a processor that has the instruction set; pointers must be valid for `LANES` elements.
+/// Every method may only be called on a processor that has the instruction set; pointers must be
+/// valid for `LANES` elements.
 pub(crate) trait Vector: Copy {
     /// Elements of a register.
     const LANES: usize;
@@ -21,8 +23,8 @@ pub(crate) trait Vector: Copy {
     unsafe fn div(self, b: Self) -> Self;
     unsafe fn min(self, b: Self) -> Self;
     unsafe fn max(self, b: Self) -> Self;
-    /// `self · 2^n`, where the lowest nine bits of `n` hold the exponent in two's complement, as they do after
-    /// 1.5·2²³ was added to an integral float. The result must be a normal number.
+    /// `self · 2^n`, where the lowest nine bits of `n` hold the exponent in two's complement, as
+    /// they do after 1.5·2²³ was added to an integral float. The result must be a normal number.
     unsafe fn scale_exponent(self, n: Self) -> Self;
     /// Widens IEEE halves.
     unsafe fn load_f16(from: *const u16) -> Self;
@@ -57,11 +59,12 @@ pub(crate) trait Dot: Copy {
     unsafe fn zero() -> Self;
     /// What [`Dot::dot4`] is given.
     const FORM: Form;
-    /// Adds to each lane the products of four bytes `h` (the same for all lanes, from −127 to 127) with its four weights. `signs` are
-    /// those of `h` in the form [`Form::Split`], else nothing.
+    /// Adds to each lane the products of four bytes `h` (the same for all lanes, from −127 to 127)
+    /// with its four weights. `signs` are those of `h` in the form [`Form::Split`], else nothing.
     unsafe fn dot4(self, h: i32, signs: i32, weights: *const i8) -> Self;
-    /// Corrects the sums for what the form changed: [`Form::Offset`] takes off `128 · sums`, the sums of the lanes' weights;
-    /// [`Form::Split`] adds `negatives`, the sum of the magnitudes of what is negative in the row.
+    /// Corrects the sums for what the form changed: [`Form::Offset`] takes off `128 · sums`, the
+    /// sums of the lanes' weights; [`Form::Split`] adds `negatives`, the sum of the magnitudes of
+    /// what is negative in the row.
     unsafe fn settle(self, sums: *const i32, negatives: i32) -> Self;
     unsafe fn to_float(self) -> Self::Float;
 }

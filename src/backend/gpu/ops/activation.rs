@@ -44,7 +44,10 @@ pub(super) fn record(ctx: &mut Recorder<'_>, node: &Node, activation: Activation
     }
     let x = ctx.input(node, 0)?;
     if x.word != Word::F32 {
-        return Err(Error::unsupported(format!("activations of {} are computed on the host", x.dtype)));
+        return Err(Error::unsupported(format!(
+            "activations of {} are computed on the host",
+            x.dtype
+        )));
     }
     let y = ctx.output(node, 0)?;
     let count = x.count()?;
@@ -84,7 +87,8 @@ mod tests {
             f32::NAN,
         ];
         type Case = (Activation, fn(f64) -> f64);
-        let cases: [Case; 2] = [(Activation::Tanh, f64::tanh), (Activation::Sigmoid, |x| 1.0 / (1.0 + (-x).exp()))];
+        let cases: [Case; 2] =
+            [(Activation::Tanh, f64::tanh), (Activation::Sigmoid, |x| 1.0 / (1.0 + (-x).exp()))];
         for (activation, function) in cases {
             let mut graph = Graph::default();
             let from = graph.add_value("x", ValueType::fixed(DType::F32, &[x.len()]));

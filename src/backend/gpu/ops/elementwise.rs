@@ -45,22 +45,36 @@ fn binary_code(function: BinaryFunction) -> u32 {
 pub(super) fn binary(ctx: &mut Recorder<'_>, node: &Node, options: &Binary) -> Result<()> {
     let (a, b) = (ctx.input(node, 0)?, ctx.input(node, 1)?);
     let integer_only = a.word == Word::I32;
-    if integer_only && (options.activation != Activation::Linear || options.function == BinaryFunction::Pow) {
-        return Err(Error::unsupported("powers and activations of integers are computed on the host"));
+    if integer_only
+        && (options.activation != Activation::Linear || options.function == BinaryFunction::Pow)
+    {
+        return Err(Error::unsupported(
+            "powers and activations of integers are computed on the host",
+        ));
     }
     if integer_only
-        && matches!(options.function, BinaryFunction::Div | BinaryFunction::FloorDiv | BinaryFunction::FloorMod)
+        && matches!(
+            options.function,
+            BinaryFunction::Div | BinaryFunction::FloorDiv | BinaryFunction::FloorMod
+        )
     {
         return Err(Error::unsupported(
             "a division of integers, whose divisor must be checked, is computed on the host",
         ));
     }
-    if a.dtype != DType::I32 && integer_only && options.function as u32 <= BinaryFunction::SquaredDifference as u32 {
-        return Err(Error::unsupported(format!("arithmetic of {} is computed on the host", a.dtype)));
+    if a.dtype != DType::I32
+        && integer_only
+        && options.function as u32 <= BinaryFunction::SquaredDifference as u32
+    {
+        return Err(Error::unsupported(format!(
+            "arithmetic of {} is computed on the host",
+            a.dtype
+        )));
     }
     let y = ctx.output(node, 0)?;
-    let kernel =
-        Kernel::new(Shader::Binary).with("FUNCTION", binary_code(options.function)).with("TYPE", type_code(a.word));
+    let kernel = Kernel::new(Shader::Binary)
+        .with("FUNCTION", binary_code(options.function))
+        .with("TYPE", type_code(a.word));
     let kernel = activation::fused(kernel, options.activation);
     broadcast(ctx, &kernel, &[&a, &b], &y)
 }
@@ -72,7 +86,12 @@ pub(super) fn select(ctx: &mut Recorder<'_>, node: &Node) -> Result<()> {
 }
 
 /// Dispatches a kernel over y, with the steps of each operand along y's axes.
-fn broadcast(ctx: &mut Recorder<'_>, kernel: &Kernel, operands: &[&Operand], y: &Operand) -> Result<()> {
+fn broadcast(
+    ctx: &mut Recorder<'_>,
+    kernel: &Kernel,
+    operands: &[&Operand],
+    y: &Operand,
+) -> Result<()> {
     let tensors = operands.iter().map(|x| (0, broadcast_steps(&x.shape, y.shape.len()))).collect();
     let walk = Walk { sizes: y.shape.clone(), tensors };
     let count = walk.count()?;
@@ -105,7 +124,10 @@ pub(super) fn unary(ctx: &mut Recorder<'_>, node: &Node, function: Unary) -> Res
         Unary::Not => 13,
     };
     if x.word == Word::I32 && (x.dtype != DType::I32 || !matches!(code, 0 | 1 | 6 | 12)) {
-        return Err(Error::unsupported(format!("{function:?} of {} is computed on the host", x.dtype)));
+        return Err(Error::unsupported(format!(
+            "{function:?} of {} is computed on the host",
+            x.dtype
+        )));
     }
     apply(ctx, node, code, x.word)
 }
@@ -114,7 +136,9 @@ pub(super) fn unary(ctx: &mut Recorder<'_>, node: &Node, function: Unary) -> Res
 fn apply(ctx: &mut Recorder<'_>, node: &Node, code: u32, word: Word) -> Result<()> {
     let (x, y) = (ctx.input(node, 0)?, ctx.output(node, 0)?);
     let count = x.count()?;
-    let kernel = Kernel::new(Shader::Unary).with("FUNCTION", code).with("TYPE", u32::from(word == Word::I32));
+    let kernel = Kernel::new(Shader::Unary)
+        .with("FUNCTION", code)
+        .with("TYPE", u32::from(word == Word::I32));
     ctx.dispatch(&kernel, &[&x.view, &y.view], &[count], ctx.linear(count, 64))
 }
 
@@ -122,11 +146,17 @@ pub(super) fn cast(ctx: &mut Recorder<'_>, node: &Node, to: DType) -> Result<()>
     let x = ctx.input(node, 0)?;
     let narrowing = |from: DType| x.word == Word::I32 && to != from && to.size() < from.size();
     if narrowing(x.dtype) || matches!(to, DType::I8 | DType::U8 | DType::I16) && x.dtype != to {
-        return Err(Error::unsupported(format!("a cast from {} to {to} is computed on the host", x.dtype)));
+        return Err(Error::unsupported(format!(
+            "a cast from {} to {to} is computed on the host",
+            x.dtype
+        )));
     }
-    let target = Word::of(to).ok_or_else(|| Error::unsupported(format!("{to} has no type on the device")))?;
+    let target = Word::of(to)
+        .ok_or_else(|| Error::unsupported(format!("{to} has no type on the device")))?;
     let code = match (x.word, target) {
-        (Word::F32, Word::F32) | (Word::I32, Word::I32) | (Word::Bool, Word::Bool) => return ctx.alias(node),
+        (Word::F32, Word::F32) | (Word::I32, Word::I32) | (Word::Bool, Word::Bool) => {
+            return ctx.alias(node);
+        }
         (Word::I32 | Word::Bool, Word::F32) => 14,
         // The range of an i64 result is wider than the device's: the host converts.
         (Word::F32, Word::I32) if to == DType::I64 => {
@@ -141,17 +171,18 @@ pub(super) fn cast(ctx: &mut Recorder<'_>, node: &Node, to: DType) -> Result<()>
 }
 
 /// Real numbers to stored ones or back, at the ports of a model whose inside is float.
-pub(super) fn quantise(ctx: &mut Recorder<'_>, node: &Node, to_real: bool) -> Result<()> {
+pub(super) fn quantize(ctx: &mut Recorder<'_>, node: &Node, to_real: bool) -> Result<()> {
     let (x, y) = (ctx.input(node, 0)?, ctx.output(node, 0)?);
     let slot = if to_real { &node.inputs } else { &node.outputs };
-    let quantised = slot.first().copied().flatten().ok_or_else(|| Error::graph("no quantised value"))?;
-    let (scale, zero) = quantisation(ctx, quantised)?;
+    let quantized =
+        slot.first().copied().flatten().ok_or_else(|| Error::graph("no quantized value"))?;
+    let (scale, zero) = quantization(ctx, quantized)?;
     let (real, stored) = if to_real { (&y, &x) } else { (&x, &y) };
     let range = match stored.dtype {
         DType::I8 => (-128, 127),
         DType::U8 => (0, 255),
         DType::I16 => (-32768, 32767),
-        other => return Err(Error::unsupported(format!("quantised numbers of {other}"))),
+        other => return Err(Error::unsupported(format!("quantized numbers of {other}"))),
     };
     if real.word != Word::F32 {
         return Err(Error::unsupported("a change of scale is computed on the host"));
@@ -159,12 +190,13 @@ pub(super) fn quantise(ctx: &mut Recorder<'_>, node: &Node, to_real: bool) -> Re
     let count = x.count()?;
     let (low, high): (i32, i32) = range;
     let params = [count, scale.to_bits(), zero as u32, low as u32, high as u32];
-    let kernel = Kernel::new(Shader::Quantise).with("TO_REAL", f64::from(u8::from(to_real)));
+    let kernel = Kernel::new(Shader::Quantize).with("TO_REAL", f64::from(u8::from(to_real)));
     ctx.dispatch(&kernel, &[&x.view, &y.view], &params, ctx.linear(count, 64))
 }
 
-fn quantisation(ctx: &Recorder<'_>, id: ValueId) -> Result<(f32, i32)> {
-    let value = ctx.plan.graph.get(id).ok_or_else(|| Error::internal("a value that does not exist"))?;
+fn quantization(ctx: &Recorder<'_>, id: ValueId) -> Result<(f32, i32)> {
+    let value =
+        ctx.plan.graph.get(id).ok_or_else(|| Error::internal("a value that does not exist"))?;
     let pair = value.ty.quantization.as_ref().and_then(|q| q.as_per_tensor());
     let (scale, zero) = pair.ok_or_else(|| Error::unsupported("a scale for each channel"))?;
     Ok((scale, i32::try_from(zero).map_err(|_| Error::graph(format!("zero point {zero}")))?))

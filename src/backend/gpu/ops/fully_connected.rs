@@ -19,17 +19,27 @@ pub(super) fn record(ctx: &mut Recorder<'_>, node: &Node, options: &FullyConnect
     if node.input(2).is_some() != bias.is_some() {
         return Err(Error::unsupported("the bias is computed"));
     }
-    let &[columns, depth] = weights.shape() else { return Err(Error::graph("weights of rank 2 were expected")) };
+    let &[columns, depth] = weights.shape() else {
+        return Err(Error::graph("weights of rank 2 were expected"));
+    };
     let x = ctx.input(node, 0)?;
     if x.word != Word::F32 || !weights.dtype().is_float() {
-        return Err(Error::unsupported(format!("a product of {} and {}", x.dtype, weights.dtype())));
+        return Err(Error::unsupported(format!(
+            "a product of {} and {}",
+            x.dtype,
+            weights.dtype()
+        )));
     }
     let storing = ctx.shared.storing();
     let width = columns.next_multiple_of(4);
     let stored = || storing.store(&dense::pack(&weights.to_f32(), columns, depth), width);
     let packed = packed(ctx, &weights, format!("dense {columns}"), || Ok(stored().words))?;
     let scales = if storing.scaled() == 1 { stored().scales } else { Vec::new() };
-    let bias = ctx.table(&dense::pack_bias(bias.as_ref().map(|b| b.to_f32()).as_deref(), columns, &scales))?;
+    let bias = ctx.table(&dense::pack_bias(
+        bias.as_ref().map(|b| b.to_f32()).as_deref(),
+        columns,
+        &scales,
+    ))?;
     let y = ctx.output(node, 0)?;
     let rows = y.count()? as usize / columns.max(1);
     let product = Dense {
@@ -80,9 +90,17 @@ mod tests {
             let bias = graph.add_constant("b", Tensor::from_slice(&[n], &b).unwrap());
             let h = graph.add_value("h", ValueType::fixed(DType::F32, &[m, n]));
             let y = graph.add_value("y", ValueType::fixed(DType::F32, &[m, n]));
-            let options =
-                FullyConnected { activation: Activation::Relu, keep_leading_axes: false, asymmetric_inputs: false };
-            graph.add_node("fc", Op::FullyConnected(options), vec![Some(x), Some(weights), Some(bias)], vec![Some(h)]);
+            let options = FullyConnected {
+                activation: Activation::Relu,
+                keep_leading_axes: false,
+                asymmetric_inputs: false,
+            };
+            graph.add_node(
+                "fc",
+                Op::FullyConnected(options),
+                vec![Some(x), Some(weights), Some(bias)],
+                vec![Some(h)],
+            );
             graph.add_node("act", Op::Activation(Activation::Tanh), vec![Some(h)], vec![Some(y)]);
             graph.inputs.push(Port { name: "x".into(), value: x });
             graph.outputs.push(Port { name: "y".into(), value: y });
@@ -93,17 +111,25 @@ mod tests {
                 let want: Vec<f32> = (0..m * n)
                     .map(|i| {
                         let (row, column) = (i / n, i % n);
-                        let sum: f64 =
-                            (0..k).map(|j| f64::from(input[row * k + j]) * f64::from(w[column * k + j])).sum();
+                        let sum: f64 = (0..k)
+                            .map(|j| f64::from(input[row * k + j]) * f64::from(w[column * k + j]))
+                            .sum();
                         (sum + f64::from(b[column])).max(0.0).tanh() as f32
                     })
                     .collect();
-                let got = run(program.as_mut(), &plan, &[Tensor::from_slice(&[m, k], &input).unwrap()]);
+                let got =
+                    run(program.as_mut(), &plan, &[Tensor::from_slice(&[m, k], &input).unwrap()]);
                 assert_eq!(got[0].shape(), [m, n]);
                 assert!(max_abs(got[0].as_slice().unwrap(), &want) < 1e-6, "{m} {k} {n}");
             }
             let dispatches = if m == 0 { 0 } else { 2 };
-            let want = Counters { pipelines_created: 0, buffers_created: 0, submissions: 1, dispatches, phases: None };
+            let want = Counters {
+                pipelines_created: 0,
+                buffers_created: 0,
+                submissions: 1,
+                dispatches,
+                phases: None,
+            };
             assert_eq!(program.counters(), want, "the second run creates nothing");
         }
     }

@@ -23,7 +23,9 @@ pub(super) fn gather(ctx: &mut Recorder<'_>, node: &Node, options: &Gather) -> R
         options.batch_dims as usize
     };
     let part = |shape: &[usize], from: usize, to: usize| -> Result<u32> {
-        count(element_count(shape.get(from..to).ok_or_else(|| Error::graph("batch axes of gather"))?)?)
+        count(element_count(
+            shape.get(from..to).ok_or_else(|| Error::graph("batch axes of gather"))?,
+        )?)
     };
     ctx.check_range(node, 1, x.dim(along))?;
     let y = ctx.output(node, 0)?;
@@ -32,12 +34,22 @@ pub(super) fn gather(ctx: &mut Recorder<'_>, node: &Node, options: &Gather) -> R
     let inner = part(&x.shape, along + 1, x.shape.len())?;
     let total = y.count()?;
     let params = [total, outer, count(x.dim(along))?, each, inner];
-    ctx.dispatch(&Kernel::new(Shader::Gather), &[&x.view, &indices.view, &y.view], &params, ctx.linear(total, 64))
+    ctx.dispatch(
+        &Kernel::new(Shader::Gather),
+        &[&x.view, &indices.view, &y.view],
+        &params,
+        ctx.linear(total, 64),
+    )
 }
 
-pub(super) fn reverse_sequence(ctx: &mut Recorder<'_>, node: &Node, options: &ReverseSequence) -> Result<()> {
+pub(super) fn reverse_sequence(
+    ctx: &mut Recorder<'_>,
+    node: &Node,
+    options: &ReverseSequence,
+) -> Result<()> {
     let (x, lengths) = (ctx.input(node, 0)?, ctx.input(node, 1)?);
-    let (time, batch) = (axis(options.time_axis, x.shape.len())?, axis(options.batch_axis, x.shape.len())?);
+    let (time, batch) =
+        (axis(options.time_axis, x.shape.len())?, axis(options.batch_axis, x.shape.len())?);
     ctx.check_range(node, 1, x.dim(time).saturating_add(1))?;
     let y = ctx.output(node, 0)?;
     let along = steps(&x.shape);

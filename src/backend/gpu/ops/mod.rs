@@ -1,4 +1,5 @@
-//! Every op as commands on the device. One file an op, or a family of ops that share a kernel; the match here names them all.
+//! Every op as commands on the device. One file an op, or a family of ops that share a kernel; the
+//! match here names them all.
 
 use super::record::Recorder;
 use super::recurrent;
@@ -17,8 +18,8 @@ mod walk;
 /// Records the commands of one node.
 ///
 /// # Errors
-/// [`Unsupported`](crate::ErrorKind::Unsupported) when the device cannot run this node: it is then computed on the host, with the
-/// message as the reason in the program's notes.
+/// [`Unsupported`](crate::ErrorKind::Unsupported) when the device cannot run this node: it is then
+/// computed on the host, with the message as the reason in the program's notes.
 pub(super) fn record(ctx: &mut Recorder<'_>, node: &Node) -> Result<()> {
     match &node.op {
         Op::Recurrent(layer) => recurrent::record(ctx, node, layer),
@@ -34,8 +35,8 @@ pub(super) fn record(ctx: &mut Recorder<'_>, node: &Node) -> Result<()> {
         Op::Binary(options) => elementwise::binary(ctx, node, options),
         Op::Select => elementwise::select(ctx, node),
         Op::Cast(to) => elementwise::cast(ctx, node, *to),
-        Op::Quantize => elementwise::quantise(ctx, node, false),
-        Op::Dequantize => elementwise::quantise(ctx, node, true),
+        Op::Quantize => elementwise::quantize(ctx, node, false),
+        Op::Dequantize => elementwise::quantize(ctx, node, true),
         Op::Softmax(options) => reduce::softmax(ctx, node, options),
         Op::Reduce(options) => reduce::reduce(ctx, node, options),
         Op::ArgMax(options) => reduce::arg_max(ctx, node, options),
@@ -53,7 +54,11 @@ pub(super) fn record(ctx: &mut Recorder<'_>, node: &Node) -> Result<()> {
         Op::Concat(options) => movement::concat(ctx, node, options),
         Op::Reverse => movement::reverse(ctx, node),
         Op::ReverseSequence(options) => gather::reverse_sequence(ctx, node, options),
-        Op::Shape(_) | Op::Range => Err(Error::unsupported("sizes that depend on data are the host's")),
-        Op::SetItem => Err(Error::unsupported("lists of tensors are written by loops, which the host runs")),
+        Op::Shape(_) | Op::Range => {
+            Err(Error::unsupported("sizes that depend on data are the host's"))
+        }
+        Op::SetItem => {
+            Err(Error::unsupported("lists of tensors are written by loops, which the host runs"))
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! The ops that move elements without computing: each is one walk, or one for each of its parts, of the same kernel.
+//! The ops that move elements without computing: each is one walk, or one for each of its parts, of
+//! the same kernel.
 
 use super::walk::{Walk, broadcast_steps, steps};
 use crate::backend::gpu::pipeline::{Kernel, Shader};
@@ -11,7 +12,9 @@ use crate::tensor::{DType, Tensor};
 
 /// The known numbers of an operand that decides a shape.
 pub(super) fn numbers(ctx: &Recorder<'_>, node: &Node, slot: usize) -> Result<Vec<i64>> {
-    known(ctx, node, slot).ok_or_else(|| Error::unsupported(format!("operand {slot} is computed from data")))?.to_i64()
+    known(ctx, node, slot)
+        .ok_or_else(|| Error::unsupported(format!("operand {slot} is computed from data")))?
+        .to_i64()
 }
 
 /// A known operand.
@@ -36,13 +39,19 @@ fn copy(ctx: &mut Recorder<'_>, x: &Operand, y: &Operand, walk: &Walk) -> Result
     let walk = walk.collapsed();
     let table = ctx.table(&walk.table()?)?;
     let params = [count, walk.rank(), walk.start(0)?, walk.start(1)?];
-    ctx.dispatch(&Kernel::new(Shader::Copy), &[&x.view, &table, &y.view], &params, ctx.linear(count, 64))
+    ctx.dispatch(
+        &Kernel::new(Shader::Copy),
+        &[&x.view, &table, &y.view],
+        &params,
+        ctx.linear(count, 64),
+    )
 }
 
 /// y, contiguous, from x by a start and steps along y's axes.
 fn gathered(ctx: &mut Recorder<'_>, node: &Node, start: i64, x_steps: Vec<i64>) -> Result<()> {
     let (x, y) = (ctx.input(node, 0)?, ctx.output(node, 0)?);
-    let walk = Walk { sizes: y.shape.clone(), tensors: vec![(start, x_steps), (0, steps(&y.shape))] };
+    let walk =
+        Walk { sizes: y.shape.clone(), tensors: vec![(start, x_steps), (0, steps(&y.shape))] };
     copy(ctx, &x, &y, &walk)
 }
 
@@ -50,9 +59,11 @@ pub(super) fn transpose(ctx: &mut Recorder<'_>, node: &Node) -> Result<()> {
     let permutation = numbers(ctx, node, 1)?;
     let x = ctx.input(node, 0)?;
     let from = steps(&x.shape);
-    let turned = permutation.iter().map(|&p| Ok(from[axis(p, from.len())?])).collect::<Result<Vec<_>>>()?;
+    let turned =
+        permutation.iter().map(|&p| Ok(from[axis(p, from.len())?])).collect::<Result<Vec<_>>>()?;
     // Moving axes of size 1 about changes no element's place.
-    let order: Vec<i64> = permutation.iter().copied().filter(|&p| x.dim(p.max(0) as usize) != 1).collect();
+    let order: Vec<i64> =
+        permutation.iter().copied().filter(|&p| x.dim(p.max(0) as usize) != 1).collect();
     if order.is_sorted() && permutation.iter().all(|&p| p >= 0) {
         return ctx.alias(node);
     }
@@ -79,8 +90,13 @@ pub(super) fn slice(ctx: &mut Recorder<'_>, node: &Node) -> Result<()> {
     gathered(ctx, node, start, along)
 }
 
-pub(super) fn strided_slice(ctx: &mut Recorder<'_>, node: &Node, options: &StridedSlice) -> Result<()> {
-    let (begin, end, strides) = (numbers(ctx, node, 1)?, numbers(ctx, node, 2)?, numbers(ctx, node, 3)?);
+pub(super) fn strided_slice(
+    ctx: &mut Recorder<'_>,
+    node: &Node,
+    options: &StridedSlice,
+) -> Result<()> {
+    let (begin, end, strides) =
+        (numbers(ctx, node, 1)?, numbers(ctx, node, 2)?, numbers(ctx, node, 3)?);
     let x = ctx.input(node, 0)?;
     let from = steps(&x.shape);
     let mut sizes = from.iter();
@@ -128,12 +144,16 @@ pub(super) fn concat(ctx: &mut Recorder<'_>, node: &Node, options: &Concat) -> R
     if options.activation != crate::graph::op::Activation::Linear {
         return Err(Error::unsupported("concatenation with an activation"));
     }
-    let parts = (0..node.inputs.len()).map(|slot| ctx.input(node, slot)).collect::<Result<Vec<_>>>()?;
+    let parts =
+        (0..node.inputs.len()).map(|slot| ctx.input(node, slot)).collect::<Result<Vec<_>>>()?;
     let y = ctx.output(node, 0)?;
     let (along, to) = (axis(options.axis, y.shape.len())?, steps(&y.shape));
     let mut done = 0;
     for x in parts {
-        let walk = Walk { sizes: x.shape.clone(), tensors: vec![(0, steps(&x.shape)), (done * to[along], to.clone())] };
+        let walk = Walk {
+            sizes: x.shape.clone(),
+            tensors: vec![(0, steps(&x.shape)), (done * to[along], to.clone())],
+        };
         copy(ctx, &x, &y, &walk)?;
         done += x.shape[along] as i64;
     }
@@ -141,13 +161,17 @@ pub(super) fn concat(ctx: &mut Recorder<'_>, node: &Node, options: &Concat) -> R
 }
 
 pub(super) fn pack(ctx: &mut Recorder<'_>, node: &Node, options: &Pack) -> Result<()> {
-    let parts = (0..node.inputs.len()).map(|slot| ctx.input(node, slot)).collect::<Result<Vec<_>>>()?;
+    let parts =
+        (0..node.inputs.len()).map(|slot| ctx.input(node, slot)).collect::<Result<Vec<_>>>()?;
     let y = ctx.output(node, 0)?;
     let along = axis(options.axis, y.shape.len())?;
     let mut to = steps(&y.shape);
     let step = to.remove(along);
     for (k, x) in parts.iter().enumerate() {
-        let walk = Walk { sizes: x.shape.clone(), tensors: vec![(0, steps(&x.shape)), (k as i64 * step, to.clone())] };
+        let walk = Walk {
+            sizes: x.shape.clone(),
+            tensors: vec![(0, steps(&x.shape)), (k as i64 * step, to.clone())],
+        };
         copy(ctx, x, &y, &walk)?;
     }
     Ok(())
@@ -172,7 +196,8 @@ pub(super) fn split(ctx: &mut Recorder<'_>, node: &Node) -> Result<()> {
     let x = ctx.input(node, 0)?;
     let along = axis(along.first().copied().unwrap_or(0), x.shape.len())?;
     let from = steps(&x.shape);
-    // The sizes of unwanted parts count too, so they are taken from the operand rather than from the results.
+    // The sizes of unwanted parts count too, so they are taken from the operand rather than from
+    // the results.
     let parts = node.outputs.len().max(1);
     let sizes = match node.input(2) {
         None => vec![x.shape[along] / parts; parts],
@@ -181,7 +206,9 @@ pub(super) fn split(ctx: &mut Recorder<'_>, node: &Node) -> Result<()> {
             let named: i64 = given.iter().filter(|size| **size >= 0).sum();
             given
                 .iter()
-                .map(|&n| if n >= 0 { n as usize } else { x.shape[along].saturating_sub(named as usize) })
+                .map(|&n| {
+                    if n >= 0 { n as usize } else { x.shape[along].saturating_sub(named as usize) }
+                })
                 .collect()
         }
     };
@@ -200,7 +227,8 @@ pub(super) fn split(ctx: &mut Recorder<'_>, node: &Node) -> Result<()> {
 pub(super) fn pad(ctx: &mut Recorder<'_>, node: &Node) -> Result<()> {
     let paddings = numbers(ctx, node, 1)?;
     let value = if node.input(2).is_some() {
-        let value = known(ctx, node, 2).ok_or_else(|| Error::unsupported("the padding value is computed from data"))?;
+        let value = known(ctx, node, 2)
+            .ok_or_else(|| Error::unsupported("the padding value is computed from data"))?;
         word(&value)?
     } else {
         0
@@ -208,12 +236,22 @@ pub(super) fn pad(ctx: &mut Recorder<'_>, node: &Node) -> Result<()> {
     let (x, y) = (ctx.input(node, 0)?, ctx.output(node, 0)?);
     fill_with(ctx, &y, value)?;
     let to = steps(&y.shape);
-    let start = paddings.chunks(2).zip(&to).map(|(pair, step)| pair.first().copied().unwrap_or(0) * step).sum();
-    copy(ctx, &x, &y, &Walk { sizes: x.shape.clone(), tensors: vec![(0, steps(&x.shape)), (start, to)] })
+    let start = paddings
+        .chunks(2)
+        .zip(&to)
+        .map(|(pair, step)| pair.first().copied().unwrap_or(0) * step)
+        .sum();
+    copy(
+        ctx,
+        &x,
+        &y,
+        &Walk { sizes: x.shape.clone(), tensors: vec![(0, steps(&x.shape)), (start, to)] },
+    )
 }
 
 pub(super) fn fill(ctx: &mut Recorder<'_>, node: &Node) -> Result<()> {
-    let value = known(ctx, node, 1).ok_or_else(|| Error::unsupported("the value is computed from data"))?;
+    let value =
+        known(ctx, node, 1).ok_or_else(|| Error::unsupported("the value is computed from data"))?;
     let value = word(&value)?;
     let y = ctx.output(node, 0)?;
     fill_with(ctx, &y, value)
@@ -232,7 +270,8 @@ fn word(value: &Tensor) -> Result<u32> {
         DType::Bool => Ok(u32::from(*value.as_slice::<bool>()?.first().ok_or_else(one)?)),
         DType::I8 | DType::U8 | DType::I16 | DType::I32 | DType::I64 => {
             let number = *value.to_i64()?.first().ok_or_else(one)?;
-            let number = i32::try_from(number).map_err(|_| Error::unsupported(format!("{number} needs 64 bits")))?;
+            let number = i32::try_from(number)
+                .map_err(|_| Error::unsupported(format!("{number} needs 64 bits")))?;
             Ok(number as u32)
         }
         other @ (DType::F16 | DType::F64) => Err(Error::unsupported(format!("a value of {other}"))),

@@ -28,11 +28,15 @@ pub(super) fn matmul(ctx: &mut Recorder<'_>, node: &Node, options: &MatMul) -> R
     }
     let (ra, rb) = (a.shape.len(), b.shape.len());
     if ra < 2 || rb < 2 {
-        return Err(Error::graph(format!("factors of rank {ra} and {rb}, at least 2 was expected")));
+        return Err(Error::graph(format!(
+            "factors of rank {ra} and {rb}, at least 2 was expected"
+        )));
     }
     let (sa, sb) = (steps(&a.shape), steps(&b.shape));
-    let swapped = |rank: usize, swap: bool| if swap { (rank - 1, rank - 2) } else { (rank - 2, rank - 1) };
-    let ((row, depth_a), (depth_b, column)) = (swapped(ra, options.transpose_a), swapped(rb, options.transpose_b));
+    let swapped =
+        |rank: usize, swap: bool| if swap { (rank - 1, rank - 2) } else { (rank - 2, rank - 1) };
+    let ((row, depth_a), (depth_b, column)) =
+        (swapped(ra, options.transpose_a), swapped(rb, options.transpose_b));
     let (rows, columns, depth) = (a.dim(row), b.dim(column), a.dim(depth_a));
     refuse_long_sums(ctx, depth)?;
     let y = ctx.output(node, 0)?;
@@ -61,13 +65,21 @@ pub(super) fn matmul(ctx: &mut Recorder<'_>, node: &Node, options: &MatMul) -> R
         step(sb[column])?,
         walk.rank(),
     ];
-    ctx.dispatch(&Kernel::new(Shader::Matmul), &[&a.view, &b.view, &table, &y.view], &params, ctx.linear(total, 64))
+    ctx.dispatch(
+        &Kernel::new(Shader::Matmul),
+        &[&a.view, &b.view, &table, &y.view],
+        &params,
+        ctx.linear(total, 64),
+    )
 }
 
 pub(super) fn conv2d(ctx: &mut Recorder<'_>, node: &Node, options: &Conv2d) -> Result<()> {
     let (x, weights) = (ctx.input(node, 0)?, ctx.input(node, 1)?);
     if x.word != Word::F32 || weights.word != Word::F32 {
-        return Err(Error::unsupported(format!("a convolution of {} with {}", x.dtype, weights.dtype)));
+        return Err(Error::unsupported(format!(
+            "a convolution of {} with {}",
+            x.dtype, weights.dtype
+        )));
     }
     refuse_long_sums(ctx, weights.shape.get(1..).map_or(0, |kernel| kernel.iter().product()))?;
     let bias = match ctx.optional_input(node, 2)? {
@@ -113,7 +125,8 @@ pub(super) fn svdf(ctx: &mut Recorder<'_>, node: &Node, layer: &Svdf) -> Result<
     }
     let x = ctx.input(node, 0)?;
     let before = ctx.optional_input(node, 1)?;
-    let (filters, inputs, slots) = (layer.feature.rows(), layer.feature.columns(), layer.time.columns());
+    let (filters, inputs, slots) =
+        (layer.feature.rows(), layer.feature.columns(), layer.time.columns());
     let units = filters.checked_div(layer.rank).unwrap_or(0);
     refuse_long_sums(ctx, inputs + slots)?;
     refuse_long_sums(ctx, layer.rank * slots)?;

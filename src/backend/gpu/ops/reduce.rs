@@ -40,12 +40,21 @@ pub(super) fn arg_max(ctx: &mut Recorder<'_>, node: &Node, options: &ArgMax) -> 
 }
 
 /// One invocation a result walks over the reduced axes.
-fn along(ctx: &mut Recorder<'_>, node: &Node, x: &Operand, reduced: &[bool], code: u32) -> Result<()> {
+fn along(
+    ctx: &mut Recorder<'_>,
+    node: &Node,
+    x: &Operand,
+    reduced: &[bool],
+    code: u32,
+) -> Result<()> {
     let part = |which: bool| {
         let keep = |k: &usize| reduced[*k] == which;
         let along = steps(&x.shape);
         let sizes = (0..x.shape.len()).filter(keep).map(|k| x.shape[k]).collect();
-        Walk { sizes, tensors: vec![(0, (0..x.shape.len()).filter(keep).map(|k| along[k]).collect())] }
+        Walk {
+            sizes,
+            tensors: vec![(0, (0..x.shape.len()).filter(keep).map(|k| along[k]).collect())],
+        }
     };
     let (outer, inner) = (part(false), part(true));
     let (count, terms) = (outer.count()?, inner.count()?);
@@ -53,7 +62,10 @@ fn along(ctx: &mut Recorder<'_>, node: &Node, x: &Operand, reduced: &[bool], cod
         return Err(Error::unsupported("a reduction of no elements is computed on the host"));
     }
     if x.word == Word::I32 && x.dtype != DType::I32 && !matches!(code, 3 | 4 | 7 | 8) {
-        return Err(Error::unsupported(format!("arithmetic of {} is computed on the host", x.dtype)));
+        return Err(Error::unsupported(format!(
+            "arithmetic of {} is computed on the host",
+            x.dtype
+        )));
     }
     let (outer, inner) = (outer.collapsed(), inner.collapsed());
     let each = terms.saturating_mul(inner.rank().max(1) + 1);
@@ -79,7 +91,10 @@ fn along(ctx: &mut Recorder<'_>, node: &Node, x: &Operand, reduced: &[bool], cod
 pub(super) fn softmax(ctx: &mut Recorder<'_>, node: &Node, options: &Softmax) -> Result<()> {
     let x = ctx.input(node, 0)?;
     if x.word != Word::F32 {
-        return Err(Error::unsupported(format!("a softmax of {} is computed on the host", x.dtype)));
+        return Err(Error::unsupported(format!(
+            "a softmax of {} is computed on the host",
+            x.dtype
+        )));
     }
     let count = x.count()?;
     let width = crate::backend::gpu::record::count(x.shape.last().copied().unwrap_or(1))?;

@@ -1,4 +1,5 @@
-//! A walk over the elements of some tensors at once: sizes of the axes, and for each tensor the step that every axis makes.
+//! A walk over the elements of some tensors at once: sizes of the axes, and for each tensor the
+//! step that every axis makes.
 
 use crate::error::{Error, Result};
 
@@ -6,7 +7,8 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Walk {
     pub sizes: Vec<usize>,
-    /// For each tensor: where it starts, and its step along every axis. In elements; 0 repeats, negative runs backwards.
+    /// For each tensor: where it starts, and its step along every axis. In elements; 0 repeats,
+    /// negative runs backwards.
     pub tensors: Vec<(i64, Vec<i64>)>,
 }
 
@@ -22,7 +24,9 @@ pub(super) fn steps(shape: &[usize]) -> Vec<i64> {
 /// Steps of a tensor of `shape` along the axes of a broadcast result of `rank` axes.
 pub(super) fn broadcast_steps(shape: &[usize], rank: usize) -> Vec<i64> {
     let mut all = vec![0; rank.saturating_sub(shape.len())];
-    all.extend(steps(shape).iter().zip(shape).map(|(&step, &size)| if size == 1 { 0 } else { step }));
+    all.extend(
+        steps(shape).iter().zip(shape).map(|(&step, &size)| if size == 1 { 0 } else { step }),
+    );
     all
 }
 
@@ -32,17 +36,18 @@ impl Walk {
         super::super::record::count(crate::tensor::element_count(&self.sizes)?)
     }
 
-    /// Without axes of size 1, and with neighbouring axes joined where every tensor steps through them evenly.
+    /// Without axes of size 1, and with neighboring axes joined where every tensor steps through
+    /// them evenly.
     pub fn collapsed(&self) -> Walk {
-        let mut out =
-            Walk { sizes: Vec::new(), tensors: self.tensors.iter().map(|(at, _)| (*at, Vec::new())).collect() };
+        let mut out = Walk {
+            sizes: Vec::new(),
+            tensors: self.tensors.iter().map(|(at, _)| (*at, Vec::new())).collect(),
+        };
         for (axis, &size) in self.sizes.iter().enumerate().filter(|(_, size)| **size != 1) {
             let joins = !out.sizes.is_empty()
-                && out
-                    .tensors
-                    .iter()
-                    .zip(&self.tensors)
-                    .all(|((_, done), (_, steps))| done.last() == steps[axis].checked_mul(size as i64).as_ref());
+                && out.tensors.iter().zip(&self.tensors).all(|((_, done), (_, steps))| {
+                    done.last() == steps[axis].checked_mul(size as i64).as_ref()
+                });
             match out.sizes.last_mut().filter(|_| joins) {
                 Some(last) => *last *= size,
                 None => out.sizes.push(size),
@@ -57,7 +62,8 @@ impl Walk {
         out
     }
 
-    /// The table that kernels read: sizes, then the steps of each tensor, innermost axis first; steps wrap in 32 bits.
+    /// The table that kernels read: sizes, then the steps of each tensor, innermost axis first;
+    /// steps wrap in 32 bits.
     pub fn table(&self) -> Result<Vec<u32>> {
         let mut words = Vec::new();
         for &size in self.sizes.iter().rev() {
@@ -79,7 +85,8 @@ impl Walk {
     /// Where a tensor starts.
     pub fn start(&self, tensor: usize) -> Result<u32> {
         let at = self.tensors.get(tensor).map(|(at, _)| *at);
-        at.and_then(|at| u32::try_from(at).ok()).ok_or_else(|| Error::internal("a walk that starts outside its tensor"))
+        at.and_then(|at| u32::try_from(at).ok())
+            .ok_or_else(|| Error::internal("a walk that starts outside its tensor"))
     }
 }
 
@@ -89,7 +96,10 @@ mod tests {
 
     #[test]
     fn even_axes_are_joined() {
-        let walk = Walk { sizes: vec![2, 1, 3, 4], tensors: vec![(0, steps(&[2, 1, 3, 4])), (0, vec![12, 0, 4, 1])] };
+        let walk = Walk {
+            sizes: vec![2, 1, 3, 4],
+            tensors: vec![(0, steps(&[2, 1, 3, 4])), (0, vec![12, 0, 4, 1])],
+        };
         let collapsed = walk.collapsed();
         assert_eq!(collapsed.sizes, [24]);
         assert_eq!(collapsed.tensors, [(0, vec![1]), (0, vec![1])]);

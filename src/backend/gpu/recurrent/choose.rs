@@ -23,7 +23,10 @@ pub(in crate::backend::gpu) fn known(name: &str) -> Result<()> {
     if STRATEGIES.contains(&name) {
         return Ok(());
     }
-    Err(Error::input(format!("no recurrent strategy {name:?}: there are {}", STRATEGIES.join(", "))))
+    Err(Error::input(format!(
+        "no recurrent strategy {name:?}: there are {}",
+        STRATEGIES.join(", ")
+    )))
 }
 
 impl Strategy {
@@ -38,10 +41,11 @@ impl Strategy {
 
 /// Widest layer that one workgroup runs faster than a dispatch a step.
 ///
-/// Software driver, T = 128: at B = 1 the loop, with the weights in registers, takes 7.4 against 8.4 ms at H = 128 and as long as the
-/// steps at 256, whose kernel takes seconds less to compile, which short sequences do not pay either; at B = 16, where a step loads
-/// its weights once for eight rows, it takes 72 against 60 ms at H = 128.
-/// Real devices: a step of 4 H² multiply-adds on one multiprocessor stays below a dispatch of 4 to 6 us up to about 160.
+/// Software driver, T = 128: at B = 1 the loop, with the weights in registers, takes 7.4 against
+/// 8.4 ms at H = 128 and as long as the steps at 256, whose kernel takes seconds less to compile,
+/// which short sequences do not pay either; at B = 16, where a step loads its weights once for
+/// eight rows, it takes 72 against 60 ms at H = 128. Real devices: a step of 4 H² multiply-adds on
+/// one multiprocessor stays below a dispatch of 4 to 6 us up to about 160.
 pub(super) fn widest_loop(layer: &Layer<'_>, device: &Device) -> usize {
     match device.software {
         true if layer.time >= 64 && layer.batch < 8 => 192,
@@ -50,24 +54,36 @@ pub(super) fn widest_loop(layer: &Layer<'_>, device: &Device) -> usize {
     }
 }
 
-/// The strategy for a layer with the reason, or the forced one with an error when it does not apply.
-pub(super) fn choose(layer: &Layer<'_>, device: &Device, forced: Option<&str>) -> Result<(Strategy, String)> {
+/// The strategy for a layer with the reason, or the forced one with an error when it does not
+/// apply.
+pub(super) fn choose(
+    layer: &Layer<'_>,
+    device: &Device,
+    forced: Option<&str>,
+) -> Result<(Strategy, String)> {
     let loop_form = || loop_::form(layer, device).map(Strategy::Loop);
     let asked = |form: step::Form, why: &str| match step::refusal(layer) {
         None => Ok((Strategy::Step(form), why.to_owned())),
-        Some(reason) => {
-            Err(Error::input(format!("the strategy {} does not apply: {reason}", forced.unwrap_or("step"))))
-        }
+        Some(reason) => Err(Error::input(format!(
+            "the strategy {} does not apply: {reason}",
+            forced.unwrap_or("step")
+        ))),
     };
     match forced {
         None => {}
         Some("loop") => return Ok((loop_form()?, "asked for".into())),
         Some("loop-split") => {
-            let form = loop_split::form(layer, device)
-                .map_err(|error| Error::input(format!("the strategy loop-split does not apply: {error}")))?;
-            return Ok((Strategy::Loop(loop_::Form::Split(form)), "terms shared out, asked for".into()));
+            let form = loop_split::form(layer, device).map_err(|error| {
+                Error::input(format!("the strategy loop-split does not apply: {error}"))
+            })?;
+            return Ok((
+                Strategy::Loop(loop_::Form::Split(form)),
+                "terms shared out, asked for".into(),
+            ));
         }
-        Some("step") if step::refusal(layer).is_some() => return Ok((Strategy::Stages, "asked for".into())),
+        Some("step") if step::refusal(layer).is_some() => {
+            return Ok((Strategy::Stages, "asked for".into()));
+        }
         Some("step") => return asked(step::Form::tiled(layer), "asked for"),
         Some("step-split") => return asked(step::Form::split(layer, device), "asked for"),
         Some("wave") => {

@@ -1,4 +1,5 @@
-//! A chunk of steps in one dispatch, one workgroup a tile of batch rows: for small widths, and for the rare options at any width.
+//! A chunk of steps in one dispatch, one workgroup a tile of batch rows: for small widths, and for
+//! the rare options at any width.
 
 use super::{Layer, Memory, loop_split};
 use crate::backend::gpu::dense::SOFTWARE_ITERATIONS;
@@ -27,14 +28,17 @@ pub(super) struct Whole {
     steps: usize,
 }
 
-/// Vectors of h, words of c and of the gated output in workgroup memory, in powers of two so that layers of like size share a pipeline.
+/// Vectors of h, words of c and of the gated output in workgroup memory, in powers of two so that
+/// layers of like size share a pipeline.
 fn sizes(layer: &Layer<'_>, rows: usize) -> [usize; 3] {
     let gated = layer.options.projection || layer.options.reset_before;
     let m = if gated { rows * layer.units } else { 1 };
-    [2 * rows * layer.width.div_ceil(4), rows * layer.units, m].map(|n| n.max(1).next_power_of_two())
+    [2 * rows * layer.width.div_ceil(4), rows * layer.units, m]
+        .map(|n| n.max(1).next_power_of_two())
 }
 
-/// The form that fits the device, or why there is none. On real devices invocations share the units' terms where that form exists.
+/// The form that fits the device, or why there is none. On real devices invocations share the
+/// units' terms where that form exists.
 pub(super) fn form(layer: &Layer<'_>, device: &Device) -> Result<Form> {
     match loop_split::form(layer, device) {
         Ok(form) if !device.software => Ok(Form::Split(form)),
@@ -46,7 +50,8 @@ fn whole(layer: &Layer<'_>, device: &Device) -> Result<Whole> {
     let threads = layer.units.next_power_of_two().clamp(32, 256);
     let fits = |rows: usize| {
         let [h, c, m] = sizes(layer, rows);
-        16 * h + 4 * (c + m) + 16 * threads <= device.limits.max_compute_workgroup_storage_size as usize
+        16 * h + 4 * (c + m) + 16 * threads
+            <= device.limits.max_compute_workgroup_storage_size as usize
     };
     let held = held(layer, device);
     let tiled = held == 0 && !layer.options.layer_norm && !layer.options.reset_before;
@@ -68,7 +73,9 @@ fn whole(layer: &Layer<'_>, device: &Device) -> Result<Whole> {
     if device.software {
         steps = SOFTWARE_ITERATIONS as usize / iterations(layer, threads, rows);
         if steps == 0 {
-            return Err(Error::limit("one step has more loop iterations than the software driver allows"));
+            return Err(Error::limit(
+                "one step has more loop iterations than the software driver allows",
+            ));
         }
     }
     Ok(Whole { threads, rows, held, steps })
@@ -79,8 +86,9 @@ const HELD: [usize; 8] = [16, 32, 48, 64, 96, 128, 192, 256];
 
 /// How many weights of a unit to hold in registers: all of them, or 0.
 ///
-/// Real devices have 255 registers for an invocation, of which 32 vectors take half. The software driver holds them in its stack, from
-/// where it takes eight lanes at once, while a load takes a lane after the other: 4.8 against 20.7 ms of processor time at H = 64.
+/// Real devices have 255 registers for an invocation, of which 32 vectors take half. The software
+/// driver holds them in its stack, from where it takes eight lanes at once, while a load takes a
+/// lane after the other: 4.8 against 20.7 ms of processor time at H = 64.
 fn held(layer: &Layer<'_>, device: &Device) -> usize {
     let most = if device.software { 256 } else { 32 };
     let depth = layer.width.max(layer.units);
@@ -97,8 +105,11 @@ fn iterations(layer: &Layer<'_>, threads: usize, rows: usize) -> usize {
     let sums = units * (depth + 2);
     let norm = if layer.options.layer_norm { 5 * (units + 12) } else { 0 };
     let again = if layer.options.reset_before { sums } else { 0 };
-    let project =
-        if layer.options.projection { rows * (1 + layer.width.div_ceil(threads) * (layer.units + 2)) } else { 0 };
+    let project = if layer.options.projection {
+        rows * (1 + layer.width.div_ceil(threads) * (layer.units + 2))
+    } else {
+        0
+    };
     1 + sums + norm + again + project
 }
 
@@ -118,7 +129,8 @@ pub(super) fn record(
     let [weights, mut products] = ctx.shared.product_parts(&memory.weights);
     if form.held > 0 {
         let broadcasts = products == Part::ProductsBroadcast;
-        products = if broadcasts { Part::ProductsRegistersBroadcast } else { Part::ProductsRegisters };
+        products =
+            if broadcasts { Part::ProductsRegistersBroadcast } else { Part::ProductsRegisters };
     }
     let kernel = layer
         .kernel(Kernel::with_parts(Shader::RecurrentLoop, &[weights, products]), memory.keep)
@@ -133,7 +145,14 @@ pub(super) fn record(
         let count = form.steps.min(first + steps - start);
         let params = layer.params(memory, first, start, count);
         let bindings = memory.bindings();
-        ctx.dispatch_repeated(&kernel, &bindings, &params, groups, Repeat::ONCE, Phase::Recurrence)?;
+        ctx.dispatch_repeated(
+            &kernel,
+            &bindings,
+            &params,
+            groups,
+            Repeat::ONCE,
+            Phase::Recurrence,
+        )?;
     }
     Ok(())
 }

@@ -1,8 +1,10 @@
-//! The `loop` strategy with the terms of every product shared out over invocations, for real devices: one row a workgroup.
+//! The `loop` strategy with the terms of every product shared out over invocations, for real
+//! devices: one row a workgroup.
 //!
-//! One invocation for a unit leaves most of a multiprocessor idle, and its 4 · H weights pass the 255 registers that it can have from
-//! H = 64 on. Here up to four invocations hold 16 or 32 terms each: 64 or 128 registers, and 512 invocations of 128 registers are what
-//! a multiprocessor's 65,536 registers hold at H = 128.
+//! One invocation for a unit leaves most of a multiprocessor idle, and its 4 · H weights pass the
+//! 255 registers that it can have from H = 64 on. Here up to four invocations hold 16 or 32 terms
+//! each: 64 or 128 registers, and 512 invocations of 128 registers are what a multiprocessor's
+//! 65,536 registers hold at H = 128.
 
 use super::{Layer, Memory};
 use crate::backend::gpu::dense::SOFTWARE_ITERATIONS;
@@ -38,9 +40,13 @@ pub(super) fn form(layer: &Layer<'_>, device: &Device) -> Result<Form> {
         ));
     }
     let span = layer.units.next_multiple_of(32).max(32);
-    let most = (device.limits.max_compute_invocations_per_workgroup as usize / span).min(MOST_SLICES);
+    let most =
+        (device.limits.max_compute_invocations_per_workgroup as usize / span).min(MOST_SLICES);
     if most == 0 {
-        return Err(Error::limit(format!("{} units pass the invocations of one workgroup", layer.units)));
+        return Err(Error::limit(format!(
+            "{} units pass the invocations of one workgroup",
+            layer.units
+        )));
     }
     let each = if layer.width <= 64 { 16 } else { MOST_HELD };
     let held = layer.width <= each * most;
@@ -50,9 +56,16 @@ pub(super) fn form(layer: &Layer<'_>, device: &Device) -> Result<Form> {
     let form = Form { slices, span, terms, held, steps: usize::MAX };
     let bytes = 16 * (form.h_quads(layer) + slices * span);
     if bytes > device.limits.max_compute_workgroup_storage_size as usize {
-        return Err(Error::limit(format!("the sums of {} units take {bytes} bytes of workgroup memory", layer.units)));
+        return Err(Error::limit(format!(
+            "the sums of {} units take {bytes} bytes of workgroup memory",
+            layer.units
+        )));
     }
-    let steps = if device.software { SOFTWARE_ITERATIONS as usize / (1 + slices + terms) } else { usize::MAX };
+    let steps = if device.software {
+        SOFTWARE_ITERATIONS as usize / (1 + slices + terms)
+    } else {
+        usize::MAX
+    };
     Ok(Form { steps, ..form })
 }
 
@@ -85,7 +98,14 @@ pub(super) fn record(
     for start in (first..first + steps).step_by(form.steps.min(steps).max(1)) {
         let count = form.steps.min(first + steps - start);
         let params = layer.params(memory, first, start, count);
-        ctx.dispatch_repeated(&kernel, &memory.bindings(), &params, groups, Repeat::ONCE, Phase::Recurrence)?;
+        ctx.dispatch_repeated(
+            &kernel,
+            &memory.bindings(),
+            &params,
+            groups,
+            Repeat::ONCE,
+            Phase::Recurrence,
+        )?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
-//! The recurrent layer on the GPU: the input product of many steps as one matrix product ([`projection`]), then the recurrence by
-//! one of several strategies, one file each. [`choose`] says which.
+//! The recurrent layer on the GPU: the input product of many steps as one matrix product
+//! ([`projection`]), then the recurrence by one of several strategies, one file each. [`choose`]
+//! says which.
 //!
 //! Directions of equal form run in the same dispatches. Nothing is read back inside a sequence.
 
@@ -30,7 +31,8 @@ use pack::Extras;
 pub(super) use persistent::{Look, Trust, probe};
 pub(super) use wave::{Stack, record as record_wave, stacks};
 
-/// Most bytes of input products held at a time; longer sequences go in chunks. Enough for 128 steps of 64 rows of 512 units.
+/// Most bytes of input products held at a time; longer sequences go in chunks. Enough for 128 steps
+/// of 64 rows of 512 units.
 const CHUNK_BYTES: u64 = 64 << 20;
 
 /// What changes the kernel; each is an override of `recurrent.wgsl`.
@@ -41,7 +43,8 @@ struct Options {
     projection: bool,
     diagonal: bool,
     reset_before: bool,
-    /// A layer of a stack that runs as a wave: its sums start from the bias, and take in the layer below.
+    /// A layer of a stack that runs as a wave: its sums start from the bias, and take in the layer
+    /// below.
     stacked: bool,
 }
 
@@ -128,7 +131,12 @@ struct Outputs {
 }
 
 impl Outputs {
-    fn new(ctx: &mut Recorder<'_>, node: &Node, op: &Recurrent, layers: &[Layer<'_>]) -> Result<Outputs> {
+    fn new(
+        ctx: &mut Recorder<'_>,
+        node: &Node,
+        op: &Recurrent,
+        layers: &[Layer<'_>],
+    ) -> Result<Outputs> {
         let mut widths = [0; 2];
         for layer in layers {
             layer.directions.iter().filter(|&&d| d < 2).for_each(|&d| widths[d] = layer.width);
@@ -137,9 +145,11 @@ impl Outputs {
             return Err(Error::graph("a layer without directions"));
         };
         let wanted = |slot: usize| node.output(slot).is_some();
-        let keep = wanted(Recurrent::y(0)) || (op.merge == Merge::Separate && wanted(Recurrent::y(1)));
+        let keep =
+            wanted(Recurrent::y(0)) || (op.merge == Merge::Separate && wanted(Recurrent::y(1)));
         if !keep {
-            // A binding that is written to may not be one that others read, so it has memory of its own.
+            // A binding that is written to may not be one that others read, so it has memory of its
+            // own.
             return Ok(Outputs { y: ctx.scratch(4)?, keep, row: 0, first: [0, 0] });
         }
         if op.merge == Merge::Concat {
@@ -180,7 +190,10 @@ impl<'a> Layer<'a> {
         };
         let lstm = matches!(op.cell, Cell::Lstm(_));
         if !lstm && (options.peephole || options.layer_norm || options.projection) {
-            return Err(Error::unsupported(format!("{} with peephole, layer norm or projection", op.cell.name())));
+            return Err(Error::unsupported(format!(
+                "{} with peephole, layer norm or projection",
+                op.cell.name()
+            )));
         }
         if options.diagonal && options.projection {
             return Err(Error::unsupported("diagonal recurrent weights with a projection"));
@@ -238,8 +251,12 @@ impl<'a> Layer<'a> {
         let memory = self.memory(ctx, node, outputs, &strategy)?;
         let runs = self.time * self.batch * self.units > 0;
         let exchange = match strategy {
-            Strategy::Persistent(_) if runs => Some(persistent::Exchange::new(ctx, self, memory.chunk_steps)?),
-            Strategy::Persistent(_) | Strategy::Loop(_) | Strategy::Step(_) | Strategy::Stages => None,
+            Strategy::Persistent(_) if runs => {
+                Some(persistent::Exchange::new(ctx, self, memory.chunk_steps)?)
+            }
+            Strategy::Persistent(_) | Strategy::Loop(_) | Strategy::Step(_) | Strategy::Stages => {
+                None
+            }
         };
         for first in (0..self.time).step_by(memory.chunk_steps.max(1)) {
             if self.batch == 0 || self.units == 0 {
@@ -248,8 +265,12 @@ impl<'a> Layer<'a> {
             let steps = memory.chunk_steps.min(self.time - first);
             projection::record(ctx, self, &memory.inputs, memory.chunk_steps, first, steps)?;
             match (strategy, &exchange) {
-                (Strategy::Loop(form), _) => loop_::record(ctx, self, &memory, form, (first, steps))?,
-                (Strategy::Step(form), _) => step::record(ctx, self, &memory, form, (first, steps))?,
+                (Strategy::Loop(form), _) => {
+                    loop_::record(ctx, self, &memory, form, (first, steps))?
+                }
+                (Strategy::Step(form), _) => {
+                    step::record(ctx, self, &memory, form, (first, steps))?
+                }
                 (Strategy::Stages, _) => stages::record(ctx, self, &memory, (first, steps))?,
                 (Strategy::Persistent(form), Some(exchange)) => {
                     persistent::record(ctx, self, &memory, (form, exchange), (first, steps))?;
@@ -269,14 +290,26 @@ impl<'a> Layer<'a> {
             if let Some(h_n) = ctx.optional_output(node, Recurrent::h_n(direction))? {
                 let bytes = 4 * self.width as u64;
                 let state = part(&memory.h, 16 * memory.h_direction as u64, d)?;
-                ctx.copy_rows((&state, bytes.next_multiple_of(16)), (&h_n.view, bytes), self.batch, bytes);
+                ctx.copy_rows(
+                    (&state, bytes.next_multiple_of(16)),
+                    (&h_n.view, bytes),
+                    self.batch,
+                    bytes,
+                );
             }
         }
         Ok(())
     }
 
-    /// Makes the layer's memory: packed weights, input products, states that start from their operands.
-    fn memory(&self, ctx: &mut Recorder<'_>, node: &Node, outputs: &Outputs, strategy: &Strategy) -> Result<Memory> {
+    /// Makes the layer's memory: packed weights, input products, states that start from their
+    /// operands.
+    fn memory(
+        &self,
+        ctx: &mut Recorder<'_>,
+        node: &Node,
+        outputs: &Outputs,
+        strategy: &Strategy,
+    ) -> Result<Memory> {
         let slots = match strategy {
             Strategy::Loop(_) => 1,
             Strategy::Step(_) | Strategy::Stages | Strategy::Persistent(_) => 2,
@@ -296,7 +329,11 @@ impl<'a> Layer<'a> {
             Strategy::Persistent(_) => self.time.div_ceil(chunk_steps.max(1)),
         };
         let first_slot = (turns & 1) * count;
-        let padded = Rows { count: self.batch, bytes: 4 * self.width as u64, packed: self.width.is_multiple_of(4) };
+        let padded = Rows {
+            count: self.batch,
+            bytes: 4 * self.width as u64,
+            packed: self.width.is_multiple_of(4),
+        };
         if !padded.packed {
             // What lies past P is multiplied by weights that are zero: it may not be NaN.
             ctx.clear(&h);
@@ -316,7 +353,8 @@ impl<'a> Layer<'a> {
         }
         let gated = match strategy {
             Strategy::Stages => {
-                let gated = ctx.scratch((16 * count * self.batch * self.units.div_ceil(4)) as u64)?;
+                let gated =
+                    ctx.scratch((16 * count * self.batch * self.units.div_ceil(4)) as u64)?;
                 // Multiplied by weights that are zero past H.
                 ctx.clear(&gated);
                 Some(gated)
@@ -329,7 +367,8 @@ impl<'a> Layer<'a> {
             Layout::TimeMajor => (self.batch * row, row),
             Layout::BatchMajor => (row, self.time * row),
         };
-        let y_first = self.directions.first().and_then(|&d| outputs.first.get(d)).copied().unwrap_or(0);
+        let y_first =
+            self.directions.first().and_then(|&d| outputs.first.get(d)).copied().unwrap_or(0);
         let (y, keep) = (outputs.y.clone(), outputs.keep);
         let y_direction = outputs.first[1];
         let (h_direction, c_direction) = ((h_bytes / 16) as usize, (c_bytes / 4) as usize);
@@ -361,9 +400,11 @@ impl<'a> Layer<'a> {
         self.weights_of(ctx, &owners)
     }
 
-    /// The weights of several owners that have the sizes and options of this layer: of its directions, or of the layers of a stack.
+    /// The weights of several owners that have the sizes and options of this layer: of its
+    /// directions, or of the layers of a stack.
     fn weights_of(&self, ctx: &Recorder<'_>, owners: &[Arc<CellWeights>]) -> Result<(View, View)> {
-        let (cell, sizes, stacked) = (&self.op.cell, (self.units, self.width), self.options.stacked);
+        let (cell, sizes, stacked) =
+            (&self.op.cell, (self.units, self.width), self.options.stacked);
         let stored = || {
             let one = |(d, w): (usize, &Arc<CellWeights>)| {
                 pack::recurrent(cell, w, self.units, stacked && d > 0, self.storing)
@@ -374,7 +415,10 @@ impl<'a> Layer<'a> {
         let weights = || Ok(stored().into_iter().flat_map(|s| s.words).collect());
         let weights = ctx.matrix(owners, &format!("{layout} quads"), weights)?;
         let extras = || {
-            let each = owners.iter().zip(stored()).map(|(w, s)| pack::extras(cell, w, sizes, stacked, &s.scales));
+            let each = owners
+                .iter()
+                .zip(stored())
+                .map(|(w, s)| pack::extras(cell, w, sizes, stacked, &s.scales));
             Ok(each.flat_map(|e| words(&e)).collect())
         };
         let extras = match self.extras.words {
@@ -389,7 +433,9 @@ impl<'a> Layer<'a> {
         let step = 16 * (self.directions.len() * self.batch * self.units) as u64;
         let most = ctx.shared.device.limits.max_storage_buffer_binding_size;
         if step > most {
-            return Err(Error::limit(format!("the sums of one step take {step} bytes, the adapter allows {most}")));
+            return Err(Error::limit(format!(
+                "the sums of one step take {step} bytes, the adapter allows {most}"
+            )));
         }
         let steps = (CHUNK_BYTES.clamp(step.max(1), most) / step.max(1)).min(self.time as u64);
         Ok((ctx.scratch(steps * step)?, steps as usize))
@@ -398,7 +444,9 @@ impl<'a> Layer<'a> {
     /// A kernel with the overrides that all strategies share.
     fn kernel(&self, kernel: Kernel, keep: bool) -> Kernel {
         let (cell, gate, candidate, output, clipped, coupled) = match &self.op.cell {
-            Cell::Lstm(l) => (0u32, l.gate, l.candidate, l.output, l.cell_clip.is_some(), l.coupled_input_forget),
+            Cell::Lstm(l) => {
+                (0u32, l.gate, l.candidate, l.output, l.cell_clip.is_some(), l.coupled_input_forget)
+            }
             Cell::Gru(g) => (1, g.gate, g.candidate, Activation::Tanh, false, false),
             Cell::Rnn(r) => (2, Activation::Sigmoid, r.activation, Activation::Tanh, false, false),
         };
@@ -430,11 +478,12 @@ impl<'a> Layer<'a> {
             Cell::Rnn(r) => (Activation::Linear, r.activation, Activation::Linear, None, None),
         };
         let directions = self.directions().enumerate();
-        let reverse = match directions.map(|(d, direction)| usize::from(direction.reverse) << d).sum() {
-            // All layers of a stack go the same way.
-            1 if self.options.stacked => u32::MAX as usize,
-            bits => bits,
-        };
+        let reverse =
+            match directions.map(|(d, direction)| usize::from(direction.reverse) << d).sum() {
+                // All layers of a stack go the same way.
+                1 if self.options.stacked => u32::MAX as usize,
+                bits => bits,
+            };
         let (mask_step, mask_row) = match self.op.layout {
             Layout::TimeMajor => (self.batch, 1),
             Layout::BatchMajor => (1, self.time),
@@ -480,7 +529,8 @@ fn part(block: &View, bytes: u64, index: usize) -> Result<View> {
     if bytes == 0 { Ok(block.clone()) } else { block.part(bytes * index as u64, bytes) }
 }
 
-/// Rows of a state: one after the other outside, in whole vectors inside when they are not `packed`.
+/// Rows of a state: one after the other outside, in whole vectors inside when they are not
+/// `packed`.
 #[derive(Clone, Copy)]
 struct Rows {
     count: usize,

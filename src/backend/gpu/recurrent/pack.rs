@@ -1,7 +1,8 @@
 //! Weights of recurrent layers in the layouts of the kernels.
 //!
-//! A quad is the four sums of one unit: LSTM (input, forget, candidate, output); GRU (update, reset, candidate from x, candidate
-//! from h); RNN (sum, 0, 0, 0). A lane owns a unit, so that it loads 16 bytes at once and no gate crosses lanes.
+//! A quad is the four sums of one unit: LSTM (input, forget, candidate, output); GRU (update,
+//! reset, candidate from x, candidate from h); RNN (sum, 0, 0, 0). A lane owns a unit, so that it
+//! loads 16 bytes at once and no gate crosses lanes.
 
 use super::Options;
 use crate::backend::gpu::weights::{Stored, Storing};
@@ -34,31 +35,42 @@ fn quads(cell: &Cell, side: Side, matrix: &Matrix, units: usize, columns: usize)
         for unit in 0..units {
             let row = (block * units + unit) * depth;
             for k in 0..depth {
-                packed[(k * columns + unit) * 4 + entry] = weights.get(row + k).copied().unwrap_or(0.0);
+                packed[(k * columns + unit) * 4 + entry] =
+                    weights.get(row + k).copied().unwrap_or(0.0);
             }
         }
     }
     packed
 }
 
-/// Input weights `[G·H, I]` as `[I in eights, H]` quads: what the matrix product takes, with four columns a unit.
+/// Input weights `[G·H, I]` as `[I in eights, H]` quads: what the matrix product takes, with four
+/// columns a unit.
 pub(super) fn input(cell: &Cell, matrix: &Matrix, units: usize) -> Vec<f32> {
     quads(cell, Side::Input, matrix, units, units)
 }
 
-/// Recurrent weights `[G·H, P]` as `[H in eights, P in eights, 8]` quads (a diagonal `[G·H]` as `[H in eights, 1, 8]`), stored as
-/// asked for. `stacked`: the input weights `[G·H, I]` before them, as more rows.
-pub(super) fn recurrent(cell: &Cell, weights: &CellWeights, units: usize, stacked: bool, storing: Storing) -> Stored {
+/// Recurrent weights `[G·H, P]` as `[H in eights, P in eights, 8]` quads (a diagonal `[G·H]` as
+/// `[H in eights, 1, 8]`), stored as asked for. `stacked`: the input weights `[G·H, I]` before
+/// them, as more rows.
+pub(super) fn recurrent(
+    cell: &Cell,
+    weights: &CellWeights,
+    units: usize,
+    stacked: bool,
+    storing: Storing,
+) -> Stored {
     let columns = units.next_multiple_of(8);
-    let mut rows = if stacked { quads(cell, Side::Input, &weights.input, units, columns) } else { Vec::new() };
+    let mut rows =
+        if stacked { quads(cell, Side::Input, &weights.input, units, columns) } else { Vec::new() };
     rows.extend(quads(cell, Side::Recurrent, &weights.recurrent, units, columns));
     let Stored { words, mut scales } = storing.store(&rows, 4 * columns);
     scales.truncate(4 * units);
     Stored { words: blocks(&words, rows.len() / (4 * columns).max(1), columns), scales }
 }
 
-/// `[rows, columns]` as `[columns / 8, rows, 8]`, so that what eight neighbouring invocations load lies together: the software driver
-/// loads memory in order then, and a real device fills whole cache lines.
+/// `[rows, columns]` as `[columns / 8, rows, 8]`, so that what eight neighboring invocations load
+/// lies together: the software driver loads memory in order then, and a real device fills whole
+/// cache lines.
 fn blocks(words: &[u32], rows: usize, columns: usize) -> Vec<u32> {
     let run = 8 * words.len() / (rows * columns).max(1);
     if run == 0 {
@@ -94,9 +106,14 @@ fn bias_quads(cell: &Cell, weights: &CellWeights, units: usize) -> Vec<f32> {
     packed
 }
 
-/// What the input product starts from: the bias as `[H]` quads; zeros under layer norm, which adds it later.
+/// What the input product starts from: the bias as `[H]` quads; zeros under layer norm, which adds
+/// it later.
 pub(super) fn bias(cell: &Cell, weights: &CellWeights, units: usize) -> Vec<f32> {
-    if weights.layer_norm.is_some() { vec![0.0; units * 4] } else { bias_quads(cell, weights, units) }
+    if weights.layer_norm.is_some() {
+        vec![0.0; units * 4]
+    } else {
+        bias_quads(cell, weights, units)
+    }
 }
 
 /// Where the parts of [`extras`] start, and how many words there are.
@@ -124,8 +141,9 @@ impl Extras {
     }
 }
 
-/// The rare weights of one direction: peephole `[H]` of (input, forget, output); layer norm `[H]` of (coefficient quad, bias quad),
-/// or the bias `[H]` quads of a layer in a stack; projection transposed `[H, P]` and its bias `[P]`; the scales of the recurrent weights as stored.
+/// The rare weights of one direction: peephole `[H]` of (input, forget, output); layer norm `[H]`
+/// of (coefficient quad, bias quad), or the bias `[H]` quads of a layer in a stack; projection
+/// transposed `[H, P]` and its bias `[P]`; the scales of the recurrent weights as stored.
 pub(super) fn extras(
     cell: &Cell,
     weights: &CellWeights,
@@ -141,13 +159,16 @@ pub(super) fn extras(
             for gate in 0..3usize {
                 // Coupled: the blocks are forget and output.
                 let block = if coupled { gate.checked_sub(1) } else { Some(gate) };
-                packed.push(block.and_then(|b| values.get(b * units + unit)).copied().unwrap_or(0.0));
+                packed
+                    .push(block.and_then(|b| values.get(b * units + unit)).copied().unwrap_or(0.0));
             }
         }
     }
     if let Some(norm) = &weights.layer_norm {
         let coefficients = vector(cell, Side::Input, &norm.to_f32(), units);
-        for (coefficient, bias) in coefficients.chunks_exact(4).zip(bias_quads(cell, weights, units).chunks_exact(4)) {
+        for (coefficient, bias) in
+            coefficients.chunks_exact(4).zip(bias_quads(cell, weights, units).chunks_exact(4))
+        {
             packed.extend_from_slice(coefficient);
             packed.extend_from_slice(bias);
         }
@@ -160,7 +181,9 @@ pub(super) fn extras(
             packed.extend((0..width).map(|p| values.get(p * units + unit).copied().unwrap_or(0.0)));
         }
         let bias = projection.bias.as_ref().map(|b| b.to_f32());
-        packed.extend((0..width).map(|p| bias.as_ref().and_then(|b| b.get(p)).copied().unwrap_or(0.0)));
+        packed.extend(
+            (0..width).map(|p| bias.as_ref().and_then(|b| b.get(p)).copied().unwrap_or(0.0)),
+        );
     }
     packed.extend_from_slice(scales);
     packed

@@ -1,9 +1,11 @@
-//! Several workgroups run a chunk of steps in one dispatch, each with the recurrent weights of its units in registers, and hand each
-//! other the outputs through memory (`recurrent_persistent.wgsl` says how).
+//! Several workgroups run a chunk of steps in one dispatch, each with the recurrent weights of its
+//! units in registers, and hand each other the outputs through memory (`recurrent_persistent.wgsl`
+//! says how).
 //!
-//! The workgroups wait for one another, which only works when all of them run at the same time. No graphics interface promises that, so
-//! the strategy is used only when it is asked for and a [`probe`] on this adapter gave the right results; the waits are bounded, and a
-//! flag comes back with the results: when it is set, the run is done again by steps and the session keeps to them.
+//! The workgroups wait for one another, which only works when all of them run at the same time. No
+//! graphics interface promises that, so the strategy is used only when it is asked for and a
+//! [`probe`] on this adapter gave the right results; the waits are bounded, and a flag comes back
+//! with the results: when it is set, the run is done again by steps and the session keeps to them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,13 +25,15 @@ use crate::measure::synthetic::{CellKind, Random, Shape};
 use crate::plan::Plan;
 use crate::tensor::Tensor;
 
-/// Most workgroups of a dispatch. All of them must be resident: half the multiprocessors of a large device; on a software adapter the two
-/// threads that every machine has.
+/// Most workgroups of a dispatch. All of them must be resident: half the multiprocessors of a large
+/// device; on a software adapter the two threads that every machine has.
 const GROUPS: usize = 64;
 const SOFTWARE_GROUPS: usize = 2;
-/// Most steps of a dispatch: below a tenth of a millisecond, so that a dispatch whose workgroups do not all run gives up soon.
+/// Most steps of a dispatch: below a tenth of a millisecond, so that a dispatch whose workgroups do
+/// not all run gives up soon.
 const STEPS: usize = 64;
-/// Most looks of an invocation on a real device: at about a microsecond each, a quarter of a second, below every watchdog.
+/// Most looks of an invocation on a real device: at about a microsecond each, a quarter of a
+/// second, below every watchdog.
 const POLLS: usize = 1 << 18;
 /// Fewest looks for each wait; fewer steps go into a dispatch rather than that.
 const LEAST_POLLS: usize = 64;
@@ -41,7 +45,8 @@ const PARTIAL_BYTES: usize = 2 * 256 * 16;
 pub(in crate::backend::gpu) enum Look {
     /// An atomic load.
     Load,
-    /// A read-modify-write that changes nothing: some drivers (llvmpipe) move an atomic load out of its loop.
+    /// A read-modify-write that changes nothing: some drivers (llvmpipe) move an atomic load out of
+    /// its loop.
     Exchange,
     /// Not at all, so that every wait fails.
     #[cfg(test)]
@@ -132,7 +137,10 @@ pub(super) fn choose(ctx: &Recorder<'_>, layer: &Layer<'_>) -> Result<(Strategy,
     match ctx.trial.map_or_else(|| ctx.shared.persistent.look(), Ok) {
         Ok(look) => {
             let form = form(layer, device, look)?;
-            Ok((Strategy::Persistent(form), format!("asked for; {} workgroups a direction", form.groups)))
+            Ok((
+                Strategy::Persistent(form),
+                format!("asked for; {} workgroups a direction", form.groups),
+            ))
         }
         Err(reason) => Ok((choose::choose(layer, device, Some("step"))?.0, reason)),
     }
@@ -140,19 +148,23 @@ pub(super) fn choose(ctx: &Recorder<'_>, layer: &Layer<'_>) -> Result<(Strategy,
 
 /// The form that fits the device, or why there is none.
 fn form(layer: &Layer<'_>, device: &Device, look: Look) -> Result<Form> {
-    let refused = |reason: &str| Err(Error::input(format!("the strategy persistent does not apply: {reason}")));
+    let refused = |reason: &str| {
+        Err(Error::input(format!("the strategy persistent does not apply: {reason}")))
+    };
     if let Some(reason) = refusal(layer) {
         return refused(reason);
     }
-    // An invocation of a real device has 255 registers, of which 48 vectors leave 63. As many invocations share a multiprocessor's
-    // registers whatever their number, so the largest workgroup needs the fewest.
+    // An invocation of a real device has 255 registers, of which 48 vectors leave 63. As many
+    // invocations share a multiprocessor's registers whatever their number, so the largest
+    // workgroup needs the fewest.
     let (most_groups, held, threads): (usize, &[usize], &[usize]) = match device.software {
         true => (SOFTWARE_GROUPS, &[64, 48, 32, 16], &[32, 64, 128, 256]),
         false => (GROUPS, &[32, 48, 16], &[256]),
     };
     let most_groups = (most_groups / layer.directions.len().max(1)).max(1);
     let (units, rows) = (layer.units.max(1), layer.batch.max(1));
-    let candidates = held.iter().flat_map(|&held| threads.iter().map(move |&threads| (held, threads)));
+    let candidates =
+        held.iter().flat_map(|&held| threads.iter().map(move |&threads| (held, threads)));
     for (held, threads) in candidates {
         let slices = units.div_ceil(held).next_power_of_two();
         if slices > 32 || slices > threads {
@@ -160,7 +172,9 @@ fn form(layer: &Layer<'_>, device: &Device, look: Look) -> Result<Form> {
         }
         let groups = units.div_ceil(threads / slices);
         let memory = PARTIAL_BYTES + 4 * rows * (slices * held + threads / slices);
-        if groups > most_groups || memory > device.limits.max_compute_workgroup_storage_size as usize {
+        if groups > most_groups
+            || memory > device.limits.max_compute_workgroup_storage_size as usize
+        {
             continue;
         }
         let form = Form { threads, slices, held, groups, steps: STEPS, polls: POLLS, look };
@@ -174,12 +188,17 @@ impl Form {
     fn bounded(self, units: usize, rows: usize) -> Result<Form> {
         let words = rows * units;
         let rounds = words.div_ceil(4 * self.threads);
-        let once = rows * self.slices * self.held / (4 * self.threads) + words / self.threads + 2 * rows + 4;
+        let once = rows * self.slices * self.held / (4 * self.threads)
+            + words / self.threads
+            + 2 * rows
+            + 4;
         let step = 2 + rounds + rows * (1 + self.slices);
         let limit = SOFTWARE_ITERATIONS as usize;
         let steps = STEPS.min(limit.saturating_sub(once) / (step + rounds * LEAST_POLLS));
         if steps < 2 {
-            return Err(Error::limit("one step has more loop iterations than the software driver allows"));
+            return Err(Error::limit(
+                "one step has more loop iterations than the software driver allows",
+            ));
         }
         Ok(Form { steps, polls: limit - once - steps * step, ..self })
     }
@@ -195,7 +214,11 @@ const FIRST: u64 = 256;
 
 impl Exchange {
     /// Makes the exchange, cleared at the start of a run; its flag is read back with the results.
-    pub(super) fn new(ctx: &mut Recorder<'_>, layer: &Layer<'_>, chunk_steps: usize) -> Result<Exchange> {
+    pub(super) fn new(
+        ctx: &mut Recorder<'_>,
+        layer: &Layer<'_>,
+        chunk_steps: usize,
+    ) -> Result<Exchange> {
         let outputs = chunk_steps * layer.directions.len() * layer.batch * layer.units;
         let words = ctx.lasting(FIRST + aligned(4 * outputs.max(1) as u64))?;
         ctx.clear(&words);
@@ -212,7 +235,8 @@ pub(super) fn record(
     (form, exchange): (Form, &Exchange),
     (first, steps): (usize, usize),
 ) -> Result<()> {
-    let (h_quads, c_words) = (layer.batch * form.slices * form.held / 4, layer.batch * form.threads / form.slices);
+    let (h_quads, c_words) =
+        (layer.batch * form.slices * form.held / 4, layer.batch * form.threads / form.slices);
     let [weights, _] = ctx.shared.product_parts(&memory.weights);
     let kernel = layer
         .kernel(Kernel::with_parts(Shader::RecurrentPersistent, &[weights]), memory.keep)
@@ -236,20 +260,33 @@ pub(super) fn record(
     for start in (first..first + steps).step_by(form.steps) {
         let count = form.steps.min(first + steps - start);
         let params = layer.params(&memory, first, start, count);
-        ctx.dispatch_repeated(&kernel, &bindings, &params, groups, Repeat::ONCE, Phase::Recurrence)?;
+        ctx.dispatch_repeated(
+            &kernel,
+            &bindings,
+            &params,
+            groups,
+            Repeat::ONCE,
+            Phase::Recurrence,
+        )?;
     }
     Ok(())
 }
 
-/// Rounds of the probe: on a busy machine a software adapter does not always run both workgroups at once.
+/// Rounds of the probe: on a busy machine a software adapter does not always run both workgroups at
+/// once.
 const ATTEMPTS: usize = 3;
-/// Largest difference to the reference that the probe takes for rounding; the project's bar for float layers.
+/// Largest difference to the reference that the probe takes for rounding; the project's bar for
+/// float layers.
 const TOLERANCE: f32 = 1e-5;
 
-/// Tries the strategy on this adapter: a small layer over a chunk and a half of steps, held against the reference.
+/// Tries the strategy on this adapter: a small layer over a chunk and a half of steps, held against
+/// the reference.
 pub(in crate::backend::gpu) fn probe(shared: &Arc<Shared>) {
     // Real devices first with the load, which is cheaper.
-    probe_with(shared, if shared.device.software { &[Look::Exchange] } else { &[Look::Load, Look::Exchange] });
+    probe_with(
+        shared,
+        if shared.device.software { &[Look::Exchange] } else { &[Look::Load, Look::Exchange] },
+    );
 }
 
 pub(super) fn probe_with(shared: &Arc<Shared>, looks: &[Look]) {
@@ -275,7 +312,10 @@ fn try_out(shared: &Arc<Shared>, look: Look) -> Result<()> {
     let run = |program: &mut dyn Program| -> Result<Vec<f32>> {
         let mut outputs = vec![Tensor::scalar(0f32); plan.graph.outputs.len()];
         program.run(Io { inputs: &x, states: &mut [], outputs: &mut outputs })?;
-        let y = outputs.into_iter().next().ok_or_else(|| Error::internal("a network without an output"))?;
+        let y = outputs
+            .into_iter()
+            .next()
+            .ok_or_else(|| Error::internal("a network without an output"))?;
         y.into_vec()
     };
     let want = run(Reference.compile(&plan)?.as_mut())?;
@@ -293,7 +333,9 @@ fn try_out(shared: &Arc<Shared>, look: Look) -> Result<()> {
         let whole = got.len() == want.len() && got.iter().all(|y| y.is_finite());
         return match whole && error <= allowed(shared) {
             true => Ok(()),
-            false => Err(Error::device(format!("its outputs differ by {error} from the reference"))),
+            false => {
+                Err(Error::device(format!("its outputs differ by {error} from the reference")))
+            }
         };
     }
     Err(failure.unwrap_or_else(|| Error::internal("a probe without attempts")))

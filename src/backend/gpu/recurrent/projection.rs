@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::graph::op::Activation;
 use crate::graph::recurrent::{Layout, Matrix, Source};
 
-/// Records the input products of every direction into `inputs` `[d, chunk_steps, B, H]` quads, in the order of processing.
+/// Records the input products of every direction into `inputs` `[d, chunk_steps, B, H]` quads, in
+/// the order of processing.
 pub(super) fn record(
     ctx: &mut Recorder<'_>,
     layer: &Layer<'_>,
@@ -28,7 +29,10 @@ pub(super) fn record(
         let target = (inputs, offset);
         product(ctx, layer, (d, &direction.weights.input, x), target, (first, steps), false)?;
         if let Some(matrix) = &direction.weights.auxiliary {
-            let x = layer.auxiliary.as_ref().ok_or_else(|| Error::graph("the auxiliary input is missing"))?;
+            let x = layer
+                .auxiliary
+                .as_ref()
+                .ok_or_else(|| Error::graph("the auxiliary input is missing"))?;
             product(ctx, layer, (d, matrix, x), target, (first, steps), true)?;
         }
     }
@@ -51,7 +55,8 @@ fn product(
     let layout = if auxiliary { "auxiliary" } else { "input" };
     let storing = ctx.shared.storing();
     let stored = || storing.store(&pack::input(cell, matrix, units), 4 * units);
-    let weights = ctx.matrix(std::slice::from_ref(owner), &format!("{layout} quads"), || Ok(stored().words))?;
+    let weights =
+        ctx.matrix(std::slice::from_ref(owner), &format!("{layout} quads"), || Ok(stored().words))?;
     let bias = ctx.weights(owner, format!("{layout} bias quads"), || {
         Ok(super::words(&[pack::bias(cell, owner, units), stored().scales].concat()))
     })?;
@@ -73,7 +78,8 @@ fn product(
     dense::record(ctx, &product)
 }
 
-/// Where the rows of x lie in the order of processing, from step `first` on: a run is a step, a row of it a batch row.
+/// Where the rows of x lie in the order of processing, from step `first` on: a run is a step, a row
+/// of it a batch row.
 fn rows(layer: &Layer<'_>, depth: usize, reverse: bool, first: usize) -> Result<Rows> {
     count(layer.time * layer.batch * depth)?;
     let (step, row) = match layer.op.layout {

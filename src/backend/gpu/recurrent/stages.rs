@@ -1,7 +1,9 @@
-//! The `step` strategy for what needs all units in the middle of a step: two or three dispatches a step.
+//! The `step` strategy for what needs all units in the middle of a step: two or three dispatches a
+//! step.
 //!
-//! The sums of all units come first; then the layer norm, or the candidate of the GRU whose reset gate acts on the state; then the
-//! projection. Between them lie the ends of dispatches, which every workgroup waits for.
+//! The sums of all units come first; then the layer norm, or the candidate of the GRU whose reset
+//! gate acts on the state; then the projection. Between them lie the ends of dispatches, which
+//! every workgroup waits for.
 
 use super::{Layer, Memory};
 use crate::backend::gpu::dense::SOFTWARE_ITERATIONS;
@@ -42,11 +44,16 @@ pub(super) fn record(
     memory: &Memory,
     (first, steps): (usize, usize),
 ) -> Result<()> {
-    // The longest loop is over the terms of a projection, or over the units that an invocation of the layer norm has.
+    // The longest loop is over the terms of a projection, or over the units that an invocation of
+    // the layer norm has.
     if ctx.shared.device.software && layer.units.max(layer.width) > SOFTWARE_ITERATIONS as usize {
-        return Err(Error::limit("one step has more loop iterations than the software driver allows"));
+        return Err(Error::limit(
+            "one step has more loop iterations than the software driver allows",
+        ));
     }
-    let Some(gated) = &memory.gated else { return Err(Error::internal("there is no memory between the stages")) };
+    let Some(gated) = &memory.gated else {
+        return Err(Error::internal("there is no memory between the stages"));
+    };
     let rows = if layer.batch >= 5 { 8 } else { layer.batch.next_power_of_two() as u32 };
     let (units, width, batch) = (layer.units as u32, layer.width as u32, layer.batch as u32);
     let kernels = stages(layer).into_iter().map(|stage| {

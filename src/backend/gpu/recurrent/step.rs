@@ -1,7 +1,8 @@
 //! One dispatch a step: for widths that one workgroup is too slow for.
 //!
-//! Two forms. Batch-tiled, an invocation has a unit of a tile of batch rows and loads its weights once for all of them. Split, for few
-//! rows, several invocations share the terms of a unit's sums: on a device with thousands of lanes H of them are too few to be fast.
+//! Two forms. Batch-tiled, an invocation has a unit of a tile of batch rows and loads its weights
+//! once for all of them. Split, for few rows, several invocations share the terms of a unit's sums:
+//! on a device with thousands of lanes H of them are too few to be fast.
 
 use super::{Layer, Memory};
 use crate::backend::gpu::device::Device;
@@ -26,10 +27,14 @@ pub(super) struct Form {
 const TILED_BATCH: usize = 8;
 
 impl Form {
-    /// The form for a layer: split for few rows, but never on the software driver, where a lane costs as much as its work and
-    /// barriers come on top.
+    /// The form for a layer: split for few rows, but never on the software driver, where a lane
+    /// costs as much as its work and barriers come on top.
     pub(super) fn of(layer: &Layer<'_>, device: &Device) -> Form {
-        if device.software || layer.batch >= TILED_BATCH { Form::tiled(layer) } else { Form::split(layer, device) }
+        if device.software || layer.batch >= TILED_BATCH {
+            Form::tiled(layer)
+        } else {
+            Form::split(layer, device)
+        }
     }
 
     /// An invocation for each unit.
@@ -42,7 +47,8 @@ impl Form {
         Form { units, rows: tile(layer.batch), slices: 1, lanes: 1 }
     }
 
-    /// Eight units with 8 to 32 invocations each, so that every one has at least sixteen terms; no more than 16 KiB of partial sums.
+    /// Eight units with 8 to 32 invocations each, so that every one has at least sixteen terms; no
+    /// more than 16 KiB of partial sums.
     pub(super) fn split(layer: &Layer<'_>, device: &Device) -> Form {
         if layer.options.diagonal {
             // A sum of one term.
@@ -69,7 +75,9 @@ impl Form {
         match self {
             Form { slices: 1, rows, .. } => format!("{rows} rows an invocation"),
             Form { slices, lanes: 1, .. } => format!("sums shared by {slices} invocations"),
-            Form { slices, .. } => format!("sums shared by {slices} invocations, folded by subgroups"),
+            Form { slices, .. } => {
+                format!("sums shared by {slices} invocations, folded by subgroups")
+            }
         }
     }
 }
@@ -96,13 +104,16 @@ pub(super) fn refusal(layer: &Layer<'_>) -> Option<&'static str> {
 pub(super) fn kernel(ctx: &Recorder<'_>, layer: &Layer<'_>, memory: &Memory, form: Form) -> Kernel {
     let [weights, mut products] = ctx.shared.product_parts(&memory.weights);
     if form.units < 8 {
-        // Neighbours must share their terms to load them together.
+        // Neighbors must share their terms to load them together.
         products = Part::ProductsPlain;
     }
     let reduce = if form.lanes > 1 { Part::ReduceSubgroup } else { Part::ReduceWorkgroup };
     let partials = if form.slices > 1 { form.units * form.slices * form.rows } else { 1 };
     layer
-        .kernel(Kernel::with_parts(Shader::RecurrentStep, &[weights, products, reduce]), memory.keep)
+        .kernel(
+            Kernel::with_parts(Shader::RecurrentStep, &[weights, products, reduce]),
+            memory.keep,
+        )
         .with("UNITS", form.units)
         .with("ROWS", form.rows)
         .with("SLICES", form.slices)
@@ -114,7 +125,11 @@ pub(super) fn kernel(ctx: &Recorder<'_>, layer: &Layer<'_>, memory: &Memory, for
 
 /// The workgroups of `layers` layers (or directions).
 pub(super) fn groups(layer: &Layer<'_>, form: Form, layers: usize) -> [u32; 3] {
-    [layers as u32, (layer.batch as u32).div_ceil(form.rows), (layer.units as u32).div_ceil(form.units)]
+    [
+        layers as u32,
+        (layer.batch as u32).div_ceil(form.rows),
+        (layer.units as u32).div_ceil(form.units),
+    ]
 }
 
 /// Records the steps `first .. first + steps`.
@@ -126,7 +141,9 @@ pub(super) fn record(
     (first, steps): (usize, usize),
 ) -> Result<()> {
     if let Some(reason) = refusal(layer) {
-        return Err(Error::internal(format!("the step kernel was chosen for this layer, but {reason}")));
+        return Err(Error::internal(format!(
+            "the step kernel was chosen for this layer, but {reason}"
+        )));
     }
     let kernel = kernel(ctx, layer, memory, form);
     let groups = groups(layer, form, layer.directions.len());

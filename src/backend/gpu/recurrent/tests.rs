@@ -11,7 +11,8 @@ use crate::backend::gpu::{Gpu, testing};
 use crate::backend::{Backend, BackendOptions, Counters, Io, Precision};
 use crate::graph::op::Activation;
 use crate::graph::recurrent::{
-    Arithmetic, Cell, CellWeights, Direction, Gru, Layout, Lstm, Masking, Matrix, Merge, Projection, Rnn, Source,
+    Arithmetic, Cell, CellWeights, Direction, Gru, Layout, Lstm, Masking, Matrix, Merge,
+    Projection, Rnn, Source,
 };
 use crate::graph::{Graph, Op, Port, Recurrent, ValueType};
 use crate::tensor::{DType, Tensor};
@@ -97,9 +98,11 @@ impl Case {
         };
         // Sums stay of order 1, as trained weights keep them.
         let scale = |n: usize| 1.5 / (n.max(1) as f32).sqrt();
-        let gates = if matches!(&self.cell, Cell::Lstm(l) if l.coupled_input_forget) { 2 } else { 3 };
+        let gates =
+            if matches!(&self.cell, Cell::Lstm(l) if l.coupled_input_forget) { 2 } else { 3 };
         let after = matches!(&self.cell, Cell::Gru(g) if g.reset_after);
-        let recurrent = if self.diagonal { random(&[g * h], 0.8) } else { random(&[g * h, p], scale(p)) };
+        let recurrent =
+            if self.diagonal { random(&[g * h], 0.8) } else { random(&[g * h, p], scale(p)) };
         let weights = CellWeights {
             input: Matrix::float(random(&[g * h, i], scale(i))),
             recurrent: Matrix::float(recurrent),
@@ -131,19 +134,30 @@ impl Case {
         let (mut graph, mut tensors) = (Graph::default(), Vec::new());
         let give = |graph: &mut Graph, tensors: &mut Vec<Tensor>, tensor: Tensor| {
             let name = format!("in{}", tensors.len());
-            let value = graph.add_value(name.clone(), ValueType::fixed(tensor.dtype(), tensor.shape()));
+            let value =
+                graph.add_value(name.clone(), ValueType::fixed(tensor.dtype(), tensor.shape()));
             graph.inputs.push(Port { name, value });
             tensors.push(tensor);
             Some(value)
         };
-        let random = |seed: u64, shape: &[usize]| Tensor::from_vec(shape, noise(seed, shape.iter().product())).unwrap();
+        let random = |seed: u64, shape: &[usize]| {
+            Tensor::from_vec(shape, noise(seed, shape.iter().product())).unwrap()
+        };
         let mut x = give(&mut graph, &mut tensors, random(1, &outer(i)));
         let mask = self.mask.and_then(|(lengths, _)| {
             let tensor = if lengths {
-                Tensor::from_vec(&[b], (0..b).map(|r| ((r * 5 + 2) % (t + 1)) as i32).collect::<Vec<_>>()).unwrap()
+                Tensor::from_vec(
+                    &[b],
+                    (0..b).map(|r| ((r * 5 + 2) % (t + 1)) as i32).collect::<Vec<_>>(),
+                )
+                .unwrap()
             } else {
                 let shape = [outer(1)[0], outer(1)[1]];
-                Tensor::from_vec(&shape, noise(7, t * b).iter().map(|&x| x > -0.3).collect::<Vec<bool>>()).unwrap()
+                Tensor::from_vec(
+                    &shape,
+                    noise(7, t * b).iter().map(|&x| x > -0.3).collect::<Vec<bool>>(),
+                )
+                .unwrap()
             };
             give(&mut graph, &mut tensors, tensor)
         });
@@ -165,9 +179,11 @@ impl Case {
             }
             for d in (0..count).filter(|_| self.initial) {
                 let seed = (10 * layer + d) as u64;
-                inputs[Recurrent::h0(d)] = give(&mut graph, &mut tensors, random(3 + seed, &[b, p]));
+                inputs[Recurrent::h0(d)] =
+                    give(&mut graph, &mut tensors, random(3 + seed, &[b, p]));
                 if cells {
-                    inputs[Recurrent::c0(d)] = give(&mut graph, &mut tensors, random(5 + seed, &[b, h]));
+                    inputs[Recurrent::c0(d)] =
+                        give(&mut graph, &mut tensors, random(5 + seed, &[b, h]));
                 }
             }
             let mut outputs = vec![None; op.output_slots()];
@@ -179,9 +195,12 @@ impl Case {
                     graph.outputs.push(Port { name, value });
                 }
             };
-            let (top, kept) = (layer + 1 == self.layers, self.y && (layer + 1 == self.layers || self.between));
+            let (top, kept) =
+                (layer + 1 == self.layers, self.y && (layer + 1 == self.layers || self.between));
             match self.merge {
-                Merge::Concat if kept || !top => want(&mut graph, Recurrent::y(0), &outer(p * count), kept),
+                Merge::Concat if kept || !top => {
+                    want(&mut graph, Recurrent::y(0), &outer(p * count), kept)
+                }
                 Merge::Separate if kept || !top => {
                     (0..count).for_each(|d| want(&mut graph, Recurrent::y(d), &outer(p), kept))
                 }
@@ -202,14 +221,21 @@ impl Case {
 
 /// The results of every node by `eval`, as the graph's outputs want them.
 fn expected(graph: &Graph, inputs: &[Tensor]) -> Vec<Tensor> {
-    let mut known: Vec<_> = graph.inputs.iter().map(|p| p.value).zip(inputs.iter().cloned()).collect();
+    let mut known: Vec<_> =
+        graph.inputs.iter().map(|p| p.value).zip(inputs.iter().cloned()).collect();
     for node in &graph.nodes {
         let find = |id| known.iter().find(|(known, _)| *known == id).map(|(_, tensor)| tensor);
-        let operands: Vec<_> =
-            node.inputs.iter().map(|id| id.map(|id| (find(id).unwrap(), &graph.get(id).unwrap().ty))).collect();
-        let types: Vec<_> = node.outputs.iter().map(|id| id.map(|id| &graph.get(id).unwrap().ty)).collect();
+        let operands: Vec<_> = node
+            .inputs
+            .iter()
+            .map(|id| id.map(|id| (find(id).unwrap(), &graph.get(id).unwrap().ty)))
+            .collect();
+        let types: Vec<_> =
+            node.outputs.iter().map(|id| id.map(|id| &graph.get(id).unwrap().ty)).collect();
         let results = crate::eval::evaluate(&node.op, &operands, &types).unwrap();
-        known.extend(node.outputs.iter().zip(results).filter_map(|(id, tensor)| Some(((*id)?, tensor?))));
+        known.extend(
+            node.outputs.iter().zip(results).filter_map(|(id, tensor)| Some(((*id)?, tensor?))),
+        );
     }
     let value = |port: &Port| known.iter().find(|(id, _)| *id == port.value).unwrap().1.clone();
     graph.outputs.iter().map(value).collect()
@@ -231,16 +257,28 @@ fn check_within(gpu: &Gpu, case: &Case, tolerance: f32) -> Counters {
         for ((got, want), port) in got.iter().zip(&want).zip(&plan.graph.outputs) {
             assert_eq!(got.shape(), want.shape(), "{case:?}");
             let error = max_abs(got.as_slice().unwrap(), want.as_slice().unwrap());
-            assert!(error <= tolerance, "{} differs by {error} in round {round}: {case:?}", port.name);
+            assert!(
+                error <= tolerance,
+                "{} differs by {error} in round {round}: {case:?}",
+                port.name
+            );
         }
     }
     let counters = program.counters();
-    assert_eq!((counters.pipelines_created, counters.buffers_created), (0, 0), "the second run creates nothing");
+    assert_eq!(
+        (counters.pipelines_created, counters.buffers_created),
+        (0, 0),
+        "the second run creates nothing"
+    );
     counters
 }
 
 fn forced(strategy: &str, checked: bool) -> Option<Gpu> {
-    open(&BackendOptions { strategy: Some(strategy.into()), checked_shaders: checked, ..BackendOptions::default() })
+    open(&BackendOptions {
+        strategy: Some(strategy.into()),
+        checked_shaders: checked,
+        ..BackendOptions::default()
+    })
 }
 
 /// The names of every strategy.
@@ -265,7 +303,12 @@ fn common() -> Vec<Case> {
             mask: Some((true, Masking::Zero)),
             ..base.clone()
         },
-        Case { directions: vec![true], mask: Some((true, Masking::Hold)), initial: true, ..base.clone() },
+        Case {
+            directions: vec![true],
+            mask: Some((true, Masking::Hold)),
+            initial: true,
+            ..base.clone()
+        },
         Case { mask: Some((false, Masking::Hold)), layout: Layout::BatchMajor, ..base.clone() },
         Case { mask: Some((false, Masking::Zero)), ..base.clone() },
         Case { cell: coupled, peephole: true, initial: true, ..base.clone() },
@@ -273,8 +316,17 @@ fn common() -> Vec<Case> {
         Case { directions: vec![false, true], auxiliary: Some((6, true)), ..base.clone() },
         Case { diagonal: true, initial: true, ..base.clone() },
         Case { cell: gru(true), initial: true, ..base.clone() },
-        Case { cell: gru(true), directions: vec![false, true], mask: Some((true, Masking::Zero)), ..base.clone() },
-        Case { cell: Cell::Rnn(Rnn { activation: Activation::Relu6 }), initial: true, ..base.clone() },
+        Case {
+            cell: gru(true),
+            directions: vec![false, true],
+            mask: Some((true, Masking::Zero)),
+            ..base.clone()
+        },
+        Case {
+            cell: Cell::Rnn(Rnn { activation: Activation::Relu6 }),
+            initial: true,
+            ..base.clone()
+        },
     ]
 }
 
@@ -296,12 +348,21 @@ fn the_loop_kernel_with_shared_terms() {
     let (graph, _) = Case { layer_norm: true, ..plain(Cell::Lstm(lstm()), [2, 1, 3, 8]) }.build();
     let refused = gpu.compile(&plan(graph)).err().unwrap();
     assert!(
-        refused.kind() == crate::ErrorKind::InvalidInput && refused.to_string().contains("layer norm"),
+        refused.kind() == crate::ErrorKind::InvalidInput
+            && refused.to_string().contains("layer norm"),
         "{refused}"
     );
     let base = plain(Cell::Lstm(lstm()), [5, 2, 4, 64]);
-    // One slice of few units, whole slices, a last slice that is part empty, and terms that no register holds.
-    for sizes in [[3, 1, 4, 1], [5, 2, 4, 64], [4, 1, 4, 100], [3, 1, 3, 128], [3, 2, 4, 131], [2, 1, 3, 300]] {
+    // One slice of few units, whole slices, a last slice that is part empty, and terms that no
+    // register holds.
+    for sizes in [
+        [3, 1, 4, 1],
+        [5, 2, 4, 64],
+        [4, 1, 4, 100],
+        [3, 1, 3, 128],
+        [3, 2, 4, 131],
+        [2, 1, 3, 300],
+    ] {
         check(&gpu, &Case { sizes, initial: true, ..base.clone() });
     }
 }
@@ -319,12 +380,27 @@ fn the_step_kernel() {
 fn tiled_input_products() {
     let base = plain(Cell::Lstm(lstm()), [7, 3, 5, 20]);
     let cases = [
-        Case { sizes: [30, 5, 8, 33], layout: Layout::BatchMajor, directions: vec![true], ..base.clone() },
+        Case {
+            sizes: [30, 5, 8, 33],
+            layout: Layout::BatchMajor,
+            directions: vec![true],
+            ..base.clone()
+        },
         Case { directions: vec![false, true], auxiliary: Some((6, true)), ..base.clone() },
-        Case { auxiliary: Some((4, false)), layout: Layout::BatchMajor, directions: vec![false, true], ..base },
+        Case {
+            auxiliary: Some((4, false)),
+            layout: Layout::BatchMajor,
+            directions: vec![false, true],
+            ..base
+        },
     ];
-    for (product, checked_shaders) in [("tiled-64", true), ("tiled-64", false), ("tiled-128", true)] {
-        let options = BackendOptions { product: Some(product.into()), checked_shaders, ..BackendOptions::default() };
+    for (product, checked_shaders) in [("tiled-64", true), ("tiled-64", false), ("tiled-128", true)]
+    {
+        let options = BackendOptions {
+            product: Some(product.into()),
+            checked_shaders,
+            ..BackendOptions::default()
+        };
         let Some(gpu) = open(&options) else { return };
         for case in &cases {
             check(&gpu, case);
@@ -340,22 +416,42 @@ fn the_split_kernel() {
         check(&gpu, &case);
     }
     let base = plain(Cell::Lstm(lstm()), [5, 1, 4, 130]);
-    for case in [base.clone(), Case { sizes: [3, 3, 2, 65], ..base.clone() }, Case { sizes: [2, 6, 2, 260], ..base }] {
+    for case in [
+        base.clone(),
+        Case { sizes: [3, 3, 2, 65], ..base.clone() },
+        Case { sizes: [2, 6, 2, 260], ..base },
+    ] {
         check(&gpu, &case);
     }
 }
 
-/// Widths, batches and lengths around what tiles and vectors hold, none of anything included, with and without checks in the shaders.
+/// Widths, batches and lengths around what tiles and vectors hold, none of anything included, with
+/// and without checks in the shaders.
 #[test]
 fn odd_shapes() {
-    let sizes = [[2, 3, 4, 1], [1, 9, 3, 3], [7, 1, 5, 17], [2, 9, 3, 65], [1, 3, 2, 130], [0, 3, 2, 17], [2, 0, 2, 3]];
+    let sizes = [
+        [2, 3, 4, 1],
+        [1, 9, 3, 3],
+        [7, 1, 5, 17],
+        [2, 9, 3, 65],
+        [1, 3, 2, 130],
+        [0, 3, 2, 17],
+        [2, 0, 2, 3],
+    ];
     for strategy in STRATEGIES {
         for checked in [true, false] {
             let Some(gpu) = forced(strategy, checked) else { return };
             // Every other shape each, so that both see every kind.
             for sizes in sizes.into_iter().skip(usize::from(checked)).step_by(2) {
                 let case = Case { initial: true, sizes, ..plain(Cell::Lstm(lstm()), sizes) };
-                check(&gpu, &Case { directions: vec![false, true], mask: Some((true, Masking::Zero)), ..case });
+                check(
+                    &gpu,
+                    &Case {
+                        directions: vec![false, true],
+                        mask: Some((true, Masking::Zero)),
+                        ..case
+                    },
+                );
             }
         }
     }
@@ -375,9 +471,24 @@ fn the_wave() {
         Case { sizes: [0, 3, 5, 20], initial: true, between: true, ..base.clone() },
         Case { sizes: [4, 0, 5, 20], initial: true, ..base.clone() },
         Case { sizes: [2, 2, 1, 1], layers: 5, ..base.clone() },
-        Case { directions: vec![true], mask: Some((true, Masking::Hold)), initial: true, ..base.clone() },
-        Case { mask: Some((true, Masking::Zero)), between: true, layout: Layout::BatchMajor, ..base.clone() },
-        Case { directions: vec![true], mask: Some((false, Masking::Zero)), between: true, ..base.clone() },
+        Case {
+            directions: vec![true],
+            mask: Some((true, Masking::Hold)),
+            initial: true,
+            ..base.clone()
+        },
+        Case {
+            mask: Some((true, Masking::Zero)),
+            between: true,
+            layout: Layout::BatchMajor,
+            ..base.clone()
+        },
+        Case {
+            directions: vec![true],
+            mask: Some((false, Masking::Zero)),
+            between: true,
+            ..base.clone()
+        },
         Case { cell: coupled, peephole: true, initial: true, ..base.clone() },
         Case { cell: gru(true), initial: true, sizes: [5, 8, 3, 33], ..base.clone() },
         Case { cell: Cell::Rnn(Rnn { activation: Activation::Relu6 }), layers: 2, ..base.clone() },
@@ -407,7 +518,12 @@ fn rare_options() {
     let base = plain(Cell::Lstm(lstm()), [6, 3, 5, 20]);
     let cases = [
         Case { cell: clipped, projection: Some(9), initial: true, ..base.clone() },
-        Case { projection: Some(24), mask: Some((true, Masking::Hold)), directions: vec![false, true], ..base.clone() },
+        Case {
+            projection: Some(24),
+            mask: Some((true, Masking::Hold)),
+            directions: vec![false, true],
+            ..base.clone()
+        },
         Case { layer_norm: true, initial: true, ..base.clone() },
         Case {
             layer_norm: true,
@@ -416,9 +532,20 @@ fn rare_options() {
             mask: Some((true, Masking::Zero)),
             ..base.clone()
         },
-        Case { cell: gru(false), initial: true, mask: Some((false, Masking::Hold)), ..base.clone() },
+        Case {
+            cell: gru(false),
+            initial: true,
+            mask: Some((false, Masking::Hold)),
+            ..base.clone()
+        },
         Case { cell: gru(false), diagonal: true, sizes: [5, 2, 3, 40], ..base.clone() },
-        Case { cell: gru(false), directions: vec![false, true], sizes: [3, 6, 3, 65], initial: true, ..base.clone() },
+        Case {
+            cell: gru(false),
+            directions: vec![false, true],
+            sizes: [3, 6, 3, 65],
+            initial: true,
+            ..base.clone()
+        },
         Case { layer_norm: true, projection: Some(70), sizes: [2, 1, 3, 130], ..base.clone() },
         Case { layer_norm: true, peephole: true, sizes: [2, 2, 3, 300], ..base.clone() },
     ];
@@ -449,15 +576,24 @@ fn unequal_directions_and_dispatch_counts() {
     assert!(counters.dispatches <= 12 + 4 && counters.submissions == 1, "{counters:?}");
 }
 
-/// Rounded weights: the bars of the project, 5e-3 and 5e-2; a wrong scale or order would be off by the order of 1.
+/// Rounded weights: the bars of the project, 5e-3 and 5e-2; a wrong scale or order would be off by
+/// the order of 1.
 #[test]
 fn rounded_weights() {
     for (precision, tolerance) in [(Precision::F16, 5e-3), (Precision::Int8, 5e-2)] {
-        let options = |s: &str| BackendOptions { precision, strategy: Some(s.into()), ..BackendOptions::default() };
+        let options = |s: &str| BackendOptions {
+            precision,
+            strategy: Some(s.into()),
+            ..BackendOptions::default()
+        };
         let base = plain(Cell::Lstm(lstm()), [6, 3, 5, 20]);
         for strategy in STRATEGIES {
             let Some(gpu) = open(&options(strategy)) else { return };
-            check_within(&gpu, &Case { directions: vec![false, true], initial: true, ..base.clone() }, tolerance);
+            check_within(
+                &gpu,
+                &Case { directions: vec![false, true], initial: true, ..base.clone() },
+                tolerance,
+            );
             check_within(&gpu, &Case { layers: 2, initial: true, ..base.clone() }, tolerance);
         }
         for strategy in ["loop", "step"] {
@@ -491,21 +627,27 @@ fn rows_are_independent() {
 /// The error does not grow with the sequence, and the chunk limit of the software driver is kept.
 #[test]
 fn a_thousand_steps() {
-    for (strategy, units, layers) in
-        [("loop", 96, 1), ("loop-split", 40, 1), ("step", 24, 1), ("step-split", 17, 1), ("wave", 16, 2)]
-    {
+    for (strategy, units, layers) in [
+        ("loop", 96, 1),
+        ("loop-split", 40, 1),
+        ("step", 24, 1),
+        ("step-split", 17, 1),
+        ("wave", 16, 2),
+    ] {
         let Some(gpu) = forced(strategy, false) else { return };
         check(&gpu, &Case { layers, ..plain(Cell::Lstm(lstm()), [1000, 1, 3, units]) });
     }
 }
 
-/// Milliseconds of the shapes that the bars name; for a person, not for CI: `cargo test --lib -- --ignored --nocapture timings`.
-/// `FUSELSTM_TIMINGS` may name the strategies and shapes: `loop,step;1x64,1x512x4`, the last of four layers. The processor's time is that of all threads.
+/// Milliseconds of the shapes that the bars name; for a person, not for CI:
+/// `cargo test --lib -- --ignored --nocapture timings`. `FUSELSTM_TIMINGS` may name the strategies
+/// and shapes: `loop,step;1x64,1x512x4`, the last of four layers. The processor's time is that of
+/// all threads.
 #[test]
 #[ignore = "timings are read, not asserted: the machine may be busy"]
 fn timings() {
-    let asked =
-        std::env::var("FUSELSTM_TIMINGS").unwrap_or_else(|_| ",loop,step;1x64,16x64,1x128,16x128,1x256,1x512".into());
+    let asked = std::env::var("FUSELSTM_TIMINGS")
+        .unwrap_or_else(|_| ",loop,step;1x64,16x64,1x128,16x128,1x256,1x512".into());
     let (strategies, shapes) = asked.split_once(';').unwrap();
     // Ticks of user time; a hundred a second on every Linux.
     let ticks = || -> f64 {
@@ -513,13 +655,16 @@ fn timings() {
         stat.split_whitespace().nth(13).and_then(|t| t.parse().ok()).unwrap_or(0.0)
     };
     for strategy in strategies.split(',') {
-        let options =
-            BackendOptions { strategy: (!strategy.is_empty()).then(|| strategy.to_owned()), ..Default::default() };
+        let options = BackendOptions {
+            strategy: (!strategy.is_empty()).then(|| strategy.to_owned()),
+            ..Default::default()
+        };
         let Some(gpu) = open(&options) else { return };
         for shape in shapes.split(',') {
             let sizes: Vec<usize> = shape.split('x').map(|size| size.parse().unwrap()).collect();
             let (batch, units, layers) = (sizes[0], sizes[1], sizes.get(2).copied().unwrap_or(1));
-            let (graph, inputs) = Case { layers, ..plain(Cell::Lstm(lstm()), [128, batch, units, units]) }.build();
+            let (graph, inputs) =
+                Case { layers, ..plain(Cell::Lstm(lstm()), [128, batch, units, units]) }.build();
             let plan = plan(graph);
             let mut program = gpu.compile(&plan).unwrap();
             testing::run(program.as_mut(), &plan, &inputs);

@@ -1,8 +1,10 @@
-//! Stacked layers on a diagonal: in dispatch n, layer l runs step n − l, so that T + L − 1 dispatches run a whole stack of L layers.
+//! Stacked layers on a diagonal: in dispatch n, layer l runs step n − l, so that T + L − 1
+//! dispatches run a whole stack of L layers.
 //!
-//! Only the lowest layer has an input product for many steps at once. A layer above takes in what the layer below wrote in the
-//! dispatch before, as more terms of the same sums: `s = b + W y + R h`. Layers over both directions do not stack up like this: the
-//! first step of one direction needs the last step of the other.
+//! Only the lowest layer has an input product for many steps at once. A layer above takes in what
+//! the layer below wrote in the dispatch before, as more terms of the same sums:
+//! `s = b + W y + R h`. Layers over both directions do not stack up like this: the first step of
+//! one direction needs the last step of the other.
 
 use std::sync::Arc;
 
@@ -21,17 +23,19 @@ use crate::plan::Plan;
 /// Most layers of a wave: what is particular to a layer is a bit of a word.
 const MOST_LAYERS: usize = 32;
 
-/// Most units of all batch rows in a step for which a wave pays on a real device. Beyond, a step of one layer keeps the device busy by
-/// itself, and input products for many steps at once load their weights less often. From the model of a device with 132
-/// multiprocessors, not measured.
+/// Most units of all batch rows in a step for which a wave pays on a real device. Beyond, a step of
+/// one layer keeps the device busy by itself, and input products for many steps at once load their
+/// weights less often. From the model of a device with 132 multiprocessors, not measured.
 const WIDEST_STEP: usize = 1 << 15;
 
-/// Recurrent layers of which each takes in the outputs of the one before and nothing else: indices of nodes, lowest first.
+/// Recurrent layers of which each takes in the outputs of the one before and nothing else: indices
+/// of nodes, lowest first.
 pub(in crate::backend::gpu) struct Stack {
     pub(in crate::backend::gpu) nodes: Vec<usize>,
 }
 
-/// The stacks of a plan. What they record belongs where the plan computes their last layer: nothing before that needs their results.
+/// The stacks of a plan. What they record belongs where the plan computes their last layer: nothing
+/// before that needs their results.
 pub(in crate::backend::gpu) fn stacks(plan: &Plan) -> Vec<Stack> {
     let node = |position: usize| plan.graph.nodes.get(plan.steps.get(position)?.0 as usize);
     let mut found: Vec<Vec<usize>> = Vec::new();
@@ -39,7 +43,9 @@ pub(in crate::backend::gpu) fn stacks(plan: &Plan) -> Vec<Stack> {
         let Some((upper, op)) = node(position).and_then(|n| Some((n, plain(n)?))) else { continue };
         let below = found.iter_mut().find(|stack| {
             let lower = stack.last().and_then(|&p| node(p));
-            lower.and_then(|n| Some((n, plain(n)?))).is_some_and(|lower| follows(lower, (upper, op)))
+            lower
+                .and_then(|n| Some((n, plain(n)?)))
+                .is_some_and(|lower| follows(lower, (upper, op)))
         });
         match below {
             Some(stack) => stack.push(position),
@@ -48,7 +54,11 @@ pub(in crate::backend::gpu) fn stacks(plan: &Plan) -> Vec<Stack> {
     }
     let interrupted = |stack: &[usize]| {
         let (Some(&first), Some(&top)) = (stack.first(), stack.last()) else { return true };
-        let results: Vec<_> = stack.iter().filter_map(|&p| node(p)).flat_map(|n| n.outputs.iter().flatten()).collect();
+        let results: Vec<_> = stack
+            .iter()
+            .filter_map(|&p| node(p))
+            .flat_map(|n| n.outputs.iter().flatten())
+            .collect();
         let others = (first..top).filter(|p| !stack.contains(p)).filter_map(node);
         others.flat_map(|n| n.inputs.iter().flatten()).any(|id| results.contains(&id))
     };
@@ -97,12 +107,15 @@ fn follows((lower, below): (&Node, &Recurrent), (upper, above): (&Node, &Recurre
 
 /// Records a stack as a wave; `false` when each layer is better off, or only possible, on its own.
 pub(in crate::backend::gpu) fn record(ctx: &mut Recorder<'_>, nodes: &[&Node]) -> Result<bool> {
-    let Some((node, op)) = nodes.first().and_then(|n| Some((*n, plain(n)?))) else { return Ok(false) };
+    let Some((node, op)) = nodes.first().and_then(|n| Some((*n, plain(n)?))) else {
+        return Ok(false);
+    };
     let Some(direction) = only(op) else { return Ok(false) };
     // What is wrong with the layer is said when it is recorded on its own.
     let Ok(mut lowest) = Layer::new(ctx, node, op, 0, direction) else { return Ok(false) };
     lowest.options.stacked = true;
-    lowest.extras = Extras::new(&lowest.options, lowest.units, lowest.width, lowest.storing.scaled() == 1);
+    lowest.extras =
+        Extras::new(&lowest.options, lowest.units, lowest.width, lowest.storing.scaled() == 1);
     let weights = nodes.iter().filter_map(|n| Some(Arc::clone(&only(plain(n)?)?.weights)));
     let stack = Wave { kept: kept(ctx.plan, nodes), weights: weights.collect(), lowest, nodes };
     let forced = ctx.shared.options.strategy.clone();
@@ -126,8 +139,10 @@ fn kept(plan: &Plan, nodes: &[&Node]) -> u32 {
     let wanted = |l: usize, node: &Node| {
         let Some(y) = node.output(Recurrent::y(0)) else { return false };
         let readers = plan.steps.iter().filter_map(|id| plan.graph.node(*id));
-        let mut others = readers.filter(|n| nodes.get(l + 1).is_none_or(|above| !std::ptr::eq(*n, *above)));
-        plan.values.get(y.index()).is_some_and(|v| v.kept) || others.any(|n| n.inputs.contains(&Some(y)))
+        let mut others =
+            readers.filter(|n| nodes.get(l + 1).is_none_or(|above| !std::ptr::eq(*n, *above)));
+        plan.values.get(y.index()).is_some_and(|v| v.kept)
+            || others.any(|n| n.inputs.contains(&Some(y)))
     };
     nodes.iter().take(MOST_LAYERS).enumerate().map(|(l, n)| u32::from(wanted(l, n)) << l).sum()
 }
@@ -142,7 +157,11 @@ struct Wave<'a> {
 
 impl Wave<'_> {
     /// Why the stack runs as a wave, or why not.
-    fn reason(&self, ctx: &Recorder<'_>, forced: Option<&str>) -> std::result::Result<&'static str, String> {
+    fn reason(
+        &self,
+        ctx: &Recorder<'_>,
+        forced: Option<&str>,
+    ) -> std::result::Result<&'static str, String> {
         let device = &ctx.shared.device;
         let Layer { units, batch, .. } = self.lowest;
         if let Some(other) = forced.filter(|&name| name != "wave") {
@@ -179,7 +198,9 @@ impl Wave<'_> {
             ("outputs", self.kept.count_ones() as usize * 4 * (time * batch * units + 64)),
         ];
         let over = sizes.into_iter().find(|&(_, bytes)| bytes as u64 > most);
-        over.map(|(what, bytes)| format!("the {what} of the stack take {bytes} bytes, the adapter binds {most}"))
+        over.map(|(what, bytes)| {
+            format!("the {what} of the stack take {bytes} bytes, the adapter binds {most}")
+        })
     }
 
     fn record(&self, ctx: &mut Recorder<'_>, form: Form) -> Result<()> {
@@ -197,12 +218,20 @@ impl Wave<'_> {
             let dispatches = if last { steps + layers - 1 } else { steps };
             let params = layer.params(&memory, first, first, self.kept as usize);
             let repeat = Repeat { count: dispatches as u32, word: 0, step: 1 };
-            ctx.dispatch_repeated(&kernel, &memory.bindings(), &params, groups, repeat, Phase::Recurrence)?;
+            ctx.dispatch_repeated(
+                &kernel,
+                &memory.bindings(),
+                &params,
+                groups,
+                repeat,
+                Phase::Recurrence,
+            )?;
         }
         self.unpad(ctx, &memory)
     }
 
-    /// Memory as [`Layer::memory`] makes it for one layer, with a layer of the stack in the place of a direction.
+    /// Memory as [`Layer::memory`] makes it for one layer, with a layer of the stack in the place
+    /// of a direction.
     fn memory(&self, ctx: &mut Recorder<'_>) -> Result<Memory> {
         let (layer, layers) = (&self.lowest, self.nodes.len());
         let Layer { units, width, batch, time, .. } = *layer;
@@ -212,14 +241,20 @@ impl Wave<'_> {
         let c_bytes = aligned(4 * (batch * units) as u64);
         let h = ctx.scratch(h_bytes * (2 * layers) as u64)?;
         let c = ctx.scratch(c_bytes * layers as u64)?;
-        let padded = Rows { count: batch, bytes: 4 * width as u64, packed: width.is_multiple_of(4) };
+        let padded =
+            Rows { count: batch, bytes: 4 * width as u64, packed: width.is_multiple_of(4) };
         if !padded.packed {
             // What lies past H is multiplied by weights that are zero: it may not be NaN.
             ctx.clear(&h);
         }
         for (l, node) in self.nodes.iter().enumerate() {
             // The last step writes slot 0, so the first of T reads slot T & 1.
-            padded.start(ctx, node, Recurrent::h0(0), &part(&h, h_bytes, (time & 1) * layers + l)?)?;
+            padded.start(
+                ctx,
+                node,
+                Recurrent::h0(0),
+                &part(&h, h_bytes, (time & 1) * layers + l)?,
+            )?;
             if padded.packed {
                 ctx.place_output(node, Recurrent::h_n(0), &part(&h, h_bytes, l)?)?;
             }
@@ -232,7 +267,9 @@ impl Wave<'_> {
         }
         let bytes = aligned(4 * (time * batch * width) as u64);
         let y = ctx.scratch(bytes * u64::from(self.kept.count_ones()))?;
-        for (slot, (_, node)) in self.nodes.iter().enumerate().filter(|(l, _)| self.kept >> l & 1 == 1).enumerate() {
+        for (slot, (_, node)) in
+            self.nodes.iter().enumerate().filter(|(l, _)| self.kept >> l & 1 == 1).enumerate()
+        {
             ctx.place_output(node, Recurrent::y(0), &part(&y, bytes, slot)?)?;
         }
         let (y_step, y_row) = match layer.op.layout {
@@ -271,7 +308,12 @@ impl Wave<'_> {
         for (l, node) in self.nodes.iter().enumerate() {
             if let Some(h_n) = ctx.optional_output(node, Recurrent::h_n(0))? {
                 let state = part(&memory.h, 16 * memory.h_direction as u64, l)?;
-                ctx.copy_rows((&state, bytes.next_multiple_of(16)), (&h_n.view, bytes), self.lowest.batch, bytes);
+                ctx.copy_rows(
+                    (&state, bytes.next_multiple_of(16)),
+                    (&h_n.view, bytes),
+                    self.lowest.batch,
+                    bytes,
+                );
             }
         }
         Ok(())

@@ -30,7 +30,13 @@ pub(super) fn shapes(args: &Args) -> Result<Vec<Shape>, Failure> {
         for hidden in sizes(&args.hidden, 128) {
             for layers in sizes(&args.layers, 1) {
                 for input in sizes(&widths, hidden) {
-                    shapes.push(Shape { cell, input, hidden, layers, bidirectional: args.bidirectional });
+                    shapes.push(Shape {
+                        cell,
+                        input,
+                        hidden,
+                        layers,
+                        bidirectional: args.bidirectional,
+                    });
                 }
             }
         }
@@ -41,7 +47,8 @@ pub(super) fn shapes(args: &Args) -> Result<Vec<Shape>, Failure> {
 /// What each device can do at best, once.
 pub(super) fn ceilings(args: &Args) -> Result<Vec<Ceilings>, Failure> {
     // Any network will do: a session opens the device.
-    let smallest = Shape { cell: CellKind::Lstm, input: 1, hidden: 1, layers: 1, bidirectional: false };
+    let smallest =
+        Shape { cell: CellKind::Lstm, input: 1, hidden: 1, layers: 1, bidirectional: false };
     let model = Model::from_graph(smallest.graph(1)?)?;
     let mut threads = args.threads.as_ref().map(|sizes| sizes.0.clone()).unwrap_or_default();
     threads.extend([1, 2, hardware_threads()]);
@@ -63,7 +70,8 @@ fn hardware_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// The ceilings of a row's device; where the number of threads was left to the library, those of all of them.
+/// The ceilings of a row's device; where the number of threads was left to the library, those of
+/// all of them.
 fn ceilings_of<'a>(ceilings: &'a [Ceilings], row: &Row) -> Option<&'a Ceilings> {
     let threads = row.threads.unwrap_or_else(hardware_threads);
     let same = |c: &&Ceilings| c.device == row.device && c.adapter == row.adapter;
@@ -120,7 +128,12 @@ fn shape_rows(
 }
 
 /// Rows of a model from a file.
-pub(super) fn model_rows(args: &Args, path: &Path, setups: &[Setup<'_>], effort: Effort) -> Result<Vec<Row>, Failure> {
+pub(super) fn model_rows(
+    args: &Args,
+    path: &Path,
+    setups: &[Setup<'_>],
+    effort: Effort,
+) -> Result<Vec<Row>, Failure> {
     let model = common::open(path)?;
     let one = |sizes: &Option<Sizes>| -> Result<Option<usize>, Failure> {
         match sizes.as_ref().map(|list| list.0.as_slice()) {
@@ -130,7 +143,8 @@ pub(super) fn model_rows(args: &Args, path: &Path, setups: &[Setup<'_>], effort:
         }
     };
     let (time, batch) = (one(&args.time)?, one(&args.batch)?);
-    let inputs = common::Inputs::of(args.inputs.input.clone(), args.inputs.seed, batch, time).read(&model)?;
+    let inputs = common::Inputs::of(args.inputs.input.clone(), args.inputs.seed, batch, time)
+        .read(&model)?;
     let inputs = common::by_name(&inputs);
     let mut rows = Vec::new();
     for setup in setups {
@@ -155,13 +169,16 @@ struct Sessions {
     clocked: Option<Session>,
 }
 
-/// Runs of the clocked session: its numbers are medians, and say where to look rather than how long to wait.
+/// Runs of the clocked session: its numbers are medians, and say where to look rather than how long
+/// to wait.
 const CLOCKED_RUNS: usize = 5;
 
 impl Sessions {
-    /// `None`, with a message, when the device lacks what the setup asks for while others may have it.
+    /// `None`, with a message, when the device lacks what the setup asks for while others may have
+    /// it.
     fn open(args: &Args, model: &Model, setup: &Setup<'_>) -> Result<Option<Sessions>, Failure> {
-        let open = |options| Session::builder(model).device(setup.device.clone()).options(options).build();
+        let open =
+            |options| Session::builder(model).device(setup.device.clone()).options(options).build();
         let Some(plain) = attempt(open(setup.options.clone()), setup)? else { return Ok(None) };
         let clocked = match args.phases && setup.device.is_gpu() {
             true => Some(open(BackendOptions { timestamps: true, ..setup.options.clone() })?),
@@ -170,18 +187,29 @@ impl Sessions {
         Ok(Some(Sessions { plain, clocked }))
     }
 
-    /// Searches for the fastest way, and says what it found. The next program of the session uses it.
+    /// Searches for the fastest way, and says what it found. The next program of the session uses
+    /// it.
     fn tune(&mut self, setup: &Setup<'_>, inputs: &[(&str, &Tensor)]) -> Result<(), Failure> {
         let tuning = self.plain.tune(inputs)?;
         for trial in &tuning.trials {
-            let name = |name: &Option<String>| name.clone().unwrap_or_else(|| "planner's".to_owned());
+            let name =
+                |name: &Option<String>| name.clone().unwrap_or_else(|| "planner's".to_owned());
             let result = match (&trial.median_us, &trial.refused) {
                 (Some(us), _) => format!("{us:.1} µs"),
                 (None, reason) => format!("passed over: {}", reason.clone().unwrap_or_default()),
             };
-            log::info!("strategy {}, product {}: {result}", name(&trial.strategy), name(&trial.product));
+            log::info!(
+                "strategy {}, product {}: {result}",
+                name(&trial.strategy),
+                name(&trial.product)
+            );
         }
-        log::warn!("{}: tuned: {}; stored in {}", setup.device, tuning.choice, tuning.stored.display());
+        log::warn!(
+            "{}: tuned: {}; stored in {}",
+            setup.device,
+            tuning.choice,
+            tuning.stored.display()
+        );
         Ok(())
     }
 
@@ -192,7 +220,9 @@ impl Sessions {
         inputs: &[(&str, &Tensor)],
         effort: Effort,
     ) -> Result<Option<(Row, Outputs)>, Failure> {
-        let Some(measured) = attempt(bench::measure(&self.plain, inputs, effort), setup)? else { return Ok(None) };
+        let Some(measured) = attempt(bench::measure(&self.plain, inputs, effort), setup)? else {
+            return Ok(None);
+        };
         let mut row = Row::of(&self.plain, &measured);
         row.precision = bench::precision_name(setup.options.precision).to_owned();
         row.threads = setup.options.threads;
@@ -226,8 +256,8 @@ fn error(model: &Model, inputs: &[(&str, &Tensor)], outputs: &Outputs) -> Result
     Ok(far)
 }
 
-/// What a row of this precision may be away from the reference, on networks whose outputs are at most 1: as `crosscheck` states it.
-/// Bfloat16 has three bits less than f16.
+/// What a row of this precision may be away from the reference, on networks whose outputs are at
+/// most 1: as `crosscheck` states it. Bfloat16 has three bits less than f16.
 pub(super) fn allowed(precision: &str) -> f64 {
     match precision {
         "f16" => 5e-3,
@@ -245,7 +275,10 @@ fn strategies(notes: &[String]) -> String {
     let mut named: Vec<&str> = Vec::new();
     for note in notes.iter().filter(|note| !note.starts_with(TUNED)) {
         let words: Vec<&str> = note.split_whitespace().collect();
-        let before = words.iter().position(|word| *word == "strategy").and_then(|at| words.get(at.checked_sub(1)?));
+        let before = words
+            .iter()
+            .position(|word| *word == "strategy")
+            .and_then(|at| words.get(at.checked_sub(1)?));
         if let Some(name) = before.filter(|name| !named.contains(name)) {
             named.push(name);
         }
@@ -257,7 +290,12 @@ fn strategies(notes: &[String]) -> String {
 fn attempt<T>(result: Result<T, Error>, setup: &Setup<'_>) -> Result<Option<T>, Failure> {
     match result {
         Ok(value) => Ok(Some(value)),
-        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported | ErrorKind::Limit) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::InvalidInput | ErrorKind::Unsupported | ErrorKind::Limit
+            ) =>
+        {
             log::warn!("{} is passed over: {error}", setup.device);
             Ok(None)
         }
@@ -271,9 +309,16 @@ mod tests {
 
     #[test]
     fn strategies_are_read_off_the_notes() {
-        let notes =
-            ["lstm: loop strategy (at most 64 units)", "5 bytes", "b: step strategy (x)", "c: loop strategy (y)"];
+        let notes = [
+            "lstm: loop strategy (at most 64 units)",
+            "5 bytes",
+            "b: step strategy (x)",
+            "c: loop strategy (y)",
+        ];
         assert_eq!(strategies(&notes.map(str::to_owned)), "loop+step");
-        assert_eq!(strategies(&["strategy".to_owned(), "tuned: strategy step, 1 µs".to_owned()]), "");
+        assert_eq!(
+            strategies(&["strategy".to_owned(), "tuned: strategy step, 1 µs".to_owned()]),
+            ""
+        );
     }
 }

@@ -57,8 +57,8 @@ pub(crate) struct Args {
     /// Devices: reference, cpu, gpu, gpu:N, gpu:NAME.
     #[arg(long, value_name = "D,…", value_delimiter = ',', default_value = "cpu")]
     device: Vec<Device>,
-    /// Precisions of the weights: full, f16, bf16, int8; without a list, all of them. A device that lacks one is passed over
-    /// with a message.
+    /// Precisions of the weights: full, f16, bf16, int8; without a list, all of them. A device that
+    /// lacks one is passed over with a message.
     #[arg(
         long,
         value_name = "P,…",
@@ -71,13 +71,15 @@ pub(crate) struct Args {
     /// Threads of the cpu device.
     #[arg(long, value_name = "SIZES")]
     threads: Option<Sizes>,
-    /// First search for the fastest strategy and form of products of each shape on the gpu, and store them for later sessions.
+    /// First search for the fastest strategy and form of products of each shape on the gpu, and
+    /// store them for later sessions.
     #[arg(long, conflicts_with_all = ["strategy", "untuned"])]
     tune: bool,
     /// Ignore what --tune stored.
     #[arg(long)]
     untuned: bool,
-    /// Hold every row against the reference; exits with 1 when one is more than 1e-5 away (f16 5e-3, bf16 4e-2, int8 5e-2).
+    /// Hold every row against the reference; exits with 1 when one is more than 1e-5 away (f16
+    /// 5e-3, bf16 4e-2, int8 5e-2).
     #[arg(long, conflicts_with = "model")]
     check: bool,
     /// Draw the time of a step over H, a line for each device, strategy and shape.
@@ -86,12 +88,12 @@ pub(crate) struct Args {
     /// Recurrent strategies of the gpu device, each forced.
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     strategy: Vec<String>,
-    /// Where the time of a gpu run goes, by the device's own clock: upload, projection, recurrence, other ops, readback, idle.
-    /// Measured in runs of their own.
+    /// Where the time of a gpu run goes, by the device's own clock: upload, projection, recurrence,
+    /// other ops, readback, idle. Measured in runs of their own.
     #[arg(long)]
     phases: bool,
-    /// What the devices can do at best, measured first (multiply-adds, bandwidth; of a gpu the latencies too), and the rows' rates
-    /// as shares of it.
+    /// What the devices can do at best, measured first (multiply-adds, bandwidth; of a gpu the
+    /// latencies too), and the rows' rates as shares of it.
     #[arg(long, conflicts_with = "model")]
     ceilings: bool,
     /// Runs before the counted ones.
@@ -103,7 +105,8 @@ pub(crate) struct Args {
     /// Counted runs go on for this long.
     #[arg(long, value_name = "S", default_value_t = 0.5)]
     seconds: f64,
-    /// What one time step lasts in the world, for the real-time factor: seconds of signal in a second of work.
+    /// What one time step lasts in the world, for the real-time factor: seconds of signal in a
+    /// second of work.
     #[arg(long, value_name = "MS", default_value_t = 10.0, conflicts_with = "model", value_parser = positive)]
     step_ms: f64,
     /// Form of the rows on stdout. `csv`, `json` and `jsonl` have every field.
@@ -117,8 +120,8 @@ pub(crate) struct Args {
 /// Inputs of a model; seeded random ones without a file.
 #[derive(clap::Args)]
 struct ModelInputs {
-    /// Inputs of a model (an archive of arrays by name, or NAME=FILE.npy), or the widths of synthetic inputs (the number of units
-    /// when not given).
+    /// Inputs of a model (an archive of arrays by name, or NAME=FILE.npy), or the widths of
+    /// synthetic inputs (the number of units when not given).
     #[arg(short, long = "input", value_name = "FILE.npz|NAME=FILE.npy|SIZES")]
     input: Vec<String>,
     /// Seed of random inputs and weights.
@@ -140,7 +143,11 @@ enum Format {
 
 fn positive(text: &str) -> Result<f64, String> {
     let number: f64 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
-    if number > 0.0 && number.is_finite() { Ok(number) } else { Err(format!("`{text}` is not over 0")) }
+    if number > 0.0 && number.is_finite() {
+        Ok(number)
+    } else {
+        Err(format!("`{text}` is not over 0"))
+    }
 }
 
 pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
@@ -178,7 +185,10 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
         let (far, most) = (row.max_abs.unwrap_or(0.0), measure::allowed(&row.precision));
         if far > most || far.is_nan() {
             holds = false;
-            says(format!("WRONG: {} is {far:.1e} away from the reference, {most:.0e} are allowed", row.title()));
+            says(format!(
+                "WRONG: {} is {far:.1e} away from the reference, {most:.0e} are allowed",
+                row.title()
+            ));
         }
     }
     if let Some(path) = &args.svg {

@@ -60,24 +60,38 @@ fn headings(rows: &[Row]) -> Vec<&'static str> {
 /// Prints what the devices can do.
 pub(super) fn ceilings(ceilings: &[Ceilings], output: &mut Output) {
     for device in ceilings {
-        let threads =
-            device.threads.map_or_else(String::new, |n| format!(", {n} thread{}", if n == 1 { "" } else { "s" }));
+        let threads = device
+            .threads
+            .map_or_else(String::new, |n| format!(", {n} thread{}", if n == 1 { "" } else { "s" }));
         let mut rates = vec![format!("multiply-adds {:.1} GFLOP/s", device.fma_gflops)];
-        rates.extend(device.bandwidth.iter().map(|b| format!("{} {:.1} GB/s ({})", b.level, b.gbs, bytes(b.bytes))));
+        rates.extend(
+            device
+                .bandwidth
+                .iter()
+                .map(|b| format!("{} {:.1} GB/s ({})", b.level, b.gbs, bytes(b.bytes))),
+        );
         let latencies = [
             ("dependent dispatch", device.dispatch_us),
             ("submit and wait", device.submit_us),
             ("with readback", device.readback_us),
         ];
-        rates.extend(latencies.iter().filter_map(|(what, us)| us.map(|us| format!("{what} {us:.1} µs"))));
-        output.line(format!("{}{threads}: {}: {}\n", device.device, device.adapter, rates.join(", ")));
+        rates.extend(
+            latencies.iter().filter_map(|(what, us)| us.map(|us| format!("{what} {us:.1} µs"))),
+        );
+        output.line(format!(
+            "{}{threads}: {}: {}\n",
+            device.device,
+            device.adapter,
+            rates.join(", ")
+        ));
     }
 }
 
 /// The cells of a row under [`headings`].
 fn cells(row: &Row, headings: &[&str]) -> Vec<String> {
     let mut cells = plain_cells(row);
-    let share = |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |share| format!("{share:.2}"));
+    let share =
+        |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |share| format!("{share:.2}"));
     if headings.contains(&SHARES[0]) {
         cells.extend([share(row.fma_share), share(row.bandwidth_share)]);
     }
@@ -85,10 +99,14 @@ fn cells(row: &Row, headings: &[&str]) -> Vec<String> {
         cells.push(row.max_abs.map_or_else(|| "-".to_owned(), error));
     }
     if headings.contains(&PHASES[0]) {
-        let phases = row.phases_ms.map(|p| [p.upload, p.projection, p.recurrence, p.other, p.readback, p.idle]);
-        cells.extend((0..PHASES.len()).map(|phase| match phases.and_then(|all| all.get(phase).copied()) {
-            Some(ms) => format!("{ms:.4}"),
-            None => "-".to_owned(),
+        let phases = row
+            .phases_ms
+            .map(|p| [p.upload, p.projection, p.recurrence, p.other, p.readback, p.idle]);
+        cells.extend((0..PHASES.len()).map(|phase| {
+            match phases.and_then(|all| all.get(phase).copied()) {
+                Some(ms) => format!("{ms:.4}"),
+                None => "-".to_owned(),
+            }
         }));
     }
     cells
@@ -102,7 +120,8 @@ fn plain_cells(row: &Row) -> Vec<String> {
         (layers, _) => size(layers),
     };
     let ms = |value: f64| format!("{value:.4}");
-    let per_step = row.time.filter(|&t| t > 0).map(|t| format!("{:.3}", row.median_ms * 1e3 / t as f64));
+    let per_step =
+        row.time.filter(|&t| t > 0).map(|t| format!("{:.3}", row.median_ms * 1e3 / t as f64));
     vec![
         row.device.clone(),
         row.strategy.clone(),
@@ -148,7 +167,8 @@ pub(super) fn rows(rows: &[Row], format: Format, output: &mut Output) -> Result<
             let headings = headings(rows);
             output.line(line(headings.iter().chain(MACHINE).map(ToString::to_string).collect()));
             output.line(format!("|{}", " --- |".repeat(headings.len() + MACHINE.len())));
-            rows.iter().for_each(|row| output.line(line([cells(row, &headings), machine(row)].concat())));
+            rows.iter()
+                .for_each(|row| output.line(line([cells(row, &headings), machine(row)].concat())));
         }
         Format::Csv => as_csv(rows, output)?,
         Format::Json => {}
@@ -188,7 +208,9 @@ fn as_csv(rows: &[Row], output: &mut Output) -> Result<(), Failure> {
     }
     output.line(columns.join(","));
     for fields in &flat {
-        let value = |column: &&str| fields.iter().find(|(name, _)| name == column).map_or("", |(_, value)| value);
+        let value = |column: &&str| {
+            fields.iter().find(|(name, _)| name == column).map_or("", |(_, value)| value)
+        };
         output.line(columns.iter().map(value).map(quoted).collect::<Vec<_>>().join(","));
     }
     Ok(())
@@ -198,7 +220,11 @@ fn flatten(name: &str, value: &Value, fields: &mut Vec<(String, String)>) {
     match value {
         Value::Object(object) => {
             for (key, value) in object {
-                flatten(&if name.is_empty() { key.clone() } else { format!("{name}.{key}") }, value, fields);
+                flatten(
+                    &if name.is_empty() { key.clone() } else { format!("{name}.{key}") },
+                    value,
+                    fields,
+                );
             }
         }
         Value::Null => fields.push((name.to_owned(), String::new())),
@@ -216,12 +242,18 @@ fn quoted(field: &str) -> String {
 }
 
 /// Holds the rows against those of an earlier document; `false` when one became slower.
-pub(super) fn compare(rows: &[Row], path: &Path, mut says: impl FnMut(String)) -> Result<bool, Failure> {
+pub(super) fn compare(
+    rows: &[Row],
+    path: &Path,
+    mut says: impl FnMut(String),
+) -> Result<bool, Failure> {
     let unreadable = |error: String| Failure::from(format!("{}: {error}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
-    let document: Value = serde_json::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
+    let document: Value =
+        serde_json::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
     let old = document.get("rows").cloned().unwrap_or(document);
-    let old: Vec<Row> = serde_json::from_value(old).map_err(|error| unreadable(error.to_string()))?;
+    let old: Vec<Row> =
+        serde_json::from_value(old).map_err(|error| unreadable(error.to_string()))?;
     let changes = bench::against(rows, &old);
     if changes.is_empty() {
         return Err(unreadable("none of these rows is in it".to_owned()));
@@ -233,7 +265,12 @@ pub(super) fn compare(rows: &[Row], path: &Path, mut says: impl FnMut(String)) -
         says(format!("{verdict}: {title}: {ratio:.3} of the earlier time, noise up to {noise:.3}"));
     }
     if changes.len() < rows.len() {
-        says(format!("{} of {} rows are not in {}", rows.len() - changes.len(), rows.len(), path.display()));
+        says(format!(
+            "{} of {} rows are not in {}",
+            rows.len() - changes.len(),
+            rows.len(),
+            path.display()
+        ));
     }
     Ok(!changes.iter().any(bench::Change::is_regression))
 }
@@ -247,7 +284,10 @@ mod tests {
         let row = Row { adapter: "llvmpipe (software, \"vulkan\")".to_owned(), ..Row::default() };
         let mut fields = Vec::new();
         flatten("", &json!({ "a": { "b": 1, "c": null }, "d": row.adapter }), &mut fields);
-        assert_eq!(fields.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["a.b", "a.c", "d"]);
+        assert_eq!(
+            fields.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+            ["a.b", "a.c", "d"]
+        );
         assert_eq!(quoted(&row.adapter), "\"llvmpipe (software, \"\"vulkan\"\")\"");
         assert_eq!(quoted("plain"), "plain");
     }

@@ -26,7 +26,9 @@ pub(super) fn setups(args: &Args) -> Result<Vec<Setup<'_>>, Failure> {
         return Err(needs("--strategy", "gpu"));
     }
     if let Some(name) = args.strategy.iter().find(|name| !STRATEGIES.contains(&name.as_str())) {
-        return Err(format!("no recurrent strategy {name:?}: there are {}", STRATEGIES.join(", ")).into());
+        return Err(
+            format!("no recurrent strategy {name:?}: there are {}", STRATEGIES.join(", ")).into()
+        );
     }
     if args.phases && !args.device.iter().any(Device::is_gpu) {
         return Err(needs("--phases", "gpu"));
@@ -43,7 +45,9 @@ pub(super) fn setups(args: &Args) -> Result<Vec<Setup<'_>>, Failure> {
             _ => vec![None],
         };
         let strategies: Vec<Option<String>> = match args.strategy.as_slice() {
-            names if device.is_gpu() && !names.is_empty() => names.iter().cloned().map(Some).collect(),
+            names if device.is_gpu() && !names.is_empty() => {
+                names.iter().cloned().map(Some).collect()
+            }
             _ => vec![None],
         };
         for precision in &args.precision {
@@ -51,7 +55,13 @@ pub(super) fn setups(args: &Args) -> Result<Vec<Setup<'_>>, Failure> {
             for &threads in &threads {
                 for strategy in &strategies {
                     let (strategy, untuned) = (strategy.clone(), args.untuned && device.is_gpu());
-                    let options = BackendOptions { threads, precision, strategy, untuned, ..BackendOptions::default() };
+                    let options = BackendOptions {
+                        threads,
+                        precision,
+                        strategy,
+                        untuned,
+                        ..BackendOptions::default()
+                    };
                     setups.push(Setup { device, options });
                 }
             }

@@ -1,4 +1,5 @@
-//! The BASIC kernel of LSTM: one step, five operands, one weight matrix for input and state together.
+//! The BASIC kernel of LSTM: one step, five operands, one weight matrix for input and state
+//! together.
 
 use std::sync::Arc;
 
@@ -18,7 +19,8 @@ const WEIGHTS: usize = 2;
 const BIAS: usize = 3;
 const STATE: usize = 4;
 
-/// The kernel's row blocks are input, candidate, forget, output: where the canonical gates stand in it.
+/// The kernel's row blocks are input, candidate, forget, output: where the canonical gates stand in
+/// it.
 const BLOCKS: [usize; 4] = [0, 2, 1, 3];
 
 pub(super) fn read<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
@@ -28,14 +30,17 @@ pub(super) fn read<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<(
         DType::F32 => false,
         DType::U8 => true,
         other => {
-            return Err(Error::unsupported(format!("the basic kernel on {other}: float32 and uint8 are supported")));
+            return Err(Error::unsupported(format!(
+                "the basic kernel on {other}: float32 and uint8 are supported"
+            )));
         }
     };
     let (weights, weight_zero_point) = read_weights(function, call, integer)?;
     if integer {
         expect_scales(function, call)?;
     }
-    let (activation_type, state_type) = if integer { (DType::U8, DType::I16) } else { (DType::F32, DType::F32) };
+    let (activation_type, state_type) =
+        if integer { (DType::U8, DType::I16) } else { (DType::F32, DType::F32) };
     let h = carried(function, call, ACTIVATION, activation_type)?;
     let c = carried(function, call, STATE, state_type)?;
     let next_h = function.is_variable(call, ACTIVATION).then(|| {
@@ -43,7 +48,8 @@ pub(super) fn read<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<(
         ty.map(|ty| function.graph.add_value("activation/next", ty))
     });
     let next_h = next_h.transpose()?;
-    let arithmetic = if integer { Arithmetic::IntegerBasic { weight_zero_point } } else { Arithmetic::Float };
+    let arithmetic =
+        if integer { Arithmetic::IntegerBasic { weight_zero_point } } else { Arithmetic::Float };
     // The new state is an output; the two scratch outputs are nobody's business.
     let state = function.output(call, 1)?;
     function.node(
@@ -56,7 +62,11 @@ pub(super) fn read<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<(
                 cell_clip: None,
                 projection_clip: None,
             }),
-            directions: vec![Direction { reverse: false, source: Source::X, weights: Arc::new(weights) }],
+            directions: vec![Direction {
+                reverse: false,
+                source: Source::X,
+                weights: Arc::new(weights),
+            }],
             layout: Layout::TimeMajor,
             masking: Masking::Zero,
             merge: Merge::Separate,
@@ -74,21 +84,31 @@ pub(super) fn read<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<(
     end_single_step(function, call, y)
 }
 
-/// The previous activation or state: an ordinary value, or a variable tensor that the kernel writes to.
-fn carried<'m>(function: &mut Function<'m>, call: &Call<'m>, slot: usize, dtype: DType) -> Result<ValueId> {
+/// The previous activation or state: an ordinary value, or a variable tensor that the kernel writes
+/// to.
+fn carried<'m>(
+    function: &mut Function<'m>,
+    call: &Call<'m>,
+    slot: usize,
+    dtype: DType,
+) -> Result<ValueId> {
     let value = function.input(call, slot)?;
     let ty = function.ty(value)?;
     if ty.dtype != dtype || ty.rank().is_some_and(|rank| rank != 2) {
         let found = format!("{} of shape {:?}", ty.dtype, ty.shape.as_deref().unwrap_or_default());
-        return Err(
-            Error::malformed(format!("expected {dtype} of rank 2, found {found}")).within(format!("input {slot}"))
-        );
+        return Err(Error::malformed(format!("expected {dtype} of rank 2, found {found}"))
+            .within(format!("input {slot}")));
     }
     Ok(value)
 }
 
-/// The one matrix `[4H, I + H]` as input and recurrent weights with their blocks in canonical order, and its zero point.
-fn read_weights<'m>(function: &mut Function<'m>, call: &Call<'m>, integer: bool) -> Result<(CellWeights, i32)> {
+/// The one matrix `[4H, I + H]` as input and recurrent weights with their blocks in canonical
+/// order, and its zero point.
+fn read_weights<'m>(
+    function: &mut Function<'m>,
+    call: &Call<'m>,
+    integer: bool,
+) -> Result<(CellWeights, i32)> {
     let shape = function.weight_shape(call, WEIGHTS, "weights", 2)?;
     let (rows, columns) = (shape[0], shape[1]);
     let units = rows / 4;
@@ -99,10 +119,18 @@ fn read_weights<'m>(function: &mut Function<'m>, call: &Call<'m>, integer: bool)
     let (matrix, zero_point) = if integer {
         function.byte_weight(call, WEIGHTS)?
     } else {
-        (function.weight(call, &Wanted { slot: WEIGHTS, what: "weights", shape: &shape }, Storage::Float)?, 0)
+        (
+            function.weight(
+                call,
+                &Wanted { slot: WEIGHTS, what: "weights", shape: &shape },
+                Storage::Float,
+            )?,
+            0,
+        )
     };
     let storage = if integer { Storage::Int32 } else { Storage::Float };
-    let bias = function.weight(call, &Wanted { slot: BIAS, what: "bias", shape: &[rows] }, storage)?;
+    let bias =
+        function.weight(call, &Wanted { slot: BIAS, what: "bias", shape: &[rows] }, storage)?;
     let width = columns - units;
     let rows = |block: usize| block * units..(block + 1) * units;
     let mut parts: [Vec<Weight>; 3] = Default::default();
@@ -133,12 +161,17 @@ fn read_weights<'m>(function: &mut Function<'m>, call: &Call<'m>, integer: bool)
 
 /// The kernel's fixed scales: activations 1/128 around 128, state 1/2048.
 fn expect_scales<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
-    for (slot, expected) in [(0, (1.0 / 128.0, 128)), (ACTIVATION, (1.0 / 128.0, 128)), (STATE, (1.0 / 2048.0, 0))] {
+    for (slot, expected) in
+        [(0, (1.0 / 128.0, 128)), (ACTIVATION, (1.0 / 128.0, 128)), (STATE, (1.0 / 2048.0, 0))]
+    {
         let value = function.input(call, slot)?;
-        let found = scale_of(function.ty(value)?.quantization.as_ref()).within(|| format!("input {slot}"))?;
+        let found = scale_of(function.ty(value)?.quantization.as_ref())
+            .within(|| format!("input {slot}"))?;
         if found != expected {
-            return Err(Error::malformed(format!("expected scale and zero point {expected:?}, found {found:?}"))
-                .within(format!("input {slot}")));
+            return Err(Error::malformed(format!(
+                "expected scale and zero point {expected:?}, found {found:?}"
+            ))
+            .within(format!("input {slot}")));
         }
     }
     Ok(())

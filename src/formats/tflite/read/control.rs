@@ -16,7 +16,9 @@ pub(super) fn read_while<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Re
     let condition = natural("the condition's subgraph", options.condition())?;
     let body = natural("the body's subgraph", options.body())?;
     if condition == body {
-        return Err(Error::malformed(format!("subgraph {condition} is both the condition and the body of the loop")));
+        return Err(Error::malformed(format!(
+            "subgraph {condition} is both the condition and the body of the loop"
+        )));
     }
     let condition = function::read(function.model, condition, &function.callers)?;
     let body = function::read(function.model, body, &function.callers)?;
@@ -33,7 +35,11 @@ pub(super) fn read_while<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Re
     let mut outputs = Vec::with_capacity(variables);
     for slot in 0..variables {
         // A result of a loop that nobody wants may be marked absent.
-        outputs.push(if call.outputs.get(slot) == Some(&-1) { None } else { Some(function.output(call, slot)?) });
+        outputs.push(if call.outputs.get(slot) == Some(&-1) {
+            None
+        } else {
+            Some(function.output(call, slot)?)
+        });
     }
     function.node(Op::While(Box::new(While { condition, body })), inputs, outputs);
     Ok(())
@@ -50,21 +56,26 @@ fn expect_signature(graph: &Graph, what: &str, inputs: usize, outputs: usize) ->
     Ok(())
 }
 
-/// Runs a subgraph at the first run only, to initialise variables; one without operators does nothing.
+/// Runs a subgraph at the first run only, to initialize variables; one without operators does
+/// nothing.
 pub(super) fn read_call_once<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
     let options: schema::CallOnceOptions = call.options()?;
-    let index = natural("the initialisation's subgraph", options.subgraph())?;
+    let index = natural("the initialization's subgraph", options.subgraph())?;
     let model = function.model;
     let subgraph = model.subgraphs.get(index).ok_or_else(|| {
-        Error::malformed(format!("subgraph {index} is asked for, the file has {}", model.subgraphs.len()))
+        Error::malformed(format!(
+            "subgraph {index} is asked for, the file has {}",
+            model.subgraphs.len()
+        ))
     })?;
     if let Some(first) = subgraph.operators().first() {
-        let code = usize::try_from(first.opcode_index()).ok().and_then(|code| model.codes.get(code));
+        let code =
+            usize::try_from(first.opcode_index()).ok().and_then(|code| model.codes.get(code));
         let name = code.map_or("an unknown operator", |code| code.name.as_str());
         let hint = match code.map(|code| code.number) {
             Some(opcode::VAR_HANDLE | opcode::ASSIGN_VARIABLE) => "resource variables",
             Some(opcode::HASHTABLE | opcode::HASHTABLE_IMPORT) => "hash tables",
-            _ => "initialisation",
+            _ => "initialization",
         };
         return Err(Error::unsupported(format!(
             "subgraph {index} begins with {name}: {hint} would be needed, freeze the model's variables first"

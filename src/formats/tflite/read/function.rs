@@ -15,10 +15,15 @@ pub(super) fn read(model: &Model<'_>, index: usize, callers: &[usize]) -> Result
 
 fn read_within(model: &Model<'_>, index: usize, callers: &[usize]) -> Result<Graph> {
     let subgraph = *model.subgraphs.get(index).ok_or_else(|| {
-        Error::malformed(format!("there is no such subgraph, the file has {}", model.subgraphs.len()))
+        Error::malformed(format!(
+            "there is no such subgraph, the file has {}",
+            model.subgraphs.len()
+        ))
     })?;
     if callers.contains(&index) {
-        return Err(Error::malformed("a loop in this subgraph runs this subgraph again: endless recursion"));
+        return Err(Error::malformed(
+            "a loop in this subgraph runs this subgraph again: endless recursion",
+        ));
     }
     if callers.len() > MOST_NESTED_LOOPS {
         return Err(Error::limit(format!("loops nested deeper than {MOST_NESTED_LOOPS}")));
@@ -30,7 +35,8 @@ fn read_within(model: &Model<'_>, index: usize, callers: &[usize]) -> Result<Gra
     function.read_inputs(&subgraph.inputs())?;
     for (number, operator) in subgraph.operators().into_iter().enumerate() {
         model.spend_operator()?;
-        let code = usize::try_from(operator.opcode_index()).ok().and_then(|code| model.codes.get(code));
+        let code =
+            usize::try_from(operator.opcode_index()).ok().and_then(|code| model.codes.get(code));
         let code = code.ok_or_else(|| {
             Error::malformed(format!(
                 "operator code {} is asked for, the file has {}",
@@ -71,13 +77,15 @@ pub(super) struct Function<'m> {
     /// The subgraphs that are being read, this one last.
     pub(super) callers: Vec<usize>,
     tensors: Vec<schema::Tensor<'m>>,
-    /// The value that a tensor has at this point of the order; that of a variable tensor changes as operators write it.
+    /// The value that a tensor has at this point of the order; that of a variable tensor changes as
+    /// operators write it.
     current: BTreeMap<usize, ValueId>,
     /// Variable tensors: their index in the graph's states.
     states: BTreeMap<usize, usize>,
     /// Tensors that an operator computed.
     computed: BTreeSet<usize>,
-    /// Results of DEQUANTIZE on a constant, and that constant: so weights are seen as the file stores them.
+    /// Results of DEQUANTIZE on a constant, and that constant: so weights are seen as the file
+    /// stores them.
     pub(super) stored: BTreeMap<ValueId, ValueId>,
 }
 
@@ -98,9 +106,14 @@ impl<'m> Function<'m> {
     /// The tensor behind an index.
     fn tensor(&self, index: i32) -> Result<(usize, schema::Tensor<'m>)> {
         let position = usize::try_from(index).ok();
-        position.and_then(|position| Some((position, *self.tensors.get(position)?))).ok_or_else(|| {
-            Error::malformed(format!("tensor {index} is asked for, the subgraph has {}", self.tensors.len()))
-        })
+        position.and_then(|position| Some((position, *self.tensors.get(position)?))).ok_or_else(
+            || {
+                Error::malformed(format!(
+                    "tensor {index} is asked for, the subgraph has {}",
+                    self.tensors.len()
+                ))
+            },
+        )
     }
 
     /// Type of a tensor, with the tensor's name in an error's path.
@@ -122,24 +135,39 @@ impl<'m> Function<'m> {
             return Err(Error::malformed("listed twice").within(place()));
         }
         if tensor.is_variable() || !self.model.buffer(tensor.buffer()).within(place)?.is_empty() {
-            return Err(Error::malformed("an input of the subgraph is a variable or a constant").within(place()));
+            return Err(Error::malformed("an input of the subgraph is a variable or a constant")
+                .within(place()));
         }
         let mut ty = self.value_type(position, tensor)?;
-        // Sizes that the caller chooses get a name. Which axis is time depends on the layers behind; the usual order is
-        // batch, time.
-        for (axis, dim) in ty.shape.iter_mut().flatten().enumerate().filter(|(_, dim)| **dim == Dim::Unknown) {
+        // Sizes that the caller chooses get a name. Which axis is time depends on the layers
+        // behind; the usual order is batch, time.
+        for (axis, dim) in
+            ty.shape.iter_mut().flatten().enumerate().filter(|(_, dim)| **dim == Dim::Unknown)
+        {
             let name = match axis {
                 0 => "batch",
                 1 => "time",
                 _ => "size",
             };
-            let taken =
-                self.graph.symbols.iter().filter(|symbol| symbol.trim_end_matches(char::is_numeric) == name).count();
-            *dim = self.graph.add_symbol(if taken == 0 { name.to_owned() } else { format!("{name}{}", taken + 1) });
+            let taken = self
+                .graph
+                .symbols
+                .iter()
+                .filter(|symbol| symbol.trim_end_matches(char::is_numeric) == name)
+                .count();
+            *dim = self.graph.add_symbol(if taken == 0 {
+                name.to_owned()
+            } else {
+                format!("{name}{}", taken + 1)
+            });
         }
         // The scalars that loops count with, and tensors of unknown rank, look the same here.
         let value = self.graph.add_value(tensor.name(), ty);
-        let name = if tensor.name().is_empty() { format!("input_{number}") } else { tensor.name().to_owned() };
+        let name = if tensor.name().is_empty() {
+            format!("input_{number}")
+        } else {
+            tensor.name().to_owned()
+        };
         self.graph.inputs.push(Port { name, value });
         self.current.insert(position, value);
         Ok(())
@@ -149,13 +177,18 @@ impl<'m> Function<'m> {
         for (number, &index) in outputs.iter().enumerate() {
             let value = self.value(index).within(|| format!("output {number}"))?;
             let (_, tensor) = self.tensor(index)?;
-            let name = if tensor.name().is_empty() { format!("output_{number}") } else { tensor.name().to_owned() };
+            let name = if tensor.name().is_empty() {
+                format!("output_{number}")
+            } else {
+                tensor.name().to_owned()
+            };
             self.graph.outputs.push(Port { name, value });
         }
         Ok(())
     }
 
-    /// The value that a tensor has at this point: computed before, an input, a constant, or the state of a variable tensor.
+    /// The value that a tensor has at this point: computed before, an input, a constant, or the
+    /// state of a variable tensor.
     pub(super) fn value(&mut self, index: i32) -> Result<ValueId> {
         let (position, tensor) = self.tensor(index)?;
         if let Some(value) = self.current.get(&position) {
@@ -178,7 +211,9 @@ impl<'m> Function<'m> {
     fn constant(&self, tensor: schema::Tensor<'m>, ty: &ValueType) -> Result<Tensor> {
         let bytes = self.model.buffer(tensor.buffer())?;
         let shape = ty.known_shape().ok_or_else(|| {
-            Error::malformed("a constant or a value that is read before it is computed has an open shape")
+            Error::malformed(
+                "a constant or a value that is read before it is computed has an open shape",
+            )
         })?;
         if bytes.is_empty() && !shape.contains(&0) {
             return Err(Error::malformed("it has no data, and no operator before computes it"));
@@ -193,12 +228,19 @@ impl<'m> Function<'m> {
     }
 
     /// Makes a state of a variable tensor.
-    fn state(&mut self, position: usize, tensor: schema::Tensor<'m>, ty: ValueType) -> Result<ValueId> {
+    fn state(
+        &mut self,
+        position: usize,
+        tensor: schema::Tensor<'m>,
+        ty: ValueType,
+    ) -> Result<ValueId> {
         if !self.model.buffer(tensor.buffer())?.is_empty() {
             return Err(Error::malformed("a variable tensor has constant data"));
         }
         if self.callers.len() > 1 {
-            return Err(Error::unsupported("a variable tensor inside a loop: state must go round as a loop variable"));
+            return Err(Error::unsupported(
+                "a variable tensor inside a loop: state must go round as a loop variable",
+            ));
         }
         // Variable integers are reset to their zero point, everything else to 0.
         let reset = match (ty.dtype, &ty.quantization) {
@@ -216,7 +258,9 @@ impl<'m> Function<'m> {
 
     fn read_operator(&mut self, call: &Call<'m>) -> Result<()> {
         if call.outputs.iter().any(|output| *output >= 0 && call.inputs.contains(output)) {
-            return Err(Error::malformed("a tensor is both an input and an output of the operator"));
+            return Err(Error::malformed(
+                "a tensor is both an input and an output of the operator",
+            ));
         }
         match call.number {
             opcode::LSTM => lstm::read_single_step(self, call),
@@ -235,7 +279,8 @@ impl<'m> Function<'m> {
     /// The value of an operand that must be there.
     pub(super) fn input(&mut self, call: &Call<'m>, slot: usize) -> Result<ValueId> {
         self.optional(call, slot)?.ok_or_else(|| {
-            Error::malformed("the operand is absent, and the operator needs it").within(format!("input {slot}"))
+            Error::malformed("the operand is absent, and the operator needs it")
+                .within(format!("input {slot}"))
         })
     }
 
@@ -253,8 +298,11 @@ impl<'m> Function<'m> {
     }
 
     fn new_output(&mut self, call: &Call<'m>, slot: usize) -> Result<ValueId> {
-        let index =
-            call.outputs.get(slot).copied().ok_or_else(|| Error::malformed("the operator has no such output"))?;
+        let index = call
+            .outputs
+            .get(slot)
+            .copied()
+            .ok_or_else(|| Error::malformed("the operator has no such output"))?;
         let (position, tensor) = self.tensor(index)?;
         let place = || describe(position, tensor);
         if !self.model.buffer(tensor.buffer()).within(place)?.is_empty() {
@@ -265,7 +313,8 @@ impl<'m> Function<'m> {
             return self.overwrite(position, tensor).within(place);
         }
         if self.current.contains_key(&position) || !fresh {
-            return Err(Error::malformed("it is computed twice, or read before it is computed").within(place()));
+            return Err(Error::malformed("it is computed twice, or read before it is computed")
+                .within(place()));
         }
         let mut ty = self.value_type(position, tensor)?;
         if ty.rank() == Some(0) && !tensor.has_rank() {
@@ -277,12 +326,14 @@ impl<'m> Function<'m> {
         Ok(value)
     }
 
-    /// An ordinary operator writes to a variable tensor: what follows reads the new value, and so does the next run where
-    /// the tensor was read before.
+    /// An ordinary operator writes to a variable tensor: what follows reads the new value, and so
+    /// does the next run where the tensor was read before.
     fn overwrite(&mut self, position: usize, tensor: schema::Tensor<'m>) -> Result<ValueId> {
         let ty = tensor::value_type(tensor)?;
         let value = self.graph.add_value(tensor.name(), ty);
-        if let Some(state) = self.states.get(&position).and_then(|state| self.graph.states.get_mut(*state)) {
+        if let Some(state) =
+            self.states.get(&position).and_then(|state| self.graph.states.get_mut(*state))
+        {
             state.next = value;
         }
         self.current.insert(position, value);
@@ -290,10 +341,18 @@ impl<'m> Function<'m> {
     }
 
     /// Declares that an operator leaves `value` in the variable tensor behind an operand.
-    pub(super) fn write_state(&mut self, call: &Call<'m>, slot: usize, value: ValueId) -> Result<()> {
+    pub(super) fn write_state(
+        &mut self,
+        call: &Call<'m>,
+        slot: usize,
+        value: ValueId,
+    ) -> Result<()> {
         let (position, _) = self.tensor(call.inputs.get(slot).copied().unwrap_or(-1))?;
-        // A variable tensor that an operator filled before is no state: nothing of it reaches the next run.
-        if let Some(state) = self.states.get(&position).and_then(|state| self.graph.states.get_mut(*state)) {
+        // A variable tensor that an operator filled before is no state: nothing of it reaches the
+        // next run.
+        if let Some(state) =
+            self.states.get(&position).and_then(|state| self.graph.states.get_mut(*state))
+        {
             state.next = value;
         }
         self.current.insert(position, value);
@@ -304,16 +363,18 @@ impl<'m> Function<'m> {
     pub(super) fn state_input(&mut self, call: &Call<'m>, slot: usize) -> Result<ValueId> {
         let value = self.input(call, slot)?;
         if !self.is_variable(call, slot) {
-            return Err(
-                Error::malformed("a state operand whose tensor is not marked variable").within(format!("input {slot}"))
-            );
+            return Err(Error::malformed("a state operand whose tensor is not marked variable")
+                .within(format!("input {slot}")));
         }
         Ok(value)
     }
 
     /// Whether the tensor behind an operand is marked variable.
     pub(super) fn is_variable(&self, call: &Call<'m>, slot: usize) -> bool {
-        call.inputs.get(slot).and_then(|index| self.tensor(*index).ok()).is_some_and(|(_, tensor)| tensor.is_variable())
+        call.inputs
+            .get(slot)
+            .and_then(|index| self.tensor(*index).ok())
+            .is_some_and(|(_, tensor)| tensor.is_variable())
     }
 
     /// The node that computes a value.
@@ -323,7 +384,10 @@ impl<'m> Function<'m> {
 
     /// Whether the first result goes to a variable tensor.
     pub(super) fn writes_variable(&self, call: &Call<'m>) -> bool {
-        call.outputs.first().and_then(|index| self.tensor(*index).ok()).is_some_and(|(_, tensor)| tensor.is_variable())
+        call.outputs
+            .first()
+            .and_then(|index| self.tensor(*index).ok())
+            .is_some_and(|(_, tensor)| tensor.is_variable())
     }
 
     /// Type of the tensor behind an index that is no operand (an intermediate).
@@ -334,25 +398,43 @@ impl<'m> Function<'m> {
 
     /// What is known of a value.
     pub(super) fn ty(&self, value: ValueId) -> Result<&ValueType> {
-        self.graph.get(value).map(|value| &value.ty).ok_or_else(|| Error::internal("a value is missing"))
+        self.graph
+            .get(value)
+            .map(|value| &value.ty)
+            .ok_or_else(|| Error::internal("a value is missing"))
     }
 
     /// Adds a constant that the file has as an option.
-    pub(super) fn integers(&mut self, name: &str, shape: &[usize], values: Vec<i32>) -> Result<ValueId> {
+    pub(super) fn integers(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        values: Vec<i32>,
+    ) -> Result<ValueId> {
         Ok(self.graph.add_constant(name, Tensor::from_vec(shape, values)?))
     }
 
     /// Adds a node whose name is that of its first result.
-    pub(super) fn node(&mut self, op: Op, inputs: Vec<Option<ValueId>>, outputs: Vec<Option<ValueId>>) {
+    pub(super) fn node(
+        &mut self,
+        op: Op,
+        inputs: Vec<Option<ValueId>>,
+        outputs: Vec<Option<ValueId>>,
+    ) {
         let first = outputs.iter().flatten().next().and_then(|value| self.graph.get(*value));
         let name = first.map(|value| value.name.clone()).unwrap_or_default();
         self.graph.add_node(name, op, inputs, outputs);
     }
 
-    /// Leaves out the dequantisations whose constants were taken as weights, and everything else is as read.
+    /// Leaves out the dequantizations whose constants were taken as weights, and everything else is
+    /// as read.
     fn finish(mut self) -> Result<Graph> {
-        let mut used: BTreeSet<ValueId> =
-            self.graph.nodes.iter().flat_map(|node| node.inputs.iter().flatten().copied()).collect();
+        let mut used: BTreeSet<ValueId> = self
+            .graph
+            .nodes
+            .iter()
+            .flat_map(|node| node.inputs.iter().flatten().copied())
+            .collect();
         used.extend(self.graph.outputs.iter().map(|port| port.value));
         let stored = &self.stored;
         self.graph.nodes.retain(|node| {

@@ -1,20 +1,24 @@
 //! LSTM, UNIDIRECTIONAL_SEQUENCE_LSTM and BIDIRECTIONAL_SEQUENCE_LSTM.
 //!
-//! Their operand lists differ in where things stand and in nothing else, so that one reader serves all three, told by
-//! [`Slots`]. Gates are in the order input, forget, cell, output everywhere; CIFG is signalled by an absent input gate.
+//! Their operand lists differ in where things stand and in nothing else, so that one reader serves
+//! all three, told by [`Slots`]. Gates are in the order input, forget, cell, output everywhere;
+//! CIFG is signalled by an absent input gate.
 
 use std::sync::Arc;
 
 use super::super::schema;
 use super::Model;
 use super::function::{Call, Function};
-use super::lstm_weights::{BACKWARD, FORWARD, SINGLE, Slots, expect_absent, gates, read_blocks, read_weights};
+use super::lstm_weights::{
+    BACKWARD, FORWARD, SINGLE, Slots, expect_absent, gates, read_blocks, read_weights,
+};
 use super::options::{activation, clip};
 use super::weights::{Kind, is_absent};
 use crate::error::{Error, Place, Result};
 use crate::graph::op::{Activation, Squeeze};
 use crate::graph::recurrent::{
-    Arithmetic, Cell, CellWeights, Direction, IntegerScales, Layout, Lstm, Masking, Merge, Recurrent, Source,
+    Arithmetic, Cell, CellWeights, Direction, IntegerScales, Layout, Lstm, Masking, Merge,
+    Recurrent, Source,
 };
 use crate::graph::{Dim, Op, ValueId, ValueType};
 use crate::tensor::{DType, Quantization};
@@ -33,7 +37,13 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    fn new(number: i8, cell_clip: f32, projection_clip: f32, time_major: bool, asymmetric: bool) -> Result<Self> {
+    fn new(
+        number: i8,
+        cell_clip: f32,
+        projection_clip: f32,
+        time_major: bool,
+        asymmetric: bool,
+    ) -> Result<Self> {
         Ok(Settings {
             activation: activation(number)?,
             cell_clip: clip("cell_clip", cell_clip)?,
@@ -93,7 +103,11 @@ pub(super) fn read_single_step<'m>(function: &mut Function<'m>, call: &Call<'m>)
     match options.kernel_type() {
         0 => {}
         1 => return super::basic::read(function, call),
-        other => return Err(Error::malformed(format!("kernel type {other}, expected 0 (FULL) or 1 (BASIC)"))),
+        other => {
+            return Err(Error::malformed(format!(
+                "kernel type {other}, expected 0 (FULL) or 1 (BASIC)"
+            )));
+        }
     }
     expect_operands(call, &[20, 24])?;
     let settings = Settings::new(
@@ -114,7 +128,11 @@ fn expect_operands(call: &Call<'_>, counts: &[usize]) -> Result<()> {
 }
 
 /// A value with rank 3.
-pub(super) fn sequence<'m>(function: &mut Function<'m>, call: &Call<'m>, slot: usize) -> Result<ValueId> {
+pub(super) fn sequence<'m>(
+    function: &mut Function<'m>,
+    call: &Call<'m>,
+    slot: usize,
+) -> Result<ValueId> {
     let x = function.input(call, slot)?;
     expect_rank(function, x, 3).within(|| format!("input {slot}"))?;
     Ok(x)
@@ -122,14 +140,19 @@ pub(super) fn sequence<'m>(function: &mut Function<'m>, call: &Call<'m>, slot: u
 
 fn expect_rank(function: &Function<'_>, value: ValueId, rank: usize) -> Result<()> {
     match function.ty(value)?.rank() {
-        Some(found) if found != rank => Err(Error::malformed(format!("expected rank {rank}, found {found}"))),
+        Some(found) if found != rank => {
+            Err(Error::malformed(format!("expected rank {rank}, found {found}")))
+        }
         _ => Ok(()),
     }
 }
 
-/// Wraps an operator of one step: its input `[B, I]` as a sequence `[1, B, I]`, and a sequence `[1, B, P]` whose only step
-/// becomes its output `[B, P]`.
-pub(super) fn single_step<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<(ValueId, ValueId)> {
+/// Wraps an operator of one step: its input `[B, I]` as a sequence `[1, B, I]`, and a sequence
+/// `[1, B, P]` whose only step becomes its output `[B, P]`.
+pub(super) fn single_step<'m>(
+    function: &mut Function<'m>,
+    call: &Call<'m>,
+) -> Result<(ValueId, ValueId)> {
     let x = function.input(call, 0)?;
     expect_rank(function, x, 2).within(|| "input 0")?;
     let ty = with_time(function.ty(x)?);
@@ -152,7 +175,11 @@ fn with_time(ty: &ValueType) -> ValueType {
 }
 
 /// Ends what [`single_step`] began, after the node that computes `y`.
-pub(super) fn end_single_step<'m>(function: &mut Function<'m>, call: &Call<'m>, y: ValueId) -> Result<()> {
+pub(super) fn end_single_step<'m>(
+    function: &mut Function<'m>,
+    call: &Call<'m>,
+    y: ValueId,
+) -> Result<()> {
     let output = function.output(call, 0)?;
     function.node(Op::Squeeze(Squeeze { axes: vec![0] }), vec![Some(y)], vec![Some(output)]);
     Ok(())
@@ -173,13 +200,19 @@ fn finish_single<'m>(
     let arithmetic = match kind {
         Kind::Float => Arithmetic::Float,
         Kind::Hybrid => Arithmetic::Hybrid { asymmetric: settings.asymmetric },
-        Kind::Integer => Arithmetic::Integer(integer_scales(function, call, weights.layer_norm.is_some())?),
+        Kind::Integer => {
+            Arithmetic::Integer(integer_scales(function, call, weights.layer_norm.is_some())?)
+        }
     };
     let states = read_states(function, call, &SINGLE, kind, x, settings.layout)?;
     function.node(
         Op::Recurrent(Recurrent {
             cell: settings.cell(coupled),
-            directions: vec![Direction { reverse: false, source: Source::X, weights: Arc::new(weights) }],
+            directions: vec![Direction {
+                reverse: false,
+                source: Source::X,
+                weights: Arc::new(weights),
+            }],
             layout: settings.layout,
             masking: Masking::Zero,
             merge: Merge::Separate,
@@ -207,16 +240,21 @@ pub(super) fn read_bidirectional<'m>(function: &mut Function<'m>, call: &Call<'m
     settings.warn(function.model);
     let kind = function.kind(call, FORWARD.input[1], "input to forget gate weights")?;
     if kind == Kind::Integer {
-        return Err(Error::unsupported("int8 activations: no runtime has an integer kernel of this operator"));
+        return Err(Error::unsupported(
+            "int8 activations: no runtime has an integer kernel of this operator",
+        ));
     }
     let x = sequence(function, call, 0)?;
     let linking = Linking::read(function, call, AUXILIARY, &[40, 41, 42, 43, 44, 45, 46, 47])?;
     let width = last_size(function, x).within(|| "input 0")?;
     let width_b = linking.backward_width(function, width)?;
     let (coupled, forward) = linked(function, call, &FORWARD, kind, &settings, width, &linking)?;
-    let (coupled_b, backward) = linked(function, call, &BACKWARD, kind, &settings, width_b, &linking)?;
+    let (coupled_b, backward) =
+        linked(function, call, &BACKWARD, kind, &settings, width_b, &linking)?;
     if coupled != coupled_b {
-        return Err(Error::unsupported("one direction couples its input and forget gate and the other does not"));
+        return Err(Error::unsupported(
+            "one direction couples its input and forget gate and the other does not",
+        ));
     }
     let states = read_states(function, call, &FORWARD, kind, x, settings.layout)?;
     let states_b = read_states(function, call, &BACKWARD, kind, x, settings.layout)?;
@@ -227,7 +265,11 @@ pub(super) fn read_bidirectional<'m>(function: &mut Function<'m>, call: &Call<'m
             cell: settings.cell(coupled),
             directions: vec![
                 Direction { reverse: false, source: Source::X, weights: Arc::new(forward) },
-                Direction { reverse: true, source: linking.backward_source(), weights: Arc::new(backward) },
+                Direction {
+                    reverse: true,
+                    source: linking.backward_source(),
+                    weights: Arc::new(backward),
+                },
             ],
             layout: settings.layout,
             masking: Masking::Zero,
@@ -237,8 +279,23 @@ pub(super) fn read_bidirectional<'m>(function: &mut Function<'m>, call: &Call<'m
                 Kind::Float | Kind::Integer => Arithmetic::Float,
             },
         }),
-        vec![Some(x), None, linking.input(), Some(states.h), Some(states.c), Some(states_b.h), Some(states_b.c)],
-        vec![Some(y), y_b, Some(states.next_h), Some(states.next_c), Some(states_b.next_h), Some(states_b.next_c)],
+        vec![
+            Some(x),
+            None,
+            linking.input(),
+            Some(states.h),
+            Some(states.c),
+            Some(states_b.h),
+            Some(states_b.c),
+        ],
+        vec![
+            Some(y),
+            y_b,
+            Some(states.next_h),
+            Some(states.next_c),
+            Some(states_b.next_h),
+            Some(states_b.next_c),
+        ],
     );
     states.write(function, call, &FORWARD)?;
     states_b.write(function, call, &BACKWARD)
@@ -255,7 +312,8 @@ pub(super) enum Linking {
 }
 
 impl Linking {
-    /// `weights`: the slots of all auxiliary weights, which are all there or all absent (but for those of coupled input gates).
+    /// `weights`: the slots of all auxiliary weights, which are all there or all absent (but for
+    /// those of coupled input gates).
     pub(super) fn read<'m>(
         function: &mut Function<'m>,
         call: &Call<'m>,
@@ -265,7 +323,8 @@ impl Linking {
         let given = weights.iter().any(|slot| !is_absent(call, *slot));
         if is_absent(call, slot) {
             return if given {
-                Err(Error::malformed("auxiliary weights without an auxiliary input").within(format!("input {slot}")))
+                Err(Error::malformed("auxiliary weights without an auxiliary input")
+                    .within(format!("input {slot}")))
             } else {
                 Ok(Linking::None)
             };
@@ -289,7 +348,11 @@ impl Linking {
     }
 
     /// Width of what the backward cell reads.
-    pub(super) fn backward_width(&self, function: &Function<'_>, width: Option<usize>) -> Result<Option<usize>> {
+    pub(super) fn backward_width(
+        &self,
+        function: &Function<'_>,
+        width: Option<usize>,
+    ) -> Result<Option<usize>> {
         match self {
             Linking::None | Linking::Cross(_) => Ok(width),
             Linking::Parallel(value) => last_size(function, *value),
@@ -316,24 +379,40 @@ fn linked<'m>(
     linking: &Linking,
 ) -> Result<(bool, CellWeights)> {
     let (coupled, mut weights) = read_weights(function, call, slots, kind, settings, width)?;
-    let (Linking::Cross(_), Some(auxiliary)) = (linking, slots.auxiliary) else { return Ok((coupled, weights)) };
+    let (Linking::Cross(_), Some(auxiliary)) = (linking, slots.auxiliary) else {
+        return Ok((coupled, weights));
+    };
     if coupled {
         expect_absent(call, auxiliary[0], "auxiliary to input gate weights")?;
     }
     let gates = gates(coupled);
     let width = match linking.auxiliary_width(function)? {
         Some(width) => width,
-        None => function.weight_shape(call, auxiliary[1], "auxiliary to forget gate weights", 2)?[1],
+        None => {
+            function.weight_shape(call, auxiliary[1], "auxiliary to forget gate weights", 2)?[1]
+        }
     };
     let shape = [weights.units(gates.len()), width];
-    weights.auxiliary =
-        Some(read_blocks(function, call, auxiliary, gates, "auxiliary weights", &shape, kind.matrix())?);
+    weights.auxiliary = Some(read_blocks(
+        function,
+        call,
+        auxiliary,
+        gates,
+        "auxiliary weights",
+        &shape,
+        kind.matrix(),
+    )?);
     Ok((coupled, weights))
 }
 
 /// Size of the last axis, when it is known.
 pub(super) fn last_size(function: &Function<'_>, value: ValueId) -> Result<Option<usize>> {
-    Ok(function.ty(value)?.shape.as_ref().and_then(|shape| shape.last()).and_then(|dim| dim.known()))
+    Ok(function
+        .ty(value)?
+        .shape
+        .as_ref()
+        .and_then(|shape| shape.last())
+        .and_then(|dim| dim.known()))
 }
 
 fn expect_inputs(call: &Call<'_>, counts: &[usize]) -> Result<()> {
@@ -360,7 +439,8 @@ fn read_states<'m>(
     x: ValueId,
     layout: Layout,
 ) -> Result<States> {
-    let (h_type, c_type) = if kind == Kind::Integer { (DType::I8, DType::I16) } else { (DType::F32, DType::F32) };
+    let (h_type, c_type) =
+        if kind == Kind::Integer { (DType::I8, DType::I16) } else { (DType::F32, DType::F32) };
     let (h, next_h) = function.recurrent_state(call, slots.h, h_type, x, layout)?;
     let (c, next_c) = function.recurrent_state(call, slots.c, c_type, x, layout)?;
     Ok(States { h, c, next_h, next_c })
@@ -374,8 +454,9 @@ impl States {
 }
 
 impl<'m> Function<'m> {
-    /// A state operand of a recurrent operator, `[B, ·]`, and the new value that the operator leaves in it. The batch size of
-    /// the state is that of the operator's input, where the caller chooses it.
+    /// A state operand of a recurrent operator, `[B, ·]`, and the new value that the operator
+    /// leaves in it. The batch size of the state is that of the operator's input, where the caller
+    /// chooses it.
     pub(super) fn recurrent_state(
         &mut self,
         call: &Call<'m>,
@@ -387,16 +468,21 @@ impl<'m> Function<'m> {
         let value = self.state_input(call, slot)?;
         let ty = self.ty(value)?;
         if ty.dtype != dtype || ty.rank() != Some(2) {
-            let found = format!("{} of shape {:?}", ty.dtype, ty.shape.as_deref().unwrap_or_default());
-            return Err(Error::malformed(format!("expected a state of {dtype} and rank 2, found {found}"))
-                .within(format!("input {slot}")));
+            let found =
+                format!("{} of shape {:?}", ty.dtype, ty.shape.as_deref().unwrap_or_default());
+            return Err(Error::malformed(format!(
+                "expected a state of {dtype} and rank 2, found {found}"
+            ))
+            .within(format!("input {slot}")));
         }
         let axis = if layout == Layout::TimeMajor { 1 } else { 0 };
         let batch = self.ty(x)?.shape.as_ref().and_then(|shape| shape.get(axis)).copied();
         let open = batch.filter(|dim| matches!(dim, Dim::Symbol(_)));
         let state = self.graph.get_mut(value);
         let state = state.ok_or_else(|| Error::internal("a state is missing"))?;
-        if let (Some(dim), Some(open)) = (state.ty.shape.as_mut().and_then(|shape| shape.first_mut()), open) {
+        if let (Some(dim), Some(open)) =
+            (state.ty.shape.as_mut().and_then(|shape| shape.first_mut()), open)
+        {
             *dim = open;
         }
         let (name, ty) = (format!("{}/next", state.name), state.ty.clone());
@@ -406,7 +492,11 @@ impl<'m> Function<'m> {
 }
 
 /// Scales of the integer operator: those of its operands, its states and its five intermediates.
-fn integer_scales(function: &mut Function<'_>, call: &Call<'_>, layer_norm: bool) -> Result<IntegerScales> {
+fn integer_scales(
+    function: &mut Function<'_>,
+    call: &Call<'_>,
+    layer_norm: bool,
+) -> Result<IntegerScales> {
     let intermediates = call.table.intermediates();
     match intermediates.len() {
         5 => {}
@@ -415,19 +505,25 @@ fn integer_scales(function: &mut Function<'_>, call: &Call<'_>, layer_norm: bool
                 "the integer LSTM of twelve intermediates (8x8→8): the form of five is supported",
             ));
         }
-        other => return Err(Error::malformed(format!("{other} intermediates, an integer LSTM has five"))),
+        other => {
+            return Err(Error::malformed(format!(
+                "{other} intermediates, an integer LSTM has five"
+            )));
+        }
     }
     let mut scales = [(0.0f32, 0i64); 5];
     for (number, (slot, &index)) in scales.iter_mut().zip(&intermediates).enumerate() {
         // Those of the gates are used with layer norm only, and need not be there otherwise.
         if layer_norm || number == 4 {
             let ty = function.intermediate(index).within(|| format!("intermediate {number}"))?;
-            *slot = scale_of(ty.quantization.as_ref()).within(|| format!("intermediate {number}"))?;
+            *slot =
+                scale_of(ty.quantization.as_ref()).within(|| format!("intermediate {number}"))?;
         }
     }
     let operand = |slot: usize| {
         let value = call.inputs.get(slot).copied().unwrap_or(-1);
-        scale_of(function.intermediate(value)?.quantization.as_ref()).within(|| format!("input {slot}"))
+        scale_of(function.intermediate(value)?.quantization.as_ref())
+            .within(|| format!("input {slot}"))
     };
     let (input, state, cell) = (operand(0)?, operand(SINGLE.h)?, operand(SINGLE.c)?);
     let gate = |number: usize| if layer_norm { scales[number].0 } else { f32::exp2(-12.0) };
@@ -448,18 +544,21 @@ fn cell_scale((scale, zero): (f32, i64)) -> Result<i32> {
             "the cell state has scale {scale} and zero point {zero}, expected a power of two and 0"
         )));
     }
-    // Outside this range tanh has less than 0 or more than 6 integer bits, for which no kernel is defined.
+    // Outside this range tanh has less than 0 or more than 6 integer bits, for which no kernel is
+    // defined.
     if !(-15.0..=-9.0).contains(&log2) {
-        return Err(Error::unsupported(format!("the cell state has scale 2^{log2}, 2^-15 to 2^-9 are supported")));
+        return Err(Error::unsupported(format!(
+            "the cell state has scale 2^{log2}, 2^-15 to 2^-9 are supported"
+        )));
     }
     Ok(log2 as i32)
 }
 
 /// The scale and zero point of a tensor that must have one pair.
 pub(super) fn scale_of(quantization: Option<&Quantization>) -> Result<(f32, i64)> {
-    quantization
-        .and_then(Quantization::as_per_tensor)
-        .ok_or_else(|| Error::malformed("one quantisation scale was expected, there is none or there are several"))
+    quantization.and_then(Quantization::as_per_tensor).ok_or_else(|| {
+        Error::malformed("one quantization scale was expected, there is none or there are several")
+    })
 }
 
 /// Zero points were held against their type's range when they were read.

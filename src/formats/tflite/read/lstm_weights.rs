@@ -1,4 +1,5 @@
-//! The weights of one direction of an LSTM: which operands go together, and their shapes against each other.
+//! The weights of one direction of an LSTM: which operands go together, and their shapes against
+//! each other.
 
 use super::function::{Call, Function};
 use super::lstm::Settings;
@@ -34,7 +35,8 @@ pub(super) const SINGLE: Slots = Slots {
     layer_norm: Some([20, 21, 22, 23]),
 };
 
-pub(super) const FORWARD: Slots = Slots { auxiliary: Some([40, 41, 42, 43]), h: 35, c: 36, layer_norm: None, ..SINGLE };
+pub(super) const FORWARD: Slots =
+    Slots { auxiliary: Some([40, 41, 42, 43]), h: 35, c: 36, layer_norm: None, ..SINGLE };
 
 pub(super) const BACKWARD: Slots = Slots {
     input: [18, 19, 20, 21],
@@ -69,7 +71,9 @@ fn together(call: &Call<'_>, slots: &[usize], what: &str) -> Result<bool> {
     if missing.is_empty() || missing.len() == slots.len() {
         return Ok(missing.is_empty());
     }
-    Err(Error::malformed(format!("{what}: inputs {slots:?} go together, but {missing:?} are absent")))
+    Err(Error::malformed(format!(
+        "{what}: inputs {slots:?} go together, but {missing:?} are absent"
+    )))
 }
 
 /// The weights of one direction, stacked; and whether its input and forget gates are coupled.
@@ -92,7 +96,7 @@ pub(super) fn read_weights<'m>(
     }
     let gates = gates(coupled);
     if settings.diagonal && kind != Kind::Float {
-        return Err(Error::unsupported("diagonal recurrent weights with quantised weights"));
+        return Err(Error::unsupported("diagonal recurrent weights with quantized weights"));
     }
 
     // H and I from one matrix, P from another; every other operand is held against them.
@@ -100,17 +104,35 @@ pub(super) fn read_weights<'m>(
     let (units, own_width) = (shape[0], shape[1]);
     let input = [units, input_width.unwrap_or(own_width)];
     let rank = if settings.diagonal { 1 } else { 2 };
-    let shape = function.weight_shape(call, slots.recurrent[3], "recurrent to output gate weights", rank)?;
-    let recurrent: Vec<usize> =
-        if settings.diagonal { vec![units] } else { vec![units, shape.get(1).copied().unwrap_or(units)] };
+    let shape = function.weight_shape(
+        call,
+        slots.recurrent[3],
+        "recurrent to output gate weights",
+        rank,
+    )?;
+    let recurrent: Vec<usize> = if settings.diagonal {
+        vec![units]
+    } else {
+        vec![units, shape.get(1).copied().unwrap_or(units)]
+    };
     let output_width = recurrent.get(1).copied().unwrap_or(units);
     if units == 0 || output_width == 0 {
-        return Err(Error::malformed(format!("a layer of {units} units and output width {output_width}")));
+        return Err(Error::malformed(format!(
+            "a layer of {units} units and output width {output_width}"
+        )));
     }
 
-    let input = read_blocks(function, call, slots.input, gates, "input weights", &input, kind.matrix())?;
-    let recurrent =
-        read_blocks(function, call, slots.recurrent, gates, "recurrent weights", &recurrent, kind.matrix())?;
+    let input =
+        read_blocks(function, call, slots.input, gates, "input weights", &input, kind.matrix())?;
+    let recurrent = read_blocks(
+        function,
+        call,
+        slots.recurrent,
+        gates,
+        "recurrent weights",
+        &recurrent,
+        kind.matrix(),
+    )?;
     let bias = read_vectors(function, call, slots.bias, gates, "bias", units, kind.bias())?;
     Ok((
         coupled,
@@ -146,7 +168,11 @@ fn read_peephole<'m>(
     };
     let mut blocks = Vec::new();
     for &slot in present {
-        blocks.push(function.weight(call, &Wanted { slot, what: "peephole weights", shape: &[units] }, storage)?);
+        blocks.push(function.weight(
+            call,
+            &Wanted { slot, what: "peephole weights", shape: &[units] },
+            storage,
+        )?);
     }
     Ok(Some(stack(&blocks)?))
 }
@@ -169,7 +195,15 @@ fn read_layer_norm<'m>(
         Kind::Float | Kind::Hybrid => Storage::Float,
         Kind::Integer => Storage::Int16,
     };
-    Ok(Some(stack(&read_vectors(function, call, layer_norm, gates, "layer-norm coefficients", units, storage)?)?))
+    Ok(Some(stack(&read_vectors(
+        function,
+        call,
+        layer_norm,
+        gates,
+        "layer-norm coefficients",
+        units,
+        storage,
+    )?)?))
 }
 
 fn read_projection<'m>(
@@ -192,9 +226,14 @@ fn read_projection<'m>(
         }
         return Ok(None);
     }
-    let wanted = Wanted { slot: slots.projection, what: "projection weights", shape: &[output_width, units] };
+    let wanted = Wanted {
+        slot: slots.projection,
+        what: "projection weights",
+        shape: &[output_width, units],
+    };
     let weight = function.weight(call, &wanted, kind.matrix())?.into_matrix();
-    let wanted = Wanted { slot: slots.projection_bias, what: "projection bias", shape: &[output_width] };
+    let wanted =
+        Wanted { slot: slots.projection_bias, what: "projection bias", shape: &[output_width] };
     let bias = function.optional_weight(call, &wanted, kind.bias())?;
     Ok(Some(Projection { weight, bias: bias.map(Weight::into_bias).transpose()? }))
 }
@@ -226,7 +265,11 @@ fn read_vectors<'m>(
 ) -> Result<Vec<Weight>> {
     let mut blocks = Vec::new();
     for &gate in gates {
-        blocks.push(function.weight(call, &Wanted { slot: slots[gate], what, shape: &[units] }, storage)?);
+        blocks.push(function.weight(
+            call,
+            &Wanted { slot: slots[gate], what, shape: &[units] },
+            storage,
+        )?);
     }
     Ok(blocks)
 }

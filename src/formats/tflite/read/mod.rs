@@ -1,5 +1,5 @@
-//! From the bytes of a file to a graph. This file has the parts that every operator shares; the operators themselves are read
-//! in `plain`, `lstm`, `rnn` and `control`.
+//! From the bytes of a file to a graph. This file has the parts that every operator shares; the
+//! operators themselves are read in `plain`, `lstm`, `rnn` and `control`.
 
 mod basic;
 mod control;
@@ -20,8 +20,8 @@ use crate::error::{Error, Place, Result};
 use crate::graph::Graph;
 use crate::graph::check::check;
 
-/// Constants that a file may be decoded to: this many times its size (a stored half becomes a float, a shared buffer may stand
-/// behind several tensors), and a mebibyte more.
+/// Constants that a file may be decoded to: this many times its size (a stored half becomes a
+/// float, a shared buffer may stand behind several tensors), and a mebibyte more.
 const MOST_DECODED: usize = 4;
 
 /// Operators that are read, those of a loop's subgraphs once for each loop that has them.
@@ -30,8 +30,8 @@ const MOST_OPERATORS: usize = 1_000_000;
 /// Loops inside loops. Real models have one level; the stack of a thread bears hundreds.
 const MOST_NESTED_LOOPS: usize = 16;
 
-/// Reads a `.tflite` file: its first subgraph, and the subgraphs that loops in it refer to. Returns the graph and what the
-/// user should know.
+/// Reads a `.tflite` file: its first subgraph, and the subgraphs that loops in it refer to. Returns
+/// the graph and what the user should know.
 ///
 /// # Errors
 /// [`Malformed`](crate::ErrorKind::Malformed), [`Unsupported`](crate::ErrorKind::Unsupported),
@@ -76,7 +76,11 @@ impl<'a> Model<'a> {
     fn new(bytes: &'a [u8]) -> Result<Self> {
         let root = schema::verify(bytes)?;
         if root.version() != schema::VERSION {
-            return Err(Error::unsupported(format!("schema version {}, expected {}", root.version(), schema::VERSION)));
+            return Err(Error::unsupported(format!(
+                "schema version {}, expected {}",
+                root.version(),
+                schema::VERSION
+            )));
         }
         let subgraphs = root.subgraphs();
         if subgraphs.is_empty() {
@@ -101,7 +105,10 @@ impl<'a> Model<'a> {
     /// The bytes behind a buffer index; empty when the buffer has none.
     fn buffer(&self, index: u32) -> Result<&'a [u8]> {
         let buffer = self.buffers.get(index as usize).ok_or_else(|| {
-            Error::malformed(format!("buffer {index} is asked for, the file has {}", self.buffers.len()))
+            Error::malformed(format!(
+                "buffer {index} is asked for, the file has {}",
+                self.buffers.len()
+            ))
         })?;
         if buffer.offset() <= 1 {
             return Ok(buffer.data());
@@ -126,7 +133,9 @@ impl<'a> Model<'a> {
     /// Counts an operator that is about to be read.
     fn spend_operator(&self) -> Result<()> {
         let left = self.readable.get().checked_sub(1);
-        self.readable.set(left.ok_or_else(|| Error::limit(format!("more than {MOST_OPERATORS} operators")))?);
+        self.readable.set(
+            left.ok_or_else(|| Error::limit(format!("more than {MOST_OPERATORS} operators")))?,
+        );
         Ok(())
     }
 
@@ -142,7 +151,9 @@ impl<'a> Code<'a> {
         let name = match opcode::name(number) {
             Some("CUSTOM") => format!("CUSTOM {custom}"),
             Some(name) => name.to_owned(),
-            None if number < 0 => return Err(Error::malformed(format!("the operator number is {number}"))),
+            None if number < 0 => {
+                return Err(Error::malformed(format!("the operator number is {number}")));
+            }
             None => format!("operator number {number}"),
         };
         Ok(Code { number, custom, name })

@@ -8,8 +8,9 @@ use crate::graph::op::Activation;
 impl<'m> Call<'m> {
     /// The operator's options, which it needs.
     pub(super) fn options<T: Options<'m>>(&self) -> Result<T> {
-        self.maybe_options()?
-            .ok_or_else(|| Error::malformed(format!("the operator has no options, expected {}", T::NAME)))
+        self.maybe_options()?.ok_or_else(|| {
+            Error::malformed(format!("the operator has no options, expected {}", T::NAME))
+        })
     }
 
     /// The operator's options, `None` when it has none; those of another operator are an error.
@@ -26,17 +27,27 @@ impl<'m> Call<'m> {
     }
 
     /// Checks the number of operands and results.
-    pub(super) fn expect_arity(&self, inputs: std::ops::RangeInclusive<usize>, outputs: usize) -> Result<()> {
+    pub(super) fn expect_arity(
+        &self,
+        inputs: std::ops::RangeInclusive<usize>,
+        outputs: usize,
+    ) -> Result<()> {
         if !inputs.contains(&self.inputs.len()) {
             let expected = if inputs.start() == inputs.end() {
                 inputs.start().to_string()
             } else {
                 format!("{} to {}", inputs.start(), inputs.end())
             };
-            return Err(Error::malformed(format!("{} inputs, expected {expected}", self.inputs.len())));
+            return Err(Error::malformed(format!(
+                "{} inputs, expected {expected}",
+                self.inputs.len()
+            )));
         }
         if self.outputs.len() != outputs {
-            return Err(Error::malformed(format!("{} outputs, expected {outputs}", self.outputs.len())));
+            return Err(Error::malformed(format!(
+                "{} outputs, expected {outputs}",
+                self.outputs.len()
+            )));
         }
         Ok(())
     }
@@ -68,5 +79,7 @@ pub(super) fn clip(name: &str, value: f32) -> Result<Option<f32>> {
 
 /// A count, stride or mask that must not be negative.
 pub(super) fn natural(name: &str, value: i32) -> Result<usize> {
-    usize::try_from(value).map_err(|_| Error::malformed(format!("{name} is {value}, a number from 0 on was expected")))
+    usize::try_from(value).map_err(|_| {
+        Error::malformed(format!("{name} is {value}, a number from 0 on was expected"))
+    })
 }

@@ -1,5 +1,6 @@
-//! Every operator that is neither recurrent nor control flow. Most keep their operands in the file's order; those that do
-//! not, or that become several nodes, have a function of their own below.
+//! Every operator that is neither recurrent nor control flow. Most keep their operands in the
+//! file's order; those that do not, or that become several nodes, have a function of their own
+//! below.
 
 use super::super::{opcode, schema};
 use super::function::{Call, Function};
@@ -7,8 +8,9 @@ use super::options::{activation, natural};
 use super::tensor;
 use crate::error::{Error, Place, Result};
 use crate::graph::op::{
-    Activation, ArgMax, Binary, BinaryFunction, Concat, Conv2d, Custom, FullyConnected, Gather, MatMul, Pack, Reduce,
-    ReduceFunction, ReverseSequence, Softmax, Squeeze, StridedSlice, Unary, Unpack,
+    Activation, ArgMax, Binary, BinaryFunction, Concat, Conv2d, Custom, FullyConnected, Gather,
+    MatMul, Pack, Reduce, ReduceFunction, ReverseSequence, Softmax, Squeeze, StridedSlice, Unary,
+    Unpack,
 };
 use crate::graph::{Dim, Node, Op, ValueId, ValueType};
 use crate::tensor::{DType, Tensor};
@@ -41,11 +43,16 @@ pub(super) fn read<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<(
         opcode::SOFTMAX => {
             let options: schema::SoftmaxOptions = call.options()?;
             if !options.beta().is_finite() {
-                return Err(Error::malformed(format!("beta is {}, a number was expected", options.beta())));
+                return Err(Error::malformed(format!(
+                    "beta is {}, a number was expected",
+                    options.beta()
+                )));
             }
             simple(function, call, Op::Softmax(Softmax { beta: options.beta(), log: false }), 1..=1)
         }
-        opcode::LOG_SOFTMAX => simple(function, call, Op::Softmax(Softmax { beta: 1.0, log: true }), 1..=1),
+        opcode::LOG_SOFTMAX => {
+            simple(function, call, Op::Softmax(Softmax { beta: 1.0, log: true }), 1..=1)
+        }
         opcode::ARG_MAX | opcode::ARG_MIN => {
             let options: schema::ArgMaxOptions = call.options()?;
             let dtype = tensor::dtype(options.output_type())?;
@@ -60,7 +67,9 @@ pub(super) fn read<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<(
         }
         opcode::QUANTIZE => {
             if output_type(function, call)?.quantization.is_none() {
-                return Err(Error::malformed("the result has no quantisation scale").within("output 0"));
+                return Err(
+                    Error::malformed("the result has no quantization scale").within("output 0")
+                );
             }
             simple(function, call, Op::Quantize, 1..=1)
         }
@@ -69,7 +78,12 @@ pub(super) fn read<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<(
         opcode::SQUEEZE => {
             let options: Option<schema::SqueezeOptions> = call.maybe_options()?;
             let axes = options.map(schema::SqueezeOptions::axes).unwrap_or_default();
-            simple(function, call, Op::Squeeze(Squeeze { axes: axes.into_iter().map(i64::from).collect() }), 1..=1)
+            simple(
+                function,
+                call,
+                Op::Squeeze(Squeeze { axes: axes.into_iter().map(i64::from).collect() }),
+                1..=1,
+            )
         }
         opcode::SHAPE => {
             let options: Option<schema::ShapeOptions> = call.maybe_options()?;
@@ -91,7 +105,10 @@ pub(super) fn read<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<(
         opcode::STRIDED_SLICE => strided_slice(function, call),
         opcode::GATHER => {
             let options: schema::GatherOptions = call.options()?;
-            let gather = Gather { axis: i64::from(options.axis()), batch_dims: i64::from(options.batch_dims()) };
+            let gather = Gather {
+                axis: i64::from(options.axis()),
+                batch_dims: i64::from(options.batch_dims()),
+            };
             simple(function, call, Op::Gather(gather), 2..=2)
         }
         opcode::EMBEDDING_LOOKUP => embedding_lookup(function, call),
@@ -103,28 +120,42 @@ pub(super) fn read<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<(
         opcode::REVERSE_V2 => simple(function, call, Op::Reverse, 2..=2),
         opcode::REVERSE_SEQUENCE => {
             let options: schema::ReverseSequenceOptions = call.options()?;
-            let (time_axis, batch_axis) = (i64::from(options.sequence_axis()), i64::from(options.batch_axis()));
-            simple(function, call, Op::ReverseSequence(ReverseSequence { time_axis, batch_axis }), 2..=2)
+            let (time_axis, batch_axis) =
+                (i64::from(options.sequence_axis()), i64::from(options.batch_axis()));
+            simple(
+                function,
+                call,
+                Op::ReverseSequence(ReverseSequence { time_axis, batch_axis }),
+                2..=2,
+            )
         }
         opcode::DYNAMIC_UPDATE_SLICE => set_item(function, call),
         opcode::ZEROS_LIKE => zeros_like(function, call),
         opcode::RANK => rank(function, call),
         opcode::CUSTOM => custom(function, call),
-        _ => Err(Error::unsupported(format!("the operator is not supported; {}", needed(call.number)))),
+        _ => Err(Error::unsupported(format!(
+            "the operator is not supported; {}",
+            needed(call.number)
+        ))),
     }
 }
 
 /// What would be needed to run an operator that is not supported.
 fn needed(number: i32) -> &'static str {
     match number {
-        opcode::IF | opcode::CALL => "a graph with branches or calls would be needed: fold the branch before exporting",
+        opcode::IF | opcode::CALL => {
+            "a graph with branches or calls would be needed: fold the branch before exporting"
+        }
         opcode::VAR_HANDLE | opcode::READ_VARIABLE | opcode::ASSIGN_VARIABLE => {
             "resource variables would be needed: freeze the model's variables, or keep state in variable tensors"
         }
-        opcode::HASHTABLE | opcode::HASHTABLE_FIND | opcode::HASHTABLE_IMPORT | opcode::HASHTABLE_SIZE => {
-            "hash tables would be needed: look words up before the model"
+        opcode::HASHTABLE
+        | opcode::HASHTABLE_FIND
+        | opcode::HASHTABLE_IMPORT
+        | opcode::HASHTABLE_SIZE => "hash tables would be needed: look words up before the model",
+        162..=202 | 204 | 206..=209 => {
+            "a StableHLO graph would be needed: convert to builtin operators"
         }
-        162..=202 | 204 | 206..=209 => "a StableHLO graph would be needed: convert to builtin operators",
         _ => "a variant of graph::Op with its equations would be needed",
     }
 }
@@ -163,8 +194,12 @@ fn unary(call: &Call<'_>) -> Result<Option<Op>> {
         opcode::LOGISTIC => Activation::Sigmoid,
         opcode::ELU => Activation::Elu { alpha: 1.0 },
         opcode::HARD_SWISH => Activation::HardSwish,
-        opcode::LEAKY_RELU => Activation::LeakyRelu { alpha: call.options::<schema::LeakyReluOptions>()?.alpha() },
-        opcode::GELU => Activation::Gelu { approximate: call.options::<schema::GeluOptions>()?.approximate() },
+        opcode::LEAKY_RELU => {
+            Activation::LeakyRelu { alpha: call.options::<schema::LeakyReluOptions>()?.alpha() }
+        }
+        opcode::GELU => {
+            Activation::Gelu { approximate: call.options::<schema::GeluOptions>()?.approximate() }
+        }
         _ => {
             let unary = match call.number {
                 opcode::NEG => Unary::Neg,
@@ -239,7 +274,11 @@ fn fully_connected<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<(
     }
     let x = function.input(call, 0)?;
     let weights = function.input(call, 1)?;
-    let weights = if function.ty(x)?.dtype == DType::F32 { signed_weights(function, weights)? } else { weights };
+    let weights = if function.ty(x)?.dtype == DType::F32 {
+        signed_weights(function, weights)?
+    } else {
+        weights
+    };
     let bias = function.optional(call, 2)?;
     let output = function.output(call, 0)?;
     let op = FullyConnected {
@@ -253,7 +292,8 @@ fn fully_connected<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<(
 
 /// Weights beside a float input: the legacy u8 form holds the bytes of symmetric i8.
 fn signed_weights(function: &mut Function<'_>, weights: ValueId) -> Result<ValueId> {
-    let Some(bytes) = function.graph.constant(weights).filter(|tensor| tensor.dtype() == DType::U8) else {
+    let Some(bytes) = function.graph.constant(weights).filter(|tensor| tensor.dtype() == DType::U8)
+    else {
         return Ok(weights);
     };
     let signed = bytes.as_slice::<u8>()?.iter().map(|byte| byte.cast_signed()).collect();
@@ -286,15 +326,29 @@ fn conv_2d<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
         same_padding: match options.padding() {
             0 => true,
             1 => false,
-            other => return Err(Error::malformed(format!("padding {other}, expected 0 (SAME) or 1 (VALID)"))),
+            other => {
+                return Err(Error::malformed(format!(
+                    "padding {other}, expected 0 (SAME) or 1 (VALID)"
+                )));
+            }
         },
-        strides: [positive("stride_h", options.stride_h())?, positive("stride_w", options.stride_w())?],
-        dilations: [positive("dilation_h", options.dilation_h())?, positive("dilation_w", options.dilation_w())?],
+        strides: [
+            positive("stride_h", options.stride_h())?,
+            positive("stride_w", options.stride_w())?,
+        ],
+        dilations: [
+            positive("dilation_h", options.dilation_h())?,
+            positive("dilation_w", options.dilation_w())?,
+        ],
         activation: activation(options.activation())?,
     };
     let x = function.input(call, 0)?;
     let weights = function.input(call, 1)?;
-    let weights = if function.ty(x)?.dtype == DType::F32 { signed_weights(function, weights)? } else { weights };
+    let weights = if function.ty(x)?.dtype == DType::F32 {
+        signed_weights(function, weights)?
+    } else {
+        weights
+    };
     let bias = function.optional(call, 2)?;
     let output = function.output(call, 0)?;
     function.node(Op::Conv2d(op), vec![Some(x), Some(weights), bias], vec![Some(output)]);
@@ -307,7 +361,10 @@ fn add_n<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
     let operands = operands(function, call)?;
     let output = function.output(call, 0)?;
     let add = Op::Binary(Binary { function: BinaryFunction::Add, activation: Activation::Linear });
-    let (Some(first), Some(last)) = (operands.first().copied(), operands.len().checked_sub(1)) else { return Ok(()) };
+    let (Some(first), Some(last)) = (operands.first().copied(), operands.len().checked_sub(1))
+    else {
+        return Ok(());
+    };
     if last == 0 {
         function.node(Op::Activation(Activation::Linear), vec![first], vec![Some(output)]);
         return Ok(());
@@ -315,7 +372,11 @@ fn add_n<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
     let ty = function.ty(output)?.clone();
     let mut sum = first;
     for (number, operand) in operands.into_iter().enumerate().skip(1) {
-        let result = if number == last { output } else { function.graph.add_value("partial sum", ty.clone()) };
+        let result = if number == last {
+            output
+        } else {
+            function.graph.add_value("partial sum", ty.clone())
+        };
         function.node(add.clone(), vec![sum, operand], vec![Some(result)]);
         sum = Some(result);
     }
@@ -342,7 +403,8 @@ fn dequantize<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
     let x = function.input(call, 0)?;
     let ty = function.ty(x)?;
     if ty.dtype != DType::F16 && ty.quantization.is_none() {
-        return Err(Error::malformed(format!("{} without a quantisation scale", ty.dtype)).within("input 0"));
+        return Err(Error::malformed(format!("{} without a quantization scale", ty.dtype))
+            .within("input 0"));
     }
     if function.writes_variable(call) {
         return initial_state(function, call, x);
@@ -355,10 +417,14 @@ fn dequantize<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
     Ok(())
 }
 
-/// A constant dequantised into a variable tensor: converters that store everything in halves write the zeros of a state so.
-/// The kernel does it at the first run only, and a reset then leaves zeros, so that only zeros have one meaning.
+/// A constant dequantized into a variable tensor: converters that store everything in halves write
+/// the zeros of a state so. The kernel does it at the first run only, and a reset then leaves
+/// zeros, so that only zeros have one meaning.
 fn initial_state<'m>(function: &mut Function<'m>, call: &Call<'m>, x: ValueId) -> Result<()> {
-    let zeros = function.graph.constant(x).is_some_and(|tensor| tensor.to_f32().iter().all(|value| *value == 0.0));
+    let zeros = function
+        .graph
+        .constant(x)
+        .is_some_and(|tensor| tensor.to_f32().iter().all(|value| *value == 0.0));
     if !zeros {
         return Err(Error::unsupported("a state that does not begin with zeros").within("output 0"));
     }
@@ -366,7 +432,8 @@ fn initial_state<'m>(function: &mut Function<'m>, call: &Call<'m>, x: ValueId) -
     function.value(index).within(|| "output 0").map(|_| ())
 }
 
-/// The shape is an operand, or an option in old files (which may have an operand beside it that is no vector).
+/// The shape is an operand, or an option in old files (which may have an operand beside it that is
+/// no vector).
 fn reshape<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
     call.expect_arity(1..=2, 1)?;
     let x = function.input(call, 0)?;
@@ -383,7 +450,9 @@ fn reshape<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
             function.integers("new shape", &[shape.len()], shape)?
         }
         (Some(_), None) => return Err(Error::malformed("expected a list").within("input 1")),
-        (None, None) => return Err(Error::malformed("neither an operand nor an option says the new shape")),
+        (None, None) => {
+            return Err(Error::malformed("neither an operand nor an option says the new shape"));
+        }
     };
     let output = function.output(call, 0)?;
     function.node(Op::Reshape, vec![Some(x), Some(shape)], vec![Some(output)]);
@@ -393,8 +462,9 @@ fn reshape<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
 fn strided_slice<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
     let options: schema::StridedSliceOptions = call.options()?;
     let mask = |name: &str, value: i32| {
-        u32::try_from(value)
-            .map_err(|_| Error::malformed(format!("{name} is {value}, a number from 0 on was expected")))
+        u32::try_from(value).map_err(|_| {
+            Error::malformed(format!("{name} is {value}, a number from 0 on was expected"))
+        })
     };
     let op = StridedSlice {
         begin_mask: mask("begin_mask", options.begin_mask())?,
@@ -419,7 +489,10 @@ fn embedding_lookup<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<
         function.node(gather, vec![Some(table), Some(ids)], vec![Some(output)]);
         return Ok(());
     }
-    let one_scale = stored.quantization.as_ref().is_some_and(|quantization| quantization.as_per_tensor().is_some());
+    let one_scale = stored
+        .quantization
+        .as_ref()
+        .is_some_and(|quantization| quantization.as_per_tensor().is_some());
     if wanted.dtype != DType::F32 || !matches!(stored.dtype, DType::I8 | DType::U8) || !one_scale {
         return Err(Error::unsupported(format!(
             "a table of {} for results of {}: the same type, or int8 with one scale for float32, is supported",
@@ -484,14 +557,17 @@ fn split_v<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
 
 fn concatenation<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
     let options: schema::ConcatenationOptions = call.options()?;
-    let op = Concat { axis: i64::from(options.axis()), activation: activation(options.activation())? };
+    let op =
+        Concat { axis: i64::from(options.axis()), activation: activation(options.activation())? };
     simple(function, call, Op::Concat(op), 1..=usize::MAX)
 }
 
-/// x, update, start indices: one entry `[1, ..]` of the first axis is replaced, as loops write lists of tensors.
+/// x, update, start indices: one entry `[1, ..]` of the first axis is replaced, as loops write
+/// lists of tensors.
 fn set_item<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
     call.expect_arity(3..=3, 1)?;
-    let (x, update, start) = (function.input(call, 0)?, function.input(call, 1)?, function.input(call, 2)?);
+    let (x, update, start) =
+        (function.input(call, 0)?, function.input(call, 1)?, function.input(call, 2)?);
     // With every other axis whole, the kernel's clamped start there is 0 whatever the operand says.
     let whole = match (&function.ty(x)?.shape, &function.ty(update)?.shape) {
         (Some(x), Some(update)) if let [first, rest @ ..] = update.as_slice() => {
@@ -502,7 +578,9 @@ fn set_item<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
         _ => false,
     };
     if !whole {
-        return Err(Error::unsupported("only the replacement of one whole entry of the first axis is supported"));
+        return Err(Error::unsupported(
+            "only the replacement of one whole entry of the first axis is supported",
+        ));
     }
     let item = match function.producer(update) {
         Some(Node { op: Op::ExpandDims, inputs, .. }) => inputs.first().copied().flatten(),
@@ -512,9 +590,16 @@ fn set_item<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
         Some(item) => item,
         None => {
             let ty = function.ty(update)?.clone();
-            let ty = ValueType { shape: ty.shape.map(|shape| shape.into_iter().skip(1).collect()), ..ty };
+            let ty = ValueType {
+                shape: ty.shape.map(|shape| shape.into_iter().skip(1).collect()),
+                ..ty
+            };
             let item = function.graph.add_value("item", ty);
-            function.node(Op::Squeeze(Squeeze { axes: vec![0] }), vec![Some(update)], vec![Some(item)]);
+            function.node(
+                Op::Squeeze(Squeeze { axes: vec![0] }),
+                vec![Some(update)],
+                vec![Some(item)],
+            );
             item
         }
     };
@@ -522,8 +607,10 @@ fn set_item<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
         Some(index) => index,
         None => {
             let index = function.graph.add_value("index", ValueType::fixed(DType::I32, &[]));
-            let (begin, end) =
-                (function.integers("first", &[1], vec![0])?, function.integers("second", &[1], vec![1])?);
+            let (begin, end) = (
+                function.integers("first", &[1], vec![0])?,
+                function.integers("second", &[1], vec![1])?,
+            );
             let op = StridedSlice { shrink_axis_mask: 1, ..StridedSlice::default() };
             let inputs = vec![Some(start), Some(begin), Some(end), Some(end)];
             function.node(Op::StridedSlice(op), inputs, vec![Some(index)]);
@@ -577,9 +664,13 @@ fn rank<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
 /// An operator of another program: carried along, and refused when it is to run.
 fn custom<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
     if call.table.has_large_custom_options() {
-        return Err(Error::unsupported("options of a custom operator that lie behind the flatbuffer"));
+        return Err(Error::unsupported(
+            "options of a custom operator that lie behind the flatbuffer",
+        ));
     }
-    let inputs = (0..call.inputs.len()).map(|slot| function.optional(call, slot)).collect::<Result<Vec<_>>>()?;
+    let inputs = (0..call.inputs.len())
+        .map(|slot| function.optional(call, slot))
+        .collect::<Result<Vec<_>>>()?;
     let outputs = outputs(function, call)?;
     let op = Custom { name: call.custom.to_owned(), options: call.table.custom_options().to_vec() };
     function.node(Op::Custom(op), inputs, outputs);

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::super::schema;
 use super::function::{Call, Function};
-use super::lstm::{Linking, end_single_step, last_size, layout, narrow, scale_of, sequence, single_step};
+use super::lstm::{
+    Linking, end_single_step, last_size, layout, narrow, scale_of, sequence, single_step,
+};
 use super::options::{activation, natural};
 use super::weights::{Kind, Storage, Wanted, Weight, is_absent};
 use crate::error::{Error, Place, Result};
@@ -31,8 +33,11 @@ const BACKWARD: Slots = Slots { input: 5, recurrent: 6, bias: 7, state: 8, auxil
 pub(super) fn read_single_step<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
     call.expect_arity(5..=5, 1)?;
     let options: schema::RnnOptions = call.options()?;
-    let settings =
-        Settings { cell: cell(options.activation())?, layout: Layout::TimeMajor, asymmetric: options.asymmetric() };
+    let settings = Settings {
+        cell: cell(options.activation())?,
+        layout: Layout::TimeMajor,
+        asymmetric: options.asymmetric(),
+    };
     let (x, y) = single_step(function, call)?;
     finish_single(function, call, settings, x, y)?;
     end_single_step(function, call, y)
@@ -73,11 +78,16 @@ fn finish_single<'m>(
     let kind = float_or_hybrid(function, call)?;
     let width = last_size(function, x).within(|| "input 0")?;
     let weights = read_weights(function, call, &FORWARD, kind, width)?;
-    let (h, next) = function.recurrent_state(call, FORWARD.state, DType::F32, x, settings.layout)?;
+    let (h, next) =
+        function.recurrent_state(call, FORWARD.state, DType::F32, x, settings.layout)?;
     function.node(
         Op::Recurrent(Recurrent {
             cell: settings.cell,
-            directions: vec![Direction { reverse: false, source: Source::X, weights: Arc::new(weights) }],
+            directions: vec![Direction {
+                reverse: false,
+                source: Source::X,
+                weights: Arc::new(weights),
+            }],
             layout: settings.layout,
             masking: Masking::Zero,
             merge: Merge::Separate,
@@ -117,7 +127,11 @@ pub(super) fn read_bidirectional<'m>(function: &mut Function<'m>, call: &Call<'m
             cell: cell(options.activation())?,
             directions: vec![
                 Direction { reverse: false, source: Source::X, weights: Arc::new(forward) },
-                Direction { reverse: true, source: linking.backward_source(), weights: Arc::new(backward) },
+                Direction {
+                    reverse: true,
+                    source: linking.backward_source(),
+                    weights: Arc::new(backward),
+                },
             ],
             layout,
             masking: Masking::Zero,
@@ -133,7 +147,9 @@ pub(super) fn read_bidirectional<'m>(function: &mut Function<'m>, call: &Call<'m
 
 fn float_or_hybrid<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<Kind> {
     match function.kind(call, FORWARD.input, "input weights")? {
-        Kind::Integer => Err(Error::unsupported("int8 activations: float and hybrid forms are supported")),
+        Kind::Integer => {
+            Err(Error::unsupported("int8 activations: float and hybrid forms are supported"))
+        }
         kind @ (Kind::Float | Kind::Hybrid) => Ok(kind),
     }
 }
@@ -158,11 +174,19 @@ fn read_weights<'m>(
         return Err(Error::malformed("a layer of 0 units").within(format!("input {}", slots.input)));
     }
     let shape = [units, input_width.unwrap_or(shape[1])];
-    let input =
-        function.weight(call, &Wanted { slot: slots.input, what: "input weights", shape: &shape }, kind.matrix())?;
-    let wanted = Wanted { slot: slots.recurrent, what: "recurrent weights", shape: &[units, units] };
+    let input = function.weight(
+        call,
+        &Wanted { slot: slots.input, what: "input weights", shape: &shape },
+        kind.matrix(),
+    )?;
+    let wanted =
+        Wanted { slot: slots.recurrent, what: "recurrent weights", shape: &[units, units] };
     let recurrent = function.weight(call, &wanted, kind.matrix())?;
-    let bias = function.weight(call, &Wanted { slot: slots.bias, what: "bias", shape: &[units] }, kind.bias())?;
+    let bias = function.weight(
+        call,
+        &Wanted { slot: slots.bias, what: "bias", shape: &[units] },
+        kind.bias(),
+    )?;
     Ok(CellWeights {
         input: input.into_matrix(),
         recurrent: recurrent.into_matrix(),
@@ -200,21 +224,37 @@ pub(super) fn read_svdf<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Res
     let shape = function.weight_shape(call, 1, "feature weights", 2)?;
     let filters = shape[0];
     if rank == 0 || filters == 0 || filters % rank != 0 {
-        return Err(Error::malformed(format!("{filters} filters of rank {rank}: a multiple of the rank was expected")));
+        return Err(Error::malformed(format!(
+            "{filters} filters of rank {rank}: a multiple of the rank was expected"
+        )));
     }
     let shape = [filters, last_size(function, x)?.unwrap_or(shape[1])];
-    let feature = function.weight(call, &Wanted { slot: 1, what: "feature weights", shape: &shape }, kind.matrix())?;
+    let feature = function.weight(
+        call,
+        &Wanted { slot: 1, what: "feature weights", shape: &shape },
+        kind.matrix(),
+    )?;
     let memory = function.weight_shape(call, 2, "time weights", 2)?[1];
     let storage = match kind {
         Kind::Float => Storage::Float,
         Kind::Hybrid => Storage::Int8,
         Kind::Integer => Storage::Int16,
     };
-    let time = function.weight(call, &Wanted { slot: 2, what: "time weights", shape: &[filters, memory] }, storage)?;
+    let time = function.weight(
+        call,
+        &Wanted { slot: 2, what: "time weights", shape: &[filters, memory] },
+        storage,
+    )?;
     let units = filters / rank;
-    let bias = function.optional_weight(call, &Wanted { slot: 3, what: "bias", shape: &[units] }, kind.bias())?;
+    let bias = function.optional_weight(
+        call,
+        &Wanted { slot: 3, what: "bias", shape: &[units] },
+        kind.bias(),
+    )?;
     if is_absent(call, 4) {
-        return Err(Error::malformed("the operand is absent, and the operator needs it").within("input 4"));
+        return Err(
+            Error::malformed("the operand is absent, and the operator needs it").within("input 4")
+        );
     }
     let state_type = if kind == Kind::Integer { DType::I16 } else { DType::F32 };
     // The batch axis of `[B, I]` is the first one, as in a batch-major sequence.

@@ -1,4 +1,4 @@
-//! Tensors of a file: element types, shapes, quantisation, constants.
+//! Tensors of a file: element types, shapes, quantization, constants.
 
 use half::f16;
 
@@ -25,7 +25,9 @@ pub(super) fn dtype(number: i8) -> Result<DType> {
         10 => Ok(DType::F64),
         5 => Err(Error::unsupported("tensors of strings are not supported")),
         8 | 11 => Err(Error::unsupported("tensors of complex numbers are not supported")),
-        12 | 15 | 16 => Err(Error::unsupported("tensors of unsigned 16, 32 and 64 bit integers are not supported")),
+        12 | 15 | 16 => Err(Error::unsupported(
+            "tensors of unsigned 16, 32 and 64 bit integers are not supported",
+        )),
         13 | 14 => Err(Error::unsupported(
             "resource and variant tensors are not supported: freeze the model's variables first",
         )),
@@ -36,13 +38,17 @@ pub(super) fn dtype(number: i8) -> Result<DType> {
     }
 }
 
-/// Type, shape and quantisation of a tensor. A size that the file leaves open is [`Dim::Unknown`].
+/// Type, shape and quantization of a tensor. A size that the file leaves open is [`Dim::Unknown`].
 pub(super) fn value_type(tensor: schema::Tensor<'_>) -> Result<ValueType> {
     if tensor.sparsity().is_some() {
-        return Err(Error::unsupported("the tensor is stored in sparse form: a dense tensor is needed"));
+        return Err(Error::unsupported(
+            "the tensor is stored in sparse form: a dense tensor is needed",
+        ));
     }
     if tensor.external_buffer() != 0 {
-        return Err(Error::unsupported("the tensor's data lies in another file, and no other file is opened"));
+        return Err(Error::unsupported(
+            "the tensor's data lies in another file, and no other file is opened",
+        ));
     }
     let dtype = dtype(tensor.dtype())?;
     let shape = shape(&tensor.shape(), &tensor.shape_signature())?;
@@ -58,10 +64,15 @@ pub(super) fn value_type(tensor: schema::Tensor<'_>) -> Result<ValueType> {
 /// The shape: the signature's −1 marks what the caller may choose.
 fn shape(sizes: &[i32], signature: &[i32]) -> Result<Vec<Dim>> {
     if sizes.len() > MOST_AXES {
-        return Err(Error::malformed(format!("rank {}, at most {MOST_AXES} was expected", sizes.len())));
+        return Err(Error::malformed(format!(
+            "rank {}, at most {MOST_AXES} was expected",
+            sizes.len()
+        )));
     }
     if !signature.is_empty() && signature.len() != sizes.len() {
-        return Err(Error::malformed(format!("shape {sizes:?} and its signature {signature:?} differ in rank")));
+        return Err(Error::malformed(format!(
+            "shape {sizes:?} and its signature {signature:?} differ in rank"
+        )));
     }
     let mut shape = Vec::with_capacity(sizes.len());
     for (axis, &size) in sizes.iter().enumerate() {
@@ -80,10 +91,14 @@ fn shape(sizes: &[i32], signature: &[i32]) -> Result<Vec<Dim>> {
 }
 
 /// Scales and zero points; `None` when there are none (an empty table is usual for floats).
-fn quantization(table: schema::Quantization<'_>, dtype: DType, shape: &[Dim]) -> Result<Option<Quantization>> {
+fn quantization(
+    table: schema::Quantization<'_>,
+    dtype: DType,
+    shape: &[Dim],
+) -> Result<Option<Quantization>> {
     if table.details_type() != 0 {
         return Err(Error::unsupported(
-            "custom and blockwise quantisation is not supported: scales per tensor or axis are",
+            "custom and blockwise quantization is not supported: scales per tensor or axis are",
         ));
     }
     let scales = table.scale();
@@ -91,7 +106,9 @@ fn quantization(table: schema::Quantization<'_>, dtype: DType, shape: &[Dim]) ->
         return Ok(None);
     }
     if let Some(scale) = scales.iter().find(|scale| !scale.is_finite() || **scale <= 0.0) {
-        return Err(Error::malformed(format!("quantisation scale {scale}, a positive number was expected")));
+        return Err(Error::malformed(format!(
+            "quantization scale {scale}, a positive number was expected"
+        )));
     }
     let mut zero_points = table.zero_point();
     if zero_points.is_empty() {
@@ -99,7 +116,7 @@ fn quantization(table: schema::Quantization<'_>, dtype: DType, shape: &[Dim]) ->
     }
     if zero_points.len() != scales.len() {
         return Err(Error::malformed(format!(
-            "{} quantisation scales and {} zero points",
+            "{} quantization scales and {} zero points",
             scales.len(),
             zero_points.len()
         )));
@@ -111,9 +128,12 @@ fn quantization(table: schema::Quantization<'_>, dtype: DType, shape: &[Dim]) ->
         _ => (i64::from(i32::MIN), i64::from(i32::MAX)),
     };
     if let Some(zero_point) = zero_points.iter().find(|zero| !(low..=high).contains(*zero)) {
-        return Err(Error::malformed(format!("zero point {zero_point} outside {low}..={high} of {dtype}")));
+        return Err(Error::malformed(format!(
+            "zero point {zero_point} outside {low}..={high} of {dtype}"
+        )));
     }
-    let axis = if scales.len() == 1 { 0 } else { channel_axis(table.dimension(), scales.len(), shape)? };
+    let axis =
+        if scales.len() == 1 { 0 } else { channel_axis(table.dimension(), scales.len(), shape)? };
     Ok(Some(Quantization { scales, zero_points, axis }))
 }
 
@@ -122,12 +142,19 @@ fn channel_axis(dimension: i32, scales: usize, shape: &[Dim]) -> Result<usize> {
     let axis = usize::try_from(dimension).ok().filter(|axis| *axis < shape.len());
     let size = axis.and_then(|axis| shape.get(axis)).and_then(|dim| dim.known());
     axis.filter(|_| size == Some(scales)).ok_or_else(|| {
-        Error::malformed(format!("{scales} quantisation scales for axis {dimension} of a tensor of shape {shape:?}"))
+        Error::malformed(format!(
+            "{scales} quantization scales for axis {dimension} of a tensor of shape {shape:?}"
+        ))
     })
 }
 
 /// The elements of a constant: exactly as many bytes as the shape and the type ask for.
-pub(super) fn constant(model: &Model<'_>, bytes: &[u8], dtype: DType, shape: &[usize]) -> Result<Tensor> {
+pub(super) fn constant(
+    model: &Model<'_>,
+    bytes: &[u8],
+    dtype: DType,
+    shape: &[usize],
+) -> Result<Tensor> {
     let count = element_count(shape)?;
     let expected = count.checked_mul(dtype.size());
     if expected != Some(bytes.len()) {
@@ -141,7 +168,10 @@ pub(super) fn constant(model: &Model<'_>, bytes: &[u8], dtype: DType, shape: &[u
     macro_rules! numbers {
         ($ty:ty) => {{
             let (chunks, _) = bytes.as_chunks::<{ size_of::<$ty>() }>();
-            Tensor::from_vec(shape, chunks.iter().map(|chunk| <$ty>::from_le_bytes(*chunk)).collect())
+            Tensor::from_vec(
+                shape,
+                chunks.iter().map(|chunk| <$ty>::from_le_bytes(*chunk)).collect(),
+            )
         }};
     }
     match dtype {

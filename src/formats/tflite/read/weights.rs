@@ -1,4 +1,5 @@
-//! Weights of recurrent operators: constant operands of every storage form, stacked into the canonical gate blocks.
+//! Weights of recurrent operators: constant operands of every storage form, stacked into the
+//! canonical gate blocks.
 
 use std::ops::Range;
 
@@ -27,11 +28,11 @@ pub(super) enum Storage {
     Float,
     /// i8 with one scale; u8 holds the same bytes.
     Int8,
-    /// i8 with one scale, dequantised here.
+    /// i8 with one scale, dequantized here.
     DequantizedInt8,
     /// i16 with one scale.
     Int16,
-    /// i32, whose scale follows from those of its neighbours.
+    /// i32, whose scale follows from those of its neighbors.
     Int32,
 }
 
@@ -39,7 +40,7 @@ pub(super) enum Storage {
 #[derive(Clone, Debug)]
 pub(super) struct Weight {
     data: Tensor,
-    /// Scale of quantised data.
+    /// Scale of quantized data.
     scale: Option<f32>,
 }
 
@@ -51,12 +52,19 @@ pub(super) struct Wanted<'s> {
 }
 
 impl<'m> Function<'m> {
-    /// The constant behind an operand as the file stores it (looking through DEQUANTIZE of f16), with its place in errors.
-    pub(super) fn stored_constant(&mut self, call: &Call<'m>, slot: usize, what: &str) -> Result<(ValueId, Tensor)> {
+    /// The constant behind an operand as the file stores it (looking through DEQUANTIZE of f16),
+    /// with its place in errors.
+    pub(super) fn stored_constant(
+        &mut self,
+        call: &Call<'m>,
+        slot: usize,
+        what: &str,
+    ) -> Result<(ValueId, Tensor)> {
         let value = self.input(call, slot)?;
         let stored = self.stored.get(&value).copied();
-        let half =
-            stored.filter(|stored| self.graph.constant(*stored).is_some_and(|tensor| tensor.dtype() == DType::F16));
+        let half = stored.filter(|stored| {
+            self.graph.constant(*stored).is_some_and(|tensor| tensor.dtype() == DType::F16)
+        });
         let source = half.unwrap_or(value);
         if let Some(tensor) = self.graph.constant(source) {
             return Ok((source, tensor.clone()));
@@ -70,25 +78,51 @@ impl<'m> Function<'m> {
         .within(format!("input {slot}")))
     }
 
-    /// A quantised constant as floats: what DEQUANTIZE makes of it.
+    /// A quantized constant as floats: what DEQUANTIZE makes of it.
     fn dequantized(&self, stored: ValueId) -> Result<Tensor> {
-        let tensor = self.graph.constant(stored).ok_or_else(|| Error::internal("a constant is missing"))?;
-        let scale = self.ty(stored)?.quantization.as_ref().and_then(|quantization| quantization.as_per_tensor());
-        let (scale, zero) = scale.ok_or_else(|| Error::unsupported("dequantised weights with no scale or several"))?;
+        let tensor =
+            self.graph.constant(stored).ok_or_else(|| Error::internal("a constant is missing"))?;
+        let scale = self
+            .ty(stored)?
+            .quantization
+            .as_ref()
+            .and_then(|quantization| quantization.as_per_tensor());
+        let (scale, zero) = scale
+            .ok_or_else(|| Error::unsupported("dequantized weights with no scale or several"))?;
         self.model.spend_bytes(tensor.len().saturating_mul(4))?;
         let zero = zero as f32;
-        Tensor::from_vec(tensor.shape(), tensor.to_f32().iter().map(|q| scale * (q - zero)).collect())
+        Tensor::from_vec(
+            tensor.shape(),
+            tensor.to_f32().iter().map(|q| scale * (q - zero)).collect(),
+        )
     }
 
-    /// A weight operand that must be there, of the wanted shape and stored in one of the allowed forms.
-    pub(super) fn weight(&mut self, call: &Call<'m>, wanted: &Wanted<'_>, storage: Storage) -> Result<Weight> {
+    /// A weight operand that must be there, of the wanted shape and stored in one of the allowed
+    /// forms.
+    pub(super) fn weight(
+        &mut self,
+        call: &Call<'m>,
+        wanted: &Wanted<'_>,
+        storage: Storage,
+    ) -> Result<Weight> {
         let (value, data) = self.stored_constant(call, wanted.slot, wanted.what)?;
-        self.checked_weight(value, data, wanted, storage).within(|| format!("input {} ({})", wanted.slot, wanted.what))
+        self.checked_weight(value, data, wanted, storage)
+            .within(|| format!("input {} ({})", wanted.slot, wanted.what))
     }
 
-    fn checked_weight(&self, value: ValueId, data: Tensor, wanted: &Wanted<'_>, storage: Storage) -> Result<Weight> {
+    fn checked_weight(
+        &self,
+        value: ValueId,
+        data: Tensor,
+        wanted: &Wanted<'_>,
+        storage: Storage,
+    ) -> Result<Weight> {
         if data.shape() != wanted.shape {
-            return Err(Error::malformed(format!("expected shape {:?}, found {:?}", wanted.shape, data.shape())));
+            return Err(Error::malformed(format!(
+                "expected shape {:?}, found {:?}",
+                wanted.shape,
+                data.shape()
+            )));
         }
         let found = data.dtype();
         let fits = match storage {
@@ -104,18 +138,21 @@ impl<'m> Function<'m> {
             return Ok(Weight { data, scale: None });
         }
         let quantization = self.ty(value)?.quantization.as_ref();
-        let quantization =
-            quantization.ok_or_else(|| Error::malformed(format!("{found} without a quantisation scale")))?;
+        let quantization = quantization
+            .ok_or_else(|| Error::malformed(format!("{found} without a quantization scale")))?;
         let (scale, zero) = quantization
             .as_per_tensor()
             .ok_or_else(|| Error::unsupported("several scales: one for the tensor is needed"))?;
         // The legacy u8 form holds the bytes of i8; its zero point says nothing.
         let data = match found {
-            DType::U8 => {
-                Tensor::from_vec(data.shape(), data.as_slice::<u8>()?.iter().map(|&byte| byte.cast_signed()).collect())?
-            }
+            DType::U8 => Tensor::from_vec(
+                data.shape(),
+                data.as_slice::<u8>()?.iter().map(|&byte| byte.cast_signed()).collect(),
+            )?,
             _ if zero != 0 => {
-                return Err(Error::unsupported(format!("zero point {zero}: symmetric weights (0) are needed")));
+                return Err(Error::unsupported(format!(
+                    "zero point {zero}: symmetric weights (0) are needed"
+                )));
             }
             _ => data,
         };
@@ -129,7 +166,8 @@ impl<'m> Function<'m> {
     /// The u8 weights of the basic kernel, with any scale and zero point.
     pub(super) fn byte_weight(&mut self, call: &Call<'m>, slot: usize) -> Result<(Weight, i32)> {
         let (value, data) = self.stored_constant(call, slot, "weights")?;
-        let scale = scale_of(self.ty(value)?.quantization.as_ref()).within(|| format!("input {slot} (weights)"))?;
+        let scale = scale_of(self.ty(value)?.quantization.as_ref())
+            .within(|| format!("input {slot} (weights)"))?;
         if data.dtype() != DType::U8 {
             return Err(Error::malformed(format!("expected uint8, found {}", data.dtype()))
                 .within(format!("input {slot} (weights)")));
@@ -145,7 +183,11 @@ impl<'m> Function<'m> {
         wanted: &Wanted<'_>,
         storage: Storage,
     ) -> Result<Option<Weight>> {
-        if is_absent(call, wanted.slot) { Ok(None) } else { self.weight(call, wanted, storage).map(Some) }
+        if is_absent(call, wanted.slot) {
+            Ok(None)
+        } else {
+            self.weight(call, wanted, storage).map(Some)
+        }
     }
 
     /// The shape of a constant operand, which must have `rank` axes.
@@ -166,7 +208,12 @@ impl<'m> Function<'m> {
     }
 
     /// Float, hybrid or integer: by the type of the input (operand 0) and of the first weight.
-    pub(super) fn kind(&mut self, call: &Call<'m>, weight: usize, what: &'static str) -> Result<Kind> {
+    pub(super) fn kind(
+        &mut self,
+        call: &Call<'m>,
+        weight: usize,
+        what: &'static str,
+    ) -> Result<Kind> {
         let input = self.input(call, 0)?;
         let input = self.ty(input)?.dtype;
         let (_, data) = self.stored_constant(call, weight, what)?;
@@ -174,7 +221,9 @@ impl<'m> Function<'m> {
             (DType::F32, DType::F32 | DType::F16) => Ok(Kind::Float),
             (DType::F32, DType::I8 | DType::U8) => Ok(Kind::Hybrid),
             (DType::I8, DType::I8) => Ok(Kind::Integer),
-            (DType::I16, _) => Err(Error::unsupported("int16 activations: float, hybrid and int8 forms are supported")),
+            (DType::I16, _) => Err(Error::unsupported(
+                "int16 activations: float, hybrid and int8 forms are supported",
+            )),
             (input, weight) => Err(Error::unsupported(format!(
                 "an input of {input} with weights of {weight}: float32 with float32, float16 or int8, and int8 with int8 are supported"
             ))),
@@ -223,7 +272,8 @@ impl Weight {
                 let mut out = Vec::with_capacity(shape[0] * shape[1]);
                 for row in rows {
                     out.extend_from_slice(
-                        all.get(place(row)).ok_or_else(|| Error::internal("a block outside its matrix"))?,
+                        all.get(place(row))
+                            .ok_or_else(|| Error::internal("a block outside its matrix"))?,
                     );
                 }
                 Tensor::from_vec(&shape, out)?
@@ -241,7 +291,10 @@ impl Weight {
     pub(super) fn run(&self, range: Range<usize>) -> Result<Weight> {
         macro_rules! cut {
             ($ty:ty) => {
-                self.data.as_slice::<$ty>()?.get(range.clone()).map(|run| Tensor::from_slice(&[range.len()], run))
+                self.data
+                    .as_slice::<$ty>()?
+                    .get(range.clone())
+                    .map(|run| Tensor::from_slice(&[range.len()], run))
             };
         }
         let data = match self.data.dtype() {
@@ -272,7 +325,8 @@ pub(super) fn is_absent(call: &Call<'_>, slot: usize) -> bool {
     call.inputs.get(slot).is_none_or(|index| *index == -1)
 }
 
-/// Stacks equal blocks on their first axis: `[H, ·]` each to `[G·H, ·]`, one scale a block. Halves beside floats become floats.
+/// Stacks equal blocks on their first axis: `[H, ·]` each to `[G·H, ·]`, one scale a block. Halves
+/// beside floats become floats.
 pub(super) fn stack(blocks: &[Weight]) -> Result<Matrix> {
     let first = blocks.first().ok_or_else(|| Error::internal("no weights to stack"))?;
     let mut shape = first.data.shape().to_vec();
@@ -295,7 +349,10 @@ pub(super) fn stack(blocks: &[Weight]) -> Result<Matrix> {
         DType::I16 if same => join!(i16),
         DType::I32 if same => join!(i32),
         DType::F16 if same => join!(half::f16),
-        _ => Tensor::from_vec(&shape, blocks.iter().flat_map(|block| block.data.to_f32().into_owned()).collect())?,
+        _ => Tensor::from_vec(
+            &shape,
+            blocks.iter().flat_map(|block| block.data.to_f32().into_owned()).collect(),
+        )?,
     };
     Ok(Matrix { data, scales: blocks.iter().filter_map(|block| block.scale).collect() })
 }

@@ -2,7 +2,8 @@
 
 use crate::error::Result;
 use crate::graph::op::{
-    Activation, Binary, BinaryFunction, FullyConnected, Gather, Reduce, ReduceFunction, StridedSlice, Unary,
+    Activation, Binary, BinaryFunction, FullyConnected, Gather, Reduce, ReduceFunction,
+    StridedSlice, Unary,
 };
 use crate::graph::recurrent::Matrix;
 use crate::graph::{Graph, Op, ValueId, ValueType};
@@ -19,7 +20,12 @@ impl Build<'_> {
     pub(super) fn op(&mut self, op: Op, inputs: &[ValueId], dtype: DType) -> ValueId {
         let name = format!("{}/{}", self.name, op.name().to_lowercase());
         let result = self.graph.add_value(name.clone(), ValueType::unranked(dtype));
-        self.graph.add_node(name, op, inputs.iter().copied().map(Some).collect(), vec![Some(result)]);
+        self.graph.add_node(
+            name,
+            op,
+            inputs.iter().copied().map(Some).collect(),
+            vec![Some(result)],
+        );
         result
     }
 
@@ -54,7 +60,13 @@ impl Build<'_> {
         self.op(Op::Unary(function), &[x], DType::F32)
     }
 
-    fn binary(&mut self, a: ValueId, b: ValueId, function: BinaryFunction, dtype: DType) -> ValueId {
+    fn binary(
+        &mut self,
+        a: ValueId,
+        b: ValueId,
+        function: BinaryFunction,
+        dtype: DType,
+    ) -> ValueId {
         self.op(Op::Binary(Binary { function, activation: Activation::Linear }), &[a, b], dtype)
     }
 
@@ -110,7 +122,11 @@ impl Build<'_> {
     /// Mean over the last axis, which stays with size 1.
     pub(super) fn mean(&mut self, x: ValueId) -> Result<ValueId> {
         let axis = self.integers(&[-1])?;
-        Ok(self.op(Op::Reduce(Reduce { function: ReduceFunction::Mean, keep_dims: true }), &[x, axis], DType::F32))
+        Ok(self.op(
+            Op::Reduce(Reduce { function: ReduceFunction::Mean, keep_dims: true }),
+            &[x, axis],
+            DType::F32,
+        ))
     }
 
     /// `W x + b` on the last axis; int8 weights of one scale stay int8.
@@ -134,7 +150,9 @@ impl Build<'_> {
                 let half = self.constant("weights", weights.data.clone());
                 self.op(Op::Dequantize, &[half], DType::F32)
             }
-            _ => self.constant("weights", Tensor::from_vec(weights.data.shape(), weights.to_f32())?),
+            _ => {
+                self.constant("weights", Tensor::from_vec(weights.data.shape(), weights.to_f32())?)
+            }
         };
         let op = Op::FullyConnected(FullyConnected {
             activation: Activation::Linear,
@@ -155,8 +173,9 @@ impl Build<'_> {
         }
         let axis = self.integer(-1);
         let name = format!("{}/split", self.name);
-        let results: Vec<ValueId> =
-            (0..parts).map(|_| self.graph.add_value(name.clone(), ValueType::unranked(DType::F32))).collect();
+        let results: Vec<ValueId> = (0..parts)
+            .map(|_| self.graph.add_value(name.clone(), ValueType::unranked(DType::F32)))
+            .collect();
         let outputs = results.iter().copied().map(Some).collect();
         self.graph.add_node(name, Op::Split, vec![Some(x), Some(axis), None], outputs);
         results
@@ -165,7 +184,8 @@ impl Build<'_> {
     /// Size of an axis, as a scalar of type i32.
     pub(super) fn size(&mut self, x: ValueId, axis: i32) -> Result<ValueId> {
         let shape = self.op(Op::Shape(DType::I32), &[x], DType::I32);
-        let (begin, end, step) = (self.integers(&[axis])?, self.integers(&[axis + 1])?, self.integers(&[1])?);
+        let (begin, end, step) =
+            (self.integers(&[axis])?, self.integers(&[axis + 1])?, self.integers(&[1])?);
         let op = Op::StridedSlice(StridedSlice { shrink_axis_mask: 1, ..StridedSlice::default() });
         Ok(self.op(op, &[shape, begin, end, step], DType::I32))
     }
@@ -179,11 +199,16 @@ impl Build<'_> {
 /// One scale where all are the same, else one a row; `scales` divide the rows into equal runs.
 fn row_scales(rows: usize, scales: &[f32]) -> Quantization {
     match scales {
-        [scale, rest @ ..] if rest.iter().all(|other| other == scale) => Quantization::per_tensor(*scale, 0),
+        [scale, rest @ ..] if rest.iter().all(|other| other == scale) => {
+            Quantization::per_tensor(*scale, 0)
+        }
         _ => {
             let run = rows.div_ceil(scales.len().max(1)).max(1);
-            let scales: Vec<f32> =
-                scales.iter().flat_map(|scale| std::iter::repeat_n(*scale, run)).take(rows).collect();
+            let scales: Vec<f32> = scales
+                .iter()
+                .flat_map(|scale| std::iter::repeat_n(*scale, run))
+                .take(rows)
+                .collect();
             Quantization { zero_points: vec![0; scales.len()], scales, axis: 0 }
         }
     }

@@ -1,4 +1,5 @@
-//! One graph to one subgraph: tensors of values, the order of the operators, states in variable tensors.
+//! One graph to one subgraph: tensors of values, the order of the operators, states in variable
+//! tensors.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +13,12 @@ use crate::graph::{Graph, Node, Op, ValueId, ValueType};
 use crate::tensor::{DType, Quantization, Tensor};
 
 /// Writes the main graph as subgraph 0, and the subgraphs of its loops behind it.
-pub(super) fn main(file: &mut File, graph: &Graph, sizes: &Sizes, warnings: &mut Vec<String>) -> Result<()> {
+pub(super) fn main(
+    file: &mut File,
+    graph: &Graph,
+    sizes: &Sizes,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
     file.subgraphs.push(SubGraph::default());
     let subgraph = Emit::new(file, graph, sizes, warnings, false).graph()?;
     if let Some(first) = file.subgraphs.first_mut() {
@@ -22,7 +28,12 @@ pub(super) fn main(file: &mut File, graph: &Graph, sizes: &Sizes, warnings: &mut
 }
 
 /// Writes a loop's graph and returns the index of its subgraph.
-fn nested(file: &mut File, graph: &Graph, inputs: &[super::Shape], warnings: &mut Vec<String>) -> Result<i32> {
+fn nested(
+    file: &mut File,
+    graph: &Graph,
+    inputs: &[super::Shape],
+    warnings: &mut Vec<String>,
+) -> Result<i32> {
     let graph = Arc::new(graph.clone());
     let sizes = Sizes::new(&graph, inputs)?;
     let subgraph = Emit::new(file, &graph, &sizes, warnings, true).graph()?;
@@ -32,13 +43,15 @@ fn nested(file: &mut File, graph: &Graph, inputs: &[super::Shape], warnings: &mu
 
 /// A value in a variable tensor.
 ///
-/// Operators that overwrite a variable tensor are not its producers, as far as the interpreter knows: where a delegate takes
-/// operators out of the order, the others are ordered anew by what they read of each other. So what reads the tensor after an
-/// operator has left its state there must read a result of that operator too.
+/// Operators that overwrite a variable tensor are not its producers, as far as the interpreter
+/// knows: where a delegate takes operators out of the order, the others are ordered anew by what
+/// they read of each other. So what reads the tensor after an operator has left its state there
+/// must read a result of that operator too.
 #[derive(Clone, Copy)]
 struct Held {
     tensor: i32,
-    /// A result of the operator that left the value there, and the result's batch axis; `None`: nobody has this run.
+    /// A result of the operator that left the value there, and the result's batch axis; `None`:
+    /// nobody has this run.
     after: Option<(i32, usize)>,
 }
 
@@ -70,7 +83,9 @@ impl<'e> Emit<'e> {
         nested: bool,
     ) -> Self {
         let mut last_read = HashMap::new();
-        for (position, node) in graph.nodes.iter().enumerate().filter(|(position, _)| sizes.is_needed(*position)) {
+        for (position, node) in
+            graph.nodes.iter().enumerate().filter(|(position, _)| sizes.is_needed(*position))
+        {
             last_read.extend(node.inputs.iter().flatten().map(|value| (*value, position)));
         }
         last_read.extend(graph.outputs.iter().map(|port| (port.value, usize::MAX)));
@@ -94,11 +109,13 @@ impl<'e> Emit<'e> {
             self.tensors.insert(port.value, tensor);
             self.subgraph.inputs.push(tensor);
         }
-        let states: Vec<i32> = self.graph.states.iter().map(|state| self.state(state)).collect::<Result<_>>()?;
+        let states: Vec<i32> =
+            self.graph.states.iter().map(|state| self.state(state)).collect::<Result<_>>()?;
         for (position, node) in self.graph.nodes.iter().enumerate() {
             if self.sizes.is_needed(position) {
                 self.position = position;
-                self.node(node).within(|| format!("node {position} ({}, {})", node.name, node.op.name()))?;
+                self.node(node)
+                    .within(|| format!("node {position} ({}, {})", node.name, node.op.name()))?;
             }
         }
         // Outputs are read before the states move on.
@@ -121,7 +138,11 @@ impl<'e> Emit<'e> {
     /// The variable tensor of a state.
     fn state(&mut self, state: &crate::graph::State) -> Result<i32> {
         let ty = self.ty(state.value)?.clone();
-        let zero = ty.quantization.as_ref().and_then(Quantization::as_per_tensor).map_or(0, |(_, zero)| zero);
+        let zero = ty
+            .quantization
+            .as_ref()
+            .and_then(Quantization::as_per_tensor)
+            .map_or(0, |(_, zero)| zero);
         if state.reset != zero {
             let (name, reset) = (&state.name, state.reset);
             return Err(Error::unsupported(format!(
@@ -134,7 +155,8 @@ impl<'e> Emit<'e> {
         Ok(tensor)
     }
 
-    /// Copies what the states become into their tensors, for those that no operator has updated in place.
+    /// Copies what the states become into their tensors, for those that no operator has updated in
+    /// place.
     fn write_states(&mut self, states: &[i32]) -> Result<()> {
         let mut copies = Vec::new();
         for (state, tensor) in self.graph.states.iter().zip(states) {
@@ -148,7 +170,8 @@ impl<'e> Emit<'e> {
         Ok(())
     }
 
-    /// A tensor for an output of the graph: the value's own, or a copy when that has another role already.
+    /// A tensor for an output of the graph: the value's own, or a copy when that has another role
+    /// already.
     fn output(&mut self, value: ValueId, name: &str, taken: &[i32]) -> Result<i32> {
         let own = self.tensor(value)?;
         let record = self.subgraph.tensors.get_mut(own.unsigned_abs() as usize);
@@ -169,15 +192,17 @@ impl<'e> Emit<'e> {
         Ok(copy)
     }
 
-    /// Copies a tensor of at least one axis. Gathering every index of the first axis is the operator for it that exists for
-    /// every type and that no delegate takes away from the variable tensors it may write to.
+    /// Copies a tensor of at least one axis. Gathering every index of the first axis is the
+    /// operator for it that exists for every type and that no delegate takes away from the variable
+    /// tensors it may write to.
     fn copy(&mut self, from: i32, to: i32) -> Result<()> {
         let record = self.subgraph.tensors.get(from.unsigned_abs() as usize);
         let record = record.ok_or_else(|| Error::internal("a tensor is missing"))?;
         let (rank, count) = (record.shape.len(), record.shape.first().copied().unwrap_or(1));
         if record.buffer != 0 {
-            // From constants the interpreter gathers once and for all, before it resets its variable tensors. It turns rows
-            // around at every run, so that turned rows end in their order.
+            // From constants the interpreter gathers once and for all, before it resets its
+            // variable tensors. It turns rows around at every run, so that turned rows end in their
+            // order.
             let mut turned = record.clone();
             turned.buffer = self.file.turned(record.buffer, count.unsigned_abs() as usize);
             let turned = self.add_tensor(turned);
@@ -212,9 +237,19 @@ impl<'e> Emit<'e> {
             return Ok(to);
         };
         // The rows to gather are counted on the operator's result, and so read after it.
-        let rank = self.subgraph.tensors.get(result.unsigned_abs() as usize).map_or(0, |record| record.shape.len());
+        let rank = self
+            .subgraph
+            .tensors
+            .get(result.unsigned_abs() as usize)
+            .map_or(0, |record| record.shape.len());
         let shape = self.temporary("shape", DType::I32, &[rank], None);
-        self.operator(opcode::SHAPE, 1, &[result], &[shape], Options::new(55, vec![(0, Field::Byte(2))]));
+        self.operator(
+            opcode::SHAPE,
+            1,
+            &[result],
+            &[shape],
+            Options::new(55, vec![(0, Field::Byte(2))]),
+        );
         let rows = self.temporary("rows", DType::I32, &[], None);
         let axis = axis as i32;
         let (begin, end, one) = (
@@ -222,15 +257,27 @@ impl<'e> Emit<'e> {
             self.integers("end", &[1], &[axis + 1]),
             self.integers("step", &[1], &[1]),
         );
-        let masks =
-            vec![(0, Field::Int(0)), (1, Field::Int(0)), (2, Field::Int(0)), (3, Field::Int(0)), (4, Field::Int(1))];
-        self.operator(opcode::STRIDED_SLICE, 1, &[shape, begin, end, one], &[rows], Options::new(32, masks));
+        let masks = vec![
+            (0, Field::Int(0)),
+            (1, Field::Int(0)),
+            (2, Field::Int(0)),
+            (3, Field::Int(0)),
+            (4, Field::Int(1)),
+        ];
+        self.operator(
+            opcode::STRIDED_SLICE,
+            1,
+            &[shape, begin, end, one],
+            &[rows],
+            Options::new(32, masks),
+        );
         let count = self
             .subgraph
             .tensors
             .get(held.tensor.unsigned_abs() as usize)
             .and_then(|record| record.shape.first().copied());
-        let all = self.temporary("all", DType::I32, &[count.unwrap_or(1).unsigned_abs() as usize], None);
+        let all =
+            self.temporary("all", DType::I32, &[count.unwrap_or(1).unsigned_abs() as usize], None);
         let (zero, one) = (self.integers("zero", &[], &[0]), self.integers("one", &[], &[1]));
         self.operator(opcode::RANGE, 1, &[zero, rows, one], &[all], Options::default());
         self.gather(held.tensor, all, to);
@@ -246,7 +293,8 @@ impl<'e> Emit<'e> {
         }
         let Op::While(op) = &node.op else { return plain::plain(self, node) };
         let shapes = self.sizes.loop_variables(&node.inputs, &node.outputs)?;
-        let condition = nested(self.file, &op.condition, &shapes, self.warnings).within(|| "condition")?;
+        let condition =
+            nested(self.file, &op.condition, &shapes, self.warnings).within(|| "condition")?;
         let body = nested(self.file, &op.body, &shapes, self.warnings).within(|| "body")?;
         let inputs = self.operands(node)?;
         let outputs = self.results(node)?;
@@ -256,10 +304,14 @@ impl<'e> Emit<'e> {
 
     /// What is known of a value.
     pub(super) fn ty(&self, value: ValueId) -> Result<&'e ValueType> {
-        self.graph.get(value).map(|value| &value.ty).ok_or_else(|| Error::internal("a value is missing"))
+        self.graph
+            .get(value)
+            .map(|value| &value.ty)
+            .ok_or_else(|| Error::internal("a value is missing"))
     }
 
-    /// An ordinary tensor that holds a value; constants, and what variable tensors hold, get theirs when they are first read.
+    /// An ordinary tensor that holds a value; constants, and what variable tensors hold, get theirs
+    /// when they are first read.
     pub(super) fn tensor(&mut self, value: ValueId) -> Result<i32> {
         if let Some(tensor) = self.tensors.get(&value) {
             return Ok(*tensor);
@@ -270,7 +322,8 @@ impl<'e> Emit<'e> {
             return Ok(tensor);
         }
         let constant = self.graph.constant(value).or_else(|| self.sizes.known(value)).cloned();
-        let constant = constant.ok_or_else(|| Error::internal("a value is read before it is computed"))?;
+        let constant =
+            constant.ok_or_else(|| Error::internal("a value is read before it is computed"))?;
         let (name, quantization) = match self.graph.get(value) {
             Some(entry) => (entry.name.clone(), entry.ty.quantization.clone()),
             None => (String::new(), None),
@@ -292,11 +345,13 @@ impl<'e> Emit<'e> {
             tensors.push(match output {
                 Some(value) => self.result(*value)?,
                 None => {
-                    // The parts of a tensor are of its type, the variables of a loop each of its own.
+                    // The parts of a tensor are of its type, the variables of a loop each of its
+                    // own.
                     let source = if matches!(node.op, Op::While(_)) { slot } else { 0 };
                     let source = node.input(source);
                     let ty = source.map(|value| self.ty(value)).transpose()?;
-                    let (dtype, quantization) = ty.map_or((DType::F32, None), |ty| (ty.dtype, ty.quantization.clone()));
+                    let (dtype, quantization) =
+                        ty.map_or((DType::F32, None), |ty| (ty.dtype, ty.quantization.clone()));
                     let tensor = self.temporary("unread", dtype, &[], quantization);
                     self.forget_rank(tensor);
                     tensor
@@ -326,7 +381,8 @@ impl<'e> Emit<'e> {
         self.tensors.insert(value, tensor);
     }
 
-    /// Says that the last operator left a value in a variable tensor; `result`: a result of it, with its batch axis.
+    /// Says that the last operator left a value in a variable tensor; `result`: a result of it,
+    /// with its batch axis.
     pub(super) fn hold(&mut self, value: ValueId, tensor: i32, result: (i32, usize)) {
         self.held.insert(value, Held { tensor, after: Some(result) });
     }
@@ -337,8 +393,11 @@ impl<'e> Emit<'e> {
         let shape = self.sizes.shape(value).cloned().unwrap_or_default();
         let sizes: Vec<i32> = shape.iter().map(|size| size.map_or(1, |size| size as i32)).collect();
         let open = shape.iter().any(Option::is_none);
-        let signature =
-            if open { shape.iter().map(|size| size.map_or(-1, |size| size as i32)).collect() } else { Vec::new() };
+        let signature = if open {
+            shape.iter().map(|size| size.map_or(-1, |size| size as i32)).collect()
+        } else {
+            Vec::new()
+        };
         Ok(self.add_tensor(TensorRecord {
             name: name.to_owned(),
             dtype: ty.dtype,
@@ -382,7 +441,12 @@ impl<'e> Emit<'e> {
     }
 
     /// A constant tensor.
-    pub(super) fn constant(&mut self, name: &str, tensor: &Tensor, quantization: Option<Quantization>) -> i32 {
+    pub(super) fn constant(
+        &mut self,
+        name: &str,
+        tensor: &Tensor,
+        quantization: Option<Quantization>,
+    ) -> i32 {
         let buffer = self.file.buffer(bytes(tensor));
         let shape = tensor.shape().iter().map(|size| *size as i32).collect();
         self.add_tensor(TensorRecord {
@@ -411,20 +475,35 @@ impl<'e> Emit<'e> {
         self.subgraph.tensors.len() as i32 - 1
     }
 
-    /// Gives a constant the scale that follows from its neighbours.
+    /// Gives a constant the scale that follows from its neighbors.
     pub(super) fn set_scale(&mut self, tensor: i32, scale: f32) {
-        if let Some(record) = usize::try_from(tensor).ok().and_then(|tensor| self.subgraph.tensors.get_mut(tensor)) {
+        if let Some(record) =
+            usize::try_from(tensor).ok().and_then(|tensor| self.subgraph.tensors.get_mut(tensor))
+        {
             record.quantization = Some(Quantization::per_tensor(scale, 0));
         }
     }
 
     /// Adds an operator.
-    pub(super) fn operator(&mut self, number: i32, version: i32, inputs: &[i32], outputs: &[i32], options: Options) {
+    pub(super) fn operator(
+        &mut self,
+        number: i32,
+        version: i32,
+        inputs: &[i32],
+        outputs: &[i32],
+        options: Options,
+    ) {
         let code = self.file.code(Code { number, custom: String::new(), version });
         self.add_operator(code, inputs, outputs, options);
     }
 
-    pub(super) fn add_operator(&mut self, code: u32, inputs: &[i32], outputs: &[i32], options: Options) {
+    pub(super) fn add_operator(
+        &mut self,
+        code: u32,
+        inputs: &[i32],
+        outputs: &[i32],
+        options: Options,
+    ) {
         self.subgraph.operators.push(OperatorRecord {
             code,
             inputs: inputs.to_vec(),
@@ -440,9 +519,10 @@ impl<'e> Emit<'e> {
         self.subgraph.operators.last_mut()
     }
 
-    /// A variable tensor that holds an initial state when the next operator runs, and that the operator may overwrite:
-    /// the tensor of the value itself when it is a variable one that nobody reads afterwards, else one of its own that is
-    /// filled at every run. `ty`, `shape`: of the state.
+    /// A variable tensor that holds an initial state when the next operator runs, and that the
+    /// operator may overwrite: the tensor of the value itself when it is a variable one that nobody
+    /// reads afterwards, else one of its own that is filled at every run. `ty`, `shape`: of the
+    /// state.
     pub(super) fn state_operand(
         &mut self,
         initial: Option<ValueId>,
@@ -454,7 +534,11 @@ impl<'e> Emit<'e> {
             let tensor = self.variable(name, ty, shape);
             let dims: Vec<i32> = shape.iter().map(|size| *size as i32).collect();
             let dims = self.integers("state shape", &[dims.len()], &dims);
-            let zero = ty.quantization.as_ref().and_then(Quantization::as_per_tensor).map_or(0, |(_, zero)| zero);
+            let zero = ty
+                .quantization
+                .as_ref()
+                .and_then(Quantization::as_per_tensor)
+                .map_or(0, |(_, zero)| zero);
             let zero = match ty.dtype {
                 DType::I8 => Tensor::scalar(zero as i8),
                 DType::I16 => Tensor::scalar(zero as i16),

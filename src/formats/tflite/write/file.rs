@@ -7,7 +7,8 @@ use flatbuffers::{FlatBufferBuilder, ForwardsUOffset, Push, UOffsetT, Vector, WI
 
 use crate::tensor::{DType, Quantization, Tensor};
 
-/// Alignment of every constant in the file: what the format's own writers use, so that kernels may load whole vectors.
+/// Alignment of every constant in the file: what the format's own writers use, so that kernels may
+/// load whole vectors.
 const ALIGNMENT: usize = 16;
 
 /// A whole file.
@@ -108,7 +109,9 @@ impl File {
         let mut hasher = DefaultHasher::new();
         bytes.hash(&mut hasher);
         let same_hash = self.known.entry(hasher.finish()).or_default();
-        if let Some(index) = same_hash.iter().find(|index| self.buffers.get(**index as usize) == Some(&bytes)) {
+        if let Some(index) =
+            same_hash.iter().find(|index| self.buffers.get(**index as usize) == Some(&bytes))
+        {
             return *index;
         }
         let index = self.buffers.len() as u32;
@@ -125,19 +128,22 @@ impl File {
     }
 
     /// The bytes of the file.
-    pub(super) fn serialise(&self) -> Vec<u8> {
-        let mut builder =
-            FlatBufferBuilder::with_capacity(1024 + self.buffers.iter().map(|bytes| bytes.len() + 64).sum::<usize>());
+    pub(super) fn serialize(&self) -> Vec<u8> {
+        let mut builder = FlatBufferBuilder::with_capacity(
+            1024 + self.buffers.iter().map(|bytes| bytes.len() + 64).sum::<usize>(),
+        );
         let fbb = &mut builder;
         let buffers: Vec<_> = self.buffers.iter().map(|bytes| buffer(fbb, bytes)).collect();
         let buffers = fbb.create_vector(&buffers);
-        let subgraphs: Vec<_> = self.subgraphs.iter().map(|subgraph| subgraph.serialise(fbb)).collect();
+        let subgraphs: Vec<_> =
+            self.subgraphs.iter().map(|subgraph| subgraph.serialize(fbb)).collect();
         let subgraphs = fbb.create_vector(&subgraphs);
-        let codes: Vec<_> = self.codes.iter().map(|code| code.serialise(fbb)).collect();
+        let codes: Vec<_> = self.codes.iter().map(|code| code.serialize(fbb)).collect();
         let codes = fbb.create_vector(&codes);
         let metadata: Vec<_> = self.metadata.iter().map(|entry| named_buffer(fbb, entry)).collect();
         let metadata = fbb.create_vector(&metadata);
-        let signatures: Vec<_> = self.subgraphs.first().map(|main| signature(fbb, main)).into_iter().collect();
+        let signatures: Vec<_> =
+            self.subgraphs.first().map(|main| signature(fbb, main)).into_iter().collect();
         let signatures = fbb.create_vector(&signatures);
         let description = fbb.create_string(&self.description);
         let start = fbb.start_table();
@@ -149,7 +155,8 @@ impl File {
         fbb.push_slot_always(slot(6), metadata);
         fbb.push_slot_always(slot(7), signatures);
         let root = fbb.end_table(start);
-        // The root offset and the identifier, eight bytes, come last; the constants were aligned from the file's end.
+        // The root offset and the identifier, eight bytes, come last; the constants were aligned
+        // from the file's end.
         pad(fbb, 8);
         fbb.finish(root, std::str::from_utf8(super::super::schema::IDENTIFIER).ok());
         let (bytes, head) = builder.collapse();
@@ -167,7 +174,8 @@ fn slot(number: usize) -> u16 {
     (4 + 2 * number) as u16
 }
 
-/// Puts zeros before what comes next, so that `length` bytes from now on the buffer's end is aligned.
+/// Puts zeros before what comes next, so that `length` bytes from now on the buffer's end is
+/// aligned.
 fn pad(fbb: &mut Builder<'_>, length: usize) {
     while !(fbb.unfinished_data().len() + length).is_multiple_of(ALIGNMENT) {
         fbb.push(0u8);
@@ -224,10 +232,11 @@ fn tensor_maps<'b>(fbb: &mut Builder<'b>, main: &SubGraph, indices: &[i32]) -> T
 }
 
 impl Code {
-    fn serialise(&self, fbb: &mut Builder<'_>) -> Table {
+    fn serialize(&self, fbb: &mut Builder<'_>) -> Table {
         let custom = (!self.custom.is_empty()).then(|| fbb.create_string(&self.custom));
         let start = fbb.start_table();
-        // Readers before 2020 know the eight-bit field only; numbers that do not fit stand there as 127.
+        // Readers before 2020 know the eight-bit field only; numbers that do not fit stand there as
+        // 127.
         fbb.push_slot_always(slot(0), i8::try_from(self.number).unwrap_or(127));
         push_some(fbb, 1, custom);
         fbb.push_slot_always(slot(2), self.version);
@@ -237,10 +246,11 @@ impl Code {
 }
 
 impl SubGraph {
-    fn serialise(&self, fbb: &mut Builder<'_>) -> Table {
-        let tensors: Vec<_> = self.tensors.iter().map(|tensor| tensor.serialise(fbb)).collect();
+    fn serialize(&self, fbb: &mut Builder<'_>) -> Table {
+        let tensors: Vec<_> = self.tensors.iter().map(|tensor| tensor.serialize(fbb)).collect();
         let tensors = fbb.create_vector(&tensors);
-        let operators: Vec<_> = self.operators.iter().map(|operator| operator.serialise(fbb)).collect();
+        let operators: Vec<_> =
+            self.operators.iter().map(|operator| operator.serialize(fbb)).collect();
         let operators = fbb.create_vector(&operators);
         let inputs = fbb.create_vector(&self.inputs);
         let outputs = fbb.create_vector(&self.outputs);
@@ -256,7 +266,7 @@ impl SubGraph {
 }
 
 impl TensorRecord {
-    fn serialise(&self, fbb: &mut Builder<'_>) -> Table {
+    fn serialize(&self, fbb: &mut Builder<'_>) -> Table {
         let name = fbb.create_string(&self.name);
         let shape = fbb.create_vector(&self.shape);
         let signature = (!self.signature.is_empty()).then(|| fbb.create_vector(&self.signature));
@@ -283,12 +293,14 @@ impl TensorRecord {
 }
 
 impl OperatorRecord {
-    fn serialise(&self, fbb: &mut Builder<'_>) -> Table {
+    fn serialize(&self, fbb: &mut Builder<'_>) -> Table {
         let inputs = fbb.create_vector(&self.inputs);
         let outputs = fbb.create_vector(&self.outputs);
-        let options = (self.options.number != 0).then(|| self.options.serialise(fbb));
-        let custom = (!self.custom_options.is_empty()).then(|| fbb.create_vector(&self.custom_options));
-        let intermediates = (!self.intermediates.is_empty()).then(|| fbb.create_vector(&self.intermediates));
+        let options = (self.options.number != 0).then(|| self.options.serialize(fbb));
+        let custom =
+            (!self.custom_options.is_empty()).then(|| fbb.create_vector(&self.custom_options));
+        let intermediates =
+            (!self.intermediates.is_empty()).then(|| fbb.create_vector(&self.intermediates));
         let start = fbb.start_table();
         fbb.push_slot_always(slot(0), self.code);
         fbb.push_slot_always(slot(1), inputs);
@@ -302,7 +314,7 @@ impl OperatorRecord {
 }
 
 impl Options {
-    fn serialise(&self, fbb: &mut Builder<'_>) -> Table {
+    fn serialize(&self, fbb: &mut Builder<'_>) -> Table {
         let lists: Vec<_> = self
             .fields
             .iter()

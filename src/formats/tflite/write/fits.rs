@@ -30,11 +30,16 @@ fn one_scale_a_gate(op: &Recurrent) -> Result<(), String> {
     for direction in &op.directions {
         let weights = &direction.weights;
         let blocks = [Some((&weights.input, gates)), Some((&weights.recurrent, gates))];
-        let more =
-            [weights.auxiliary.as_ref().map(|m| (m, gates)), weights.projection.as_ref().map(|p| (&p.weight, 1))];
+        let more = [
+            weights.auxiliary.as_ref().map(|m| (m, gates)),
+            weights.projection.as_ref().map(|p| (&p.weight, 1)),
+        ];
         for (matrix, blocks) in blocks.into_iter().chain(more).flatten() {
             if matrix.scales.len() != blocks && matrix.scales.len() != 1 {
-                return Err(format!("weights with {} scales for {blocks} gates", matrix.scales.len()));
+                return Err(format!(
+                    "weights with {} scales for {blocks} gates",
+                    matrix.scales.len()
+                ));
             }
         }
     }
@@ -46,7 +51,10 @@ fn lstm_fits(lstm: &Lstm) -> Result<(), String> {
         return Err(format!("gates with {:?}", lstm.gate));
     }
     if lstm.candidate != lstm.output {
-        return Err(format!("{:?} for the candidate and {:?} for the output", lstm.candidate, lstm.output));
+        return Err(format!(
+            "{:?} for the candidate and {:?} for the output",
+            lstm.candidate, lstm.output
+        ));
     }
     match lstm.candidate {
         Activation::Tanh | Activation::Relu | Activation::Relu6 => Ok(()),
@@ -101,7 +109,8 @@ fn both_fit(op: &Recurrent, forward: &Direction, backward: &Direction) -> Result
         return Err("diagonal recurrent weights in both directions".to_owned());
     }
     let width = forward.weights.input.columns();
-    let auxiliary = match (&forward.weights.auxiliary, &backward.weights.auxiliary, backward.source) {
+    let auxiliary = match (&forward.weights.auxiliary, &backward.weights.auxiliary, backward.source)
+    {
         (None, None, Source::X) => width,
         (Some(a), Some(b), Source::X) if a.columns() == b.columns() => a.columns(),
         (None, None, Source::Auxiliary) => backward.weights.input.columns(),

@@ -8,7 +8,9 @@ use super::fits::fits;
 use super::sizes::Sizes;
 use super::step_loop;
 use crate::error::{Error, Place, Result};
-use crate::graph::op::{Activation, Binary, BinaryFunction, Concat, FullyConnected, MatMul, Softmax, Unary, While};
+use crate::graph::op::{
+    Activation, Binary, BinaryFunction, Concat, FullyConnected, MatMul, Softmax, Unary, While,
+};
 use crate::graph::recurrent::{Arithmetic, Direction, Layout, Matrix, Merge, Recurrent, Source};
 use crate::graph::{Graph, Node, Op, ValueId, ValueType};
 use crate::tensor::{DType, Tensor};
@@ -29,8 +31,11 @@ pub(super) fn lower(graph: &Graph, sizes: &Sizes) -> Result<Graph> {
             lower.node(&mut out, node).within(|| place)?;
         }
     }
-    let ends =
-        out.outputs.iter_mut().map(|port| &mut port.value).chain(out.states.iter_mut().map(|state| &mut state.next));
+    let ends = out
+        .outputs
+        .iter_mut()
+        .map(|port| &mut port.value)
+        .chain(out.states.iter_mut().map(|state| &mut state.next));
     let mut ends: Vec<&mut ValueId> = ends.collect();
     for end in &mut ends {
         **end = lower.value(**end);
@@ -85,7 +90,10 @@ impl Lower<'_> {
             Op::Binary(mut op) => {
                 let has_option = matches!(
                     op.function,
-                    BinaryFunction::Add | BinaryFunction::Sub | BinaryFunction::Mul | BinaryFunction::Div
+                    BinaryFunction::Add
+                        | BinaryFunction::Sub
+                        | BinaryFunction::Mul
+                        | BinaryFunction::Div
                 );
                 if !is_fusable(op.activation, has_option) {
                     let activation = std::mem::replace(&mut op.activation, Activation::Linear);
@@ -116,11 +124,13 @@ impl Lower<'_> {
             }
             Op::While(op) => {
                 let shapes = self.sizes.loop_variables(&node.inputs, &node.outputs);
-                // The variables of a loop that was made here have no sizes yet; the second round sees to it.
+                // The variables of a loop that was made here have no sizes yet; the second round
+                // sees to it.
                 if let Ok(shapes) = shapes {
                     let While { condition, body } = *op;
                     let (condition, body) = (Arc::new(condition), Arc::new(body));
-                    let condition = lower(&condition, &Sizes::new(&condition, &shapes)?).within(|| "condition")?;
+                    let condition = lower(&condition, &Sizes::new(&condition, &shapes)?)
+                        .within(|| "condition")?;
                     let body = lower(&body, &Sizes::new(&body, &shapes)?).within(|| "body")?;
                     node.op = Op::While(Box::new(While { condition, body }));
                 }
@@ -162,12 +172,20 @@ impl Lower<'_> {
     /// The node, and an activation of its result as an operator of its own.
     fn then(&mut self, graph: &mut Graph, mut node: Node, activation: Activation) -> Result<()> {
         let result = result(&node, 0)?;
-        let ty = graph.get(result).map(|value| value.ty.clone()).unwrap_or_else(|| ValueType::unranked(DType::F32));
+        let ty = graph
+            .get(result)
+            .map(|value| value.ty.clone())
+            .unwrap_or_else(|| ValueType::unranked(DType::F32));
         let sum = graph.add_value(format!("{}/sum", node.name), ty);
         let name = node.name.clone();
         node.outputs = vec![Some(sum)];
         graph.nodes.push(node);
-        let node = Node { name, op: Op::Activation(activation), inputs: vec![Some(sum)], outputs: vec![Some(result)] };
+        let node = Node {
+            name,
+            op: Op::Activation(activation),
+            inputs: vec![Some(sum)],
+            outputs: vec![Some(result)],
+        };
         self.activation(graph, node, activation)
     }
 
@@ -182,7 +200,12 @@ impl Lower<'_> {
             Activation::SignBit => {
                 let zero = build.number(0.0);
                 let negative = build.less(x, zero);
-                graph.add_node(node.name, Op::Cast(DType::F32), vec![Some(negative)], vec![Some(y)]);
+                graph.add_node(
+                    node.name,
+                    Op::Cast(DType::F32),
+                    vec![Some(negative)],
+                    vec![Some(y)],
+                );
                 return Ok(());
             }
             Activation::HardSigmoid { alpha, beta } if alpha != 1.0 || beta != 0.0 => {
@@ -244,15 +267,21 @@ impl Lower<'_> {
             return Ok(());
         };
         match op.directions.as_slice() {
-            [only] if only.source == Source::Auxiliary => self.auxiliary_as_input(graph, node, op, only),
+            [only] if only.source == Source::Auxiliary => {
+                self.auxiliary_as_input(graph, node, op, only)
+            }
             [only] if only.weights.auxiliary.is_some() && op.arithmetic == Arithmetic::Float => {
                 self.joined_inputs(graph, node, op, only)
             }
             [only] if only.reverse && fits(&with_direction(op, &forward(only)), &node).is_ok() => {
                 self.reversed(graph, node, op, only)
             }
-            [_] => step_loop::rewrite(graph, self.sizes, &node, op)
-                .map_err(|error| Error::new(error.kind(), format!("{reason}: no fused operator; {}", error.message()))),
+            [_] => step_loop::rewrite(graph, self.sizes, &node, op).map_err(|error| {
+                Error::new(
+                    error.kind(),
+                    format!("{reason}: no fused operator; {}", error.message()),
+                )
+            }),
             _ => self.separate(graph, node, op),
         }
     }
@@ -273,11 +302,23 @@ impl Lower<'_> {
     }
 
     /// `W x + A a` as one product of `[W A]` and x joined with a.
-    fn joined_inputs(&mut self, graph: &mut Graph, mut node: Node, op: &Recurrent, only: &Direction) -> Result<()> {
-        let Some(auxiliary) = &only.weights.auxiliary else { return Err(Error::internal("no auxiliary weights")) };
+    fn joined_inputs(
+        &mut self,
+        graph: &mut Graph,
+        mut node: Node,
+        op: &Recurrent,
+        only: &Direction,
+    ) -> Result<()> {
+        let Some(auxiliary) = &only.weights.auxiliary else {
+            return Err(Error::internal("no auxiliary weights"));
+        };
         let (x, a) = (operand(&node, Recurrent::X)?, operand(&node, Recurrent::AUXILIARY)?);
         let mut build = Build { graph, name: node.name.clone() };
-        let joined = build.op(Op::Concat(Concat { axis: 2, activation: Activation::Linear }), &[x, a], DType::F32);
+        let joined = build.op(
+            Op::Concat(Concat { axis: 2, activation: Activation::Linear }),
+            &[x, a],
+            DType::F32,
+        );
         let mut weights = (*only.weights).clone();
         weights.input = beside(&weights.input, auxiliary)?;
         weights.auxiliary = None;
@@ -288,8 +329,15 @@ impl Lower<'_> {
         self.recurrent(graph, node, &op)
     }
 
-    /// A backward direction as the forward one on the reversed sequence, its outputs reversed again.
-    fn reversed(&mut self, graph: &mut Graph, mut node: Node, op: &Recurrent, only: &Direction) -> Result<()> {
+    /// A backward direction as the forward one on the reversed sequence, its outputs reversed
+    /// again.
+    fn reversed(
+        &mut self,
+        graph: &mut Graph,
+        mut node: Node,
+        op: &Recurrent,
+        only: &Direction,
+    ) -> Result<()> {
         let x = operand(&node, Recurrent::X)?;
         let dtype = graph.get(x).map_or(DType::F32, |value| value.ty.dtype);
         let mut build = Build { graph, name: node.name.clone() };
@@ -300,7 +348,8 @@ impl Lower<'_> {
         let y = node.output(Recurrent::y(0));
         let name = node.name.clone();
         let reversed = y.map(|y| {
-            let ty = graph.get(y).map_or_else(|| ValueType::unranked(dtype), |value| value.ty.clone());
+            let ty =
+                graph.get(y).map_or_else(|| ValueType::unranked(dtype), |value| value.ty.clone());
             graph.add_value(format!("{name}/backwards"), ty)
         });
         node.outputs[Recurrent::y(0)] = reversed;
@@ -319,13 +368,17 @@ impl Lower<'_> {
             let get = |list: &[Option<ValueId>], slot: usize| list.get(slot).copied().flatten();
             let mut y = get(&node.outputs, Recurrent::y(d));
             if op.merge == Merge::Concat && get(&node.outputs, Recurrent::y(0)).is_some() {
-                let dtype = get(&node.outputs, 0).and_then(|y| graph.get(y)).map_or(DType::F32, |value| value.ty.dtype);
-                let part = graph.add_value(format!("{}/direction{d}", node.name), ValueType::unranked(dtype));
+                let dtype = get(&node.outputs, 0)
+                    .and_then(|y| graph.get(y))
+                    .map_or(DType::F32, |value| value.ty.dtype);
+                let part = graph
+                    .add_value(format!("{}/direction{d}", node.name), ValueType::unranked(dtype));
                 y = Some(part);
                 parts.push(Some(part));
             }
             let single = Recurrent { merge: Merge::Separate, ..with_direction(op, direction) };
-            let has_auxiliary = direction.source == Source::Auxiliary || direction.weights.auxiliary.is_some();
+            let has_auxiliary =
+                direction.source == Source::Auxiliary || direction.weights.auxiliary.is_some();
             let inputs = vec![
                 get(&node.inputs, Recurrent::X),
                 get(&node.inputs, Recurrent::MASK),
@@ -333,9 +386,18 @@ impl Lower<'_> {
                 get(&node.inputs, Recurrent::h0(d)),
                 get(&node.inputs, Recurrent::c0(d)),
             ];
-            let outputs = vec![y, None, get(&node.outputs, Recurrent::h_n(d)), get(&node.outputs, Recurrent::c_n(d))];
+            let outputs = vec![
+                y,
+                None,
+                get(&node.outputs, Recurrent::h_n(d)),
+                get(&node.outputs, Recurrent::c_n(d)),
+            ];
             let name = format!("{}/direction{d}", node.name);
-            self.recurrent(graph, Node { name, op: Op::Recurrent(single.clone()), inputs, outputs }, &single)?;
+            self.recurrent(
+                graph,
+                Node { name, op: Op::Recurrent(single.clone()), inputs, outputs },
+                &single,
+            )?;
         }
         if !parts.is_empty() {
             let join = Op::Concat(Concat { axis: 2, activation: Activation::Linear });
@@ -368,7 +430,8 @@ fn forward(direction: &Direction) -> Direction {
     Direction { reverse: false, ..direction.clone() }
 }
 
-/// Whether a kernel applies the activation to its result. TANH is a number of the enumeration, and only recurrent kernels read it.
+/// Whether a kernel applies the activation to its result. TANH is a number of the enumeration, and
+/// only recurrent kernels read it.
 fn is_fusable(activation: Activation, has_option: bool) -> bool {
     match activation {
         Activation::Linear => true,
@@ -419,14 +482,17 @@ fn dense(graph: &mut Graph, node: &Node, op: MatMul) -> Result<Option<Node>> {
     let Some(constant) = &entry.constant else { return Ok(None) };
     let &[rows, columns] = constant.shape() else { return Ok(None) };
     let (name, quantization) = (entry.name.clone(), entry.ty.quantization.clone());
-    let one_scale = quantization.as_ref().is_none_or(|quantization| quantization.as_per_tensor().is_some());
+    let one_scale =
+        quantization.as_ref().is_none_or(|quantization| quantization.as_per_tensor().is_some());
     if op.transpose_a || rows == 0 || columns == 0 || !one_scale {
         return Ok(None);
     }
     macro_rules! turned {
         ($ty:ty) => {{
             let data = constant.as_slice::<$ty>()?;
-            let turned = (0..columns).flat_map(|column| data.iter().skip(column).step_by(columns).copied()).collect();
+            let turned = (0..columns)
+                .flat_map(|column| data.iter().skip(column).step_by(columns).copied())
+                .collect();
             Tensor::from_vec(&[columns, rows], turned)?
         }};
     }
@@ -445,5 +511,9 @@ fn dense(graph: &mut Graph, node: &Node, op: MatMul) -> Result<Option<Node>> {
         keep_leading_axes: true,
         asymmetric_inputs: op.asymmetric_inputs,
     };
-    Ok(Some(Node { op: Op::FullyConnected(op), inputs: vec![node.input(0), Some(weights), None], ..node.clone() }))
+    Ok(Some(Node {
+        op: Op::FullyConnected(op),
+        inputs: vec![node.input(0), Some(weights), None],
+        ..node.clone()
+    }))
 }

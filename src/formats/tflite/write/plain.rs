@@ -1,4 +1,5 @@
-//! Every op that is one operator of TensorFlow Lite: its number, version, options and the order of its operands.
+//! Every op that is one operator of TensorFlow Lite: its number, version, options and the order of
+//! its operands.
 
 use super::super::opcode;
 use super::emit::Emit;
@@ -25,7 +26,8 @@ pub(super) fn plain(emit: &mut Emit<'_>, node: &Node) -> Result<()> {
                 ],
             );
             let per_row = node.input(1).map(|weights| emit.ty(weights)).transpose()?;
-            let per_row = per_row.and_then(|ty| ty.quantization.as_ref()).is_some_and(|q| q.scales.len() > 1);
+            let per_row =
+                per_row.and_then(|ty| ty.quantization.as_ref()).is_some_and(|q| q.scales.len() > 1);
             let version = match weights_of(emit, node)? {
                 (DType::F32, DType::I8) if per_row => 12,
                 (DType::F32, DType::I8) if op.asymmetric_inputs => 9,
@@ -42,7 +44,11 @@ pub(super) fn plain(emit: &mut Emit<'_>, node: &Node) -> Result<()> {
         Op::MatMul(op) => {
             let options = Options::new(
                 101,
-                vec![(0, Bool(op.transpose_a)), (1, Bool(op.transpose_b)), (2, Bool(op.asymmetric_inputs))],
+                vec![
+                    (0, Bool(op.transpose_a)),
+                    (1, Bool(op.transpose_b)),
+                    (2, Bool(op.asymmetric_inputs)),
+                ],
             );
             let version = match weights_of(emit, node)? {
                 (DType::F32, DType::I8) if op.asymmetric_inputs => 4,
@@ -85,7 +91,9 @@ pub(super) fn plain(emit: &mut Emit<'_>, node: &Node) -> Result<()> {
         Op::Activation(op) => activation(emit, node, *op),
         Op::Binary(op) => binary(emit, node, *op),
         Op::Select => same(emit, node, opcode::SELECT_V2, 1, Options::default()),
-        Op::Softmax(op) if op.log => same(emit, node, opcode::LOG_SOFTMAX, 1, Options::new(36, Vec::new())),
+        Op::Softmax(op) if op.log => {
+            same(emit, node, opcode::LOG_SOFTMAX, 1, Options::new(36, Vec::new()))
+        }
         Op::Softmax(op) => {
             let version = by_type(emit, node)?;
             same(emit, node, opcode::SOFTMAX, version, Options::new(9, vec![(0, Float(op.beta))]))
@@ -93,17 +101,29 @@ pub(super) fn plain(emit: &mut Emit<'_>, node: &Node) -> Result<()> {
         Op::Reduce(op) => {
             let inputs = indexed(emit, node, &[1])?;
             let version = by_type(emit, node)?;
-            one(emit, node, reduction(op.function), version, &inputs, Options::new(27, vec![(0, Bool(op.keep_dims))]))
+            one(
+                emit,
+                node,
+                reduction(op.function),
+                version,
+                &inputs,
+                Options::new(27, vec![(0, Bool(op.keep_dims))]),
+            )
         }
         Op::ArgMax(op) => {
-            let (number, options) = if op.minimum { (opcode::ARG_MIN, 57) } else { (opcode::ARG_MAX, 40) };
+            let (number, options) =
+                if op.minimum { (opcode::ARG_MIN, 57) } else { (opcode::ARG_MAX, 40) };
             let inputs = indexed(emit, node, &[1])?;
-            let options = Options::new(options, vec![(0, Byte(super::file::dtype_number(op.dtype)))]);
+            let options =
+                Options::new(options, vec![(0, Byte(super::file::dtype_number(op.dtype)))]);
             one(emit, node, number, 1, &inputs, options)
         }
         Op::Cast(to) => {
             let from = input_type(emit, node, 0)?;
-            let types = vec![(0, Byte(super::file::dtype_number(from))), (1, Byte(super::file::dtype_number(*to)))];
+            let types = vec![
+                (0, Byte(super::file::dtype_number(from))),
+                (1, Byte(super::file::dtype_number(*to))),
+            ];
             same(emit, node, opcode::CAST, 1, Options::new(37, types))
         }
         Op::Quantize => {
@@ -144,7 +164,14 @@ pub(super) fn plain(emit: &mut Emit<'_>, node: &Node) -> Result<()> {
             let mut inputs = indexed(emit, node, &[1])?;
             let has_value = inputs.get(2).is_some_and(|value| *value != -1);
             inputs.truncate(if has_value { 3 } else { 2 });
-            one(emit, node, if has_value { opcode::PADV2 } else { opcode::PAD }, version, &inputs, Options::default())
+            one(
+                emit,
+                node,
+                if has_value { opcode::PADV2 } else { opcode::PAD },
+                version,
+                &inputs,
+                Options::default(),
+            )
         }
         Op::Slice => {
             let version = by_type(emit, node)?;
@@ -153,42 +180,75 @@ pub(super) fn plain(emit: &mut Emit<'_>, node: &Node) -> Result<()> {
         }
         Op::StridedSlice(op) => {
             let version = if op.offset { 8 } else { by_type(emit, node)? };
-            let masks = [op.begin_mask, op.end_mask, op.ellipsis_mask, op.new_axis_mask, op.shrink_axis_mask];
-            let mut fields: Vec<_> = masks.iter().enumerate().map(|(slot, mask)| (slot, Int(*mask as i32))).collect();
+            let masks = [
+                op.begin_mask,
+                op.end_mask,
+                op.ellipsis_mask,
+                op.new_axis_mask,
+                op.shrink_axis_mask,
+            ];
+            let mut fields: Vec<_> =
+                masks.iter().enumerate().map(|(slot, mask)| (slot, Int(*mask as i32))).collect();
             fields.push((5, Bool(op.offset)));
             let inputs = indexed(emit, node, &[1, 2, 3])?;
             one(emit, node, opcode::STRIDED_SLICE, version, &inputs, Options::new(32, fields))
         }
         Op::Gather(op) => {
             let version = if op.batch_dims != 0 { 5 } else { by_type(emit, node)? };
-            same(emit, node, opcode::GATHER, version, gather_options(op.axis as i32, op.batch_dims as i32))
+            same(
+                emit,
+                node,
+                opcode::GATHER,
+                version,
+                gather_options(op.axis as i32, op.batch_dims as i32),
+            )
         }
         Op::Pack(op) => {
             let version = by_type(emit, node)?;
             let count = Int(node.inputs.len() as i32);
-            same(emit, node, opcode::PACK, version, Options::new(59, vec![(0, count), (1, Int(op.axis as i32))]))
+            same(
+                emit,
+                node,
+                opcode::PACK,
+                version,
+                Options::new(59, vec![(0, count), (1, Int(op.axis as i32))]),
+            )
         }
         Op::Unpack(op) => {
             let version = by_type(emit, node)?;
             let count = Int(node.outputs.len() as i32);
-            same(emit, node, opcode::UNPACK, version, Options::new(64, vec![(0, count), (1, Int(op.axis as i32))]))
+            same(
+                emit,
+                node,
+                opcode::UNPACK,
+                version,
+                Options::new(64, vec![(0, count), (1, Int(op.axis as i32))]),
+            )
         }
         Op::Split => split(emit, node),
         Op::Concat(op) => {
             let version = by_type(emit, node)?;
-            let options = Options::new(10, vec![(0, Int(op.axis as i32)), (1, fused(op.activation)?)]);
+            let options =
+                Options::new(10, vec![(0, Int(op.axis as i32)), (1, fused(op.activation)?)]);
             same(emit, node, opcode::CONCATENATION, version, options)
         }
         Op::Reverse => with_indices(emit, node, opcode::REVERSE_V2, 1),
         Op::ReverseSequence(op) => {
-            let options = Options::new(87, vec![(0, Int(op.time_axis as i32)), (1, Int(op.batch_axis as i32))]);
+            let options = Options::new(
+                87,
+                vec![(0, Int(op.time_axis as i32)), (1, Int(op.batch_axis as i32))],
+            );
             same(emit, node, opcode::REVERSE_SEQUENCE, 1, options)
         }
         Op::SetItem => set_item(emit, node),
         Op::Custom(op) => {
             let inputs = emit.operands(node)?;
             let outputs = emit.results(node)?;
-            let code = emit.file.code(Code { number: opcode::CUSTOM, custom: op.name.clone(), version: 1 });
+            let code = emit.file.code(Code {
+                number: opcode::CUSTOM,
+                custom: op.name.clone(),
+                version: 1,
+            });
             emit.add_operator(code, &inputs, &outputs, Options::default());
             if let Some(operator) = emit.last_operator() {
                 operator.custom_options.clone_from(&op.options);
@@ -199,14 +259,27 @@ pub(super) fn plain(emit: &mut Emit<'_>, node: &Node) -> Result<()> {
 }
 
 /// One operator with the node's results.
-fn one(emit: &mut Emit<'_>, node: &Node, number: i32, version: i32, inputs: &[i32], options: Options) -> Result<()> {
+fn one(
+    emit: &mut Emit<'_>,
+    node: &Node,
+    number: i32,
+    version: i32,
+    inputs: &[i32],
+    options: Options,
+) -> Result<()> {
     let outputs = emit.results(node)?;
     emit.operator(number, version, inputs, &outputs, options);
     Ok(())
 }
 
 /// One operator with the node's operands in their order, and its results.
-fn same(emit: &mut Emit<'_>, node: &Node, number: i32, version: i32, options: Options) -> Result<()> {
+fn same(
+    emit: &mut Emit<'_>,
+    node: &Node,
+    number: i32,
+    version: i32,
+    options: Options,
+) -> Result<()> {
     let inputs = emit.operands(node)?;
     one(emit, node, number, version, &inputs, options)
 }
@@ -217,7 +290,8 @@ fn with_indices(emit: &mut Emit<'_>, node: &Node, number: i32, version: i32) -> 
     one(emit, node, number, version, &inputs, Options::default())
 }
 
-/// The operands, those in `slots` (axes, shapes, positions) as 32-bit integers, which is all that the kernels read.
+/// The operands, those in `slots` (axes, shapes, positions) as 32-bit integers, which is all that
+/// the kernels read.
 fn indexed(emit: &mut Emit<'_>, node: &Node, slots: &[usize]) -> Result<Vec<i32>> {
     let mut inputs = emit.operands(node)?;
     for &slot in slots {
@@ -235,15 +309,20 @@ fn narrow(emit: &mut Emit<'_>, value: ValueId, tensor: i32) -> Result<i32> {
     }
     let known = emit.graph.constant(value).or_else(|| emit.sizes.known(value));
     if let Some(known) = known {
-        let narrowed =
-            known.to_i64()?.into_iter().map(|index| index.clamp(i32::MIN.into(), i32::MAX.into()) as i32).collect();
+        let narrowed = known
+            .to_i64()?
+            .into_iter()
+            .map(|index| index.clamp(i32::MIN.into(), i32::MAX.into()) as i32)
+            .collect();
         let narrowed = Tensor::from_vec::<i32>(known.shape(), narrowed)?;
         return Ok(emit.constant("indices", &narrowed, None));
     }
     let shape = emit.sizes.fixed(value, "a list of indices")?;
     let narrowed = emit.temporary("indices", DType::I32, &shape, None);
-    let types =
-        vec![(0, Byte(super::file::dtype_number(DType::I64))), (1, Byte(super::file::dtype_number(DType::I32)))];
+    let types = vec![
+        (0, Byte(super::file::dtype_number(DType::I64))),
+        (1, Byte(super::file::dtype_number(DType::I32))),
+    ];
     emit.operator(opcode::CAST, 1, &[tensor], &[narrowed], Options::new(37, types));
     Ok(narrowed)
 }
@@ -306,8 +385,12 @@ fn activation(emit: &mut Emit<'_>, node: &Node, activation: Activation) -> Resul
         Activation::Tanh => (opcode::TANH, Options::default()),
         Activation::Sigmoid => (opcode::LOGISTIC, Options::default()),
         Activation::Elu { alpha: 1.0 } => (opcode::ELU, Options::default()),
-        Activation::LeakyRelu { alpha } => (opcode::LEAKY_RELU, Options::new(75, vec![(0, Float(alpha))])),
-        Activation::Gelu { approximate } => (opcode::GELU, Options::new(116, vec![(0, Bool(approximate))])),
+        Activation::LeakyRelu { alpha } => {
+            (opcode::LEAKY_RELU, Options::new(75, vec![(0, Float(alpha))]))
+        }
+        Activation::Gelu { approximate } => {
+            (opcode::GELU, Options::new(116, vec![(0, Bool(approximate))]))
+        }
         Activation::HardSwish => (opcode::HARD_SWISH, Options::default()),
         Activation::Exponential => (opcode::EXP, Options::default()),
         Activation::HardSigmoid { alpha, beta } if alpha == 1.0 && beta == 0.0 => {
@@ -320,7 +403,9 @@ fn activation(emit: &mut Emit<'_>, node: &Node, activation: Activation) -> Resul
         | Activation::Selu
         | Activation::Softplus
         | Activation::Softsign
-        | Activation::Swish => return Err(Error::internal(format!("{activation:?} was not rewritten"))),
+        | Activation::Swish => {
+            return Err(Error::internal(format!("{activation:?} was not rewritten")));
+        }
     };
     let version = by_type(emit, node)?;
     same(emit, node, number, version, options)
@@ -347,8 +432,11 @@ fn binary(emit: &mut Emit<'_>, node: &Node, op: Binary) -> Result<()> {
         BinaryFunction::And => (opcode::LOGICAL_AND, 0),
         BinaryFunction::Or => (opcode::LOGICAL_OR, 0),
     };
-    let options =
-        if options == 0 { Options::default() } else { Options::new(options, vec![(0, fused(op.activation)?)]) };
+    let options = if options == 0 {
+        Options::default()
+    } else {
+        Options::new(options, vec![(0, fused(op.activation)?)])
+    };
     let version = by_type(emit, node)?;
     same(emit, node, number, version, options)
 }
@@ -392,7 +480,10 @@ fn reshape(emit: &mut Emit<'_>, node: &Node) -> Result<()> {
     let options = match known {
         Some(known) => {
             let sizes: Vec<i32> = known.to_i64()?.into_iter().map(|size| size as i32).collect();
-            inputs = vec![inputs.first().copied().unwrap_or(-1), emit.integers("new shape", &[sizes.len()], &sizes)];
+            inputs = vec![
+                inputs.first().copied().unwrap_or(-1),
+                emit.integers("new shape", &[sizes.len()], &sizes),
+            ];
             Options::new(17, vec![(0, Ints(sizes))])
         }
         None => {
@@ -410,19 +501,39 @@ fn split(emit: &mut Emit<'_>, node: &Node) -> Result<()> {
     let operand = |slot: usize| inputs.get(slot).copied().unwrap_or(-1);
     let count = vec![(0, Int(node.outputs.len() as i32))];
     if operand(2) == -1 {
-        return one(emit, node, opcode::SPLIT, version, &[operand(1), operand(0)], Options::new(35, count));
+        return one(
+            emit,
+            node,
+            opcode::SPLIT,
+            version,
+            &[operand(1), operand(0)],
+            Options::new(35, count),
+        );
     }
-    one(emit, node, opcode::SPLIT_V, version, &[operand(0), operand(2), operand(1)], Options::new(79, count))
+    one(
+        emit,
+        node,
+        opcode::SPLIT_V,
+        version,
+        &[operand(0), operand(2), operand(1)],
+        Options::new(79, count),
+    )
 }
 
-/// x with item at an index: `DYNAMIC_UPDATE_SLICE` of the item with a leading axis of one, at `[index, 0, 0, …]`.
+/// x with item at an index: `DYNAMIC_UPDATE_SLICE` of the item with a leading axis of one, at
+/// `[index, 0, 0, …]`.
 fn set_item(emit: &mut Emit<'_>, node: &Node) -> Result<()> {
     let inputs = indexed(emit, node, &[1])?;
-    let &[x, index, item] = inputs.as_slice() else { return Err(Error::graph("three operands were expected")) };
+    let &[x, index, item] = inputs.as_slice() else {
+        return Err(Error::graph("three operands were expected"));
+    };
     let (list, entry) = (node.inputs[0], node.inputs[2]);
-    let (Some(list), Some(entry)) = (list, entry) else { return Err(Error::graph("an operand is absent")) };
+    let (Some(list), Some(entry)) = (list, entry) else {
+        return Err(Error::graph("an operand is absent"));
+    };
     let rank = emit.sizes.shape(list).map(Vec::len);
-    let rank = rank.ok_or_else(|| Error::unsupported("the rank of a list of tensors depends on data"))?;
+    let rank =
+        rank.ok_or_else(|| Error::unsupported("the rank of a list of tensors depends on data"))?;
     let shape = emit.sizes.shape(entry).cloned().unwrap_or_default();
     let mut shape: Vec<usize> = shape.iter().map(|size| size.unwrap_or(1)).collect();
     shape.insert(0, 1);
@@ -432,7 +543,13 @@ fn set_item(emit: &mut Emit<'_>, node: &Node) -> Result<()> {
     emit.operator(opcode::EXPAND_DIMS, 1, &[item, axis], &[expanded], Options::default());
     let one_more = emit.temporary("index", DType::I32, &[1], None);
     let single = emit.integers("single", &[1], &[1]);
-    emit.operator(opcode::RESHAPE, 1, &[index, single], &[one_more], Options::new(17, vec![(0, Ints(vec![1]))]));
+    emit.operator(
+        opcode::RESHAPE,
+        1,
+        &[index, single],
+        &[one_more],
+        Options::new(17, vec![(0, Ints(vec![1]))]),
+    );
     let start = if rank == 1 {
         one_more
     } else {
@@ -447,7 +564,14 @@ fn set_item(emit: &mut Emit<'_>, node: &Node) -> Result<()> {
         );
         start
     };
-    one(emit, node, opcode::DYNAMIC_UPDATE_SLICE, 1, &[x, expanded, start], Options::new(117, Vec::new()))
+    one(
+        emit,
+        node,
+        opcode::DYNAMIC_UPDATE_SLICE,
+        1,
+        &[x, expanded, start],
+        Options::new(117, Vec::new()),
+    )
 }
 
 pub(super) fn gather_options(axis: i32, batch_dims: i32) -> Options {

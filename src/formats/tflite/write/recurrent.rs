@@ -1,4 +1,5 @@
-//! The fused operators: weights taken apart into the operands of each gate, states in variable tensors.
+//! The fused operators: weights taken apart into the operands of each gate, states in variable
+//! tensors.
 
 use super::super::opcode;
 use super::emit::Emit;
@@ -8,7 +9,9 @@ use super::plain::fused;
 use super::weights::{LstmSlots, lstm_weights, matrix_block, rnn_weights};
 use crate::error::{Error, Result};
 use crate::graph::op::{Svdf, SvdfArithmetic};
-use crate::graph::recurrent::{Arithmetic, Cell, CellWeights, Direction, Layout, Lstm, Merge, Recurrent, Rnn, Source};
+use crate::graph::recurrent::{
+    Arithmetic, Cell, CellWeights, Direction, Layout, Lstm, Merge, Recurrent, Rnn, Source,
+};
 use crate::graph::{Node, ValueId, ValueType};
 use crate::tensor::{DType, Quantization};
 
@@ -26,8 +29,12 @@ pub(super) fn recurrent(emit: &mut Emit<'_>, node: &Node, op: &Recurrent) -> Res
         }
         (Cell::Lstm(lstm), [only]) => single_lstm(emit, node, op, lstm, &only.weights, &sizes),
         (Cell::Rnn(rnn), [only]) => single_rnn(emit, node, op, rnn, &only.weights, &sizes),
-        (Cell::Lstm(lstm), [forward, backward]) => both_lstm(emit, node, op, lstm, [forward, backward], &sizes),
-        (Cell::Rnn(rnn), [forward, backward]) => both_rnn(emit, node, op, rnn, [forward, backward], &sizes),
+        (Cell::Lstm(lstm), [forward, backward]) => {
+            both_lstm(emit, node, op, lstm, [forward, backward], &sizes)
+        }
+        (Cell::Rnn(rnn), [forward, backward]) => {
+            both_rnn(emit, node, op, rnn, [forward, backward], &sizes)
+        }
         _ => Err(Error::internal("no fused operator")),
     }
 }
@@ -120,13 +127,26 @@ fn single_lstm(
     Ok(())
 }
 
-fn integer_intermediates(emit: &mut Emit<'_>, scales: &crate::graph::recurrent::IntegerScales) -> Vec<i32> {
+fn integer_intermediates(
+    emit: &mut Emit<'_>,
+    scales: &crate::graph::recurrent::IntegerScales,
+) -> Vec<i32> {
     let mut tensors = Vec::new();
     for scale in scales.gates {
-        tensors.push(emit.temporary("gate", DType::I16, &[], Some(Quantization::per_tensor(scale, 0))));
+        tensors.push(emit.temporary(
+            "gate",
+            DType::I16,
+            &[],
+            Some(Quantization::per_tensor(scale, 0)),
+        ));
     }
     let (scale, zero) = scales.hidden;
-    tensors.push(emit.temporary("hidden", DType::I8, &[], Some(Quantization::per_tensor(scale, i64::from(zero)))));
+    tensors.push(emit.temporary(
+        "hidden",
+        DType::I8,
+        &[],
+        Some(Quantization::per_tensor(scale, i64::from(zero))),
+    ));
     tensors
 }
 
@@ -145,7 +165,11 @@ fn single_rnn(
     let y = y(emit, node, op, 0, weights, sizes)?;
     let options = Options::new(
         31,
-        vec![(0, Bool(op.layout == Layout::TimeMajor)), (1, fused(rnn.activation)?), (2, asymmetric(op))],
+        vec![
+            (0, Bool(op.layout == Layout::TimeMajor)),
+            (1, fused(rnn.activation)?),
+            (2, asymmetric(op)),
+        ],
     );
     emit.operator(opcode::UNIDIRECTIONAL_SEQUENCE_RNN, version(op), &inputs, &[y], options);
     hold_states(emit, node, op, 0, &[state], y);
@@ -190,7 +214,8 @@ fn both_lstm(
         states.push(pair);
     }
     inputs[39] = auxiliary(emit, node, op)?;
-    // In batch-major order with more than one row the kernel addresses the state of a merged output wrongly.
+    // In batch-major order with more than one row the kernel addresses the state of a merged output
+    // wrongly.
     let merged = op.merge == Merge::Concat && (op.layout == Layout::TimeMajor || sizes.batch == 1);
     let (outputs, parts) = outputs(emit, node, op, directions, sizes, merged)?;
     let options = Options::new(
@@ -266,7 +291,14 @@ fn outputs(
 ) -> Result<(Vec<i32>, Vec<i32>)> {
     if merged {
         return Ok((
-            vec![y_tensor(emit, node, op, 0, &[&directions[0].weights, &directions[1].weights], sizes)?],
+            vec![y_tensor(
+                emit,
+                node,
+                op,
+                0,
+                &[&directions[0].weights, &directions[1].weights],
+                sizes,
+            )?],
             Vec::new(),
         ));
     }
@@ -298,7 +330,10 @@ fn x(emit: &mut Emit<'_>, node: &Node) -> Result<i32> {
 
 /// The auxiliary input, where a direction uses it.
 fn auxiliary(emit: &mut Emit<'_>, node: &Node, op: &Recurrent) -> Result<i32> {
-    let used = op.directions.iter().any(|d| d.source == Source::Auxiliary || d.weights.auxiliary.is_some());
+    let used = op
+        .directions
+        .iter()
+        .any(|d| d.source == Source::Auxiliary || d.weights.auxiliary.is_some());
     match input(node, Recurrent::AUXILIARY).filter(|_| used) {
         Some(value) => emit.tensor(value),
         None => Ok(-1),
@@ -306,7 +341,14 @@ fn auxiliary(emit: &mut Emit<'_>, node: &Node, op: &Recurrent) -> Result<i32> {
 }
 
 /// The output of one direction; a tensor that nobody reads when only the final state is wanted.
-fn y(emit: &mut Emit<'_>, node: &Node, op: &Recurrent, d: usize, weights: &CellWeights, sizes: &Sizes) -> Result<i32> {
+fn y(
+    emit: &mut Emit<'_>,
+    node: &Node,
+    op: &Recurrent,
+    d: usize,
+    weights: &CellWeights,
+    sizes: &Sizes,
+) -> Result<i32> {
     y_tensor(emit, node, op, d, &[weights], sizes)
 }
 
@@ -324,7 +366,13 @@ fn y_tensor(
     }
 }
 
-fn unread_y(emit: &mut Emit<'_>, node: &Node, op: &Recurrent, weights: &[&CellWeights], sizes: &Sizes) -> Result<i32> {
+fn unread_y(
+    emit: &mut Emit<'_>,
+    node: &Node,
+    op: &Recurrent,
+    weights: &[&CellWeights],
+    sizes: &Sizes,
+) -> Result<i32> {
     let gates = op.cell.gate_blocks();
     let width = weights.iter().map(|weights| weights.output_width(gates)).sum();
     let axis = if op.layout == Layout::TimeMajor { 0 } else { 1 };
@@ -336,10 +384,13 @@ fn unread_y(emit: &mut Emit<'_>, node: &Node, op: &Recurrent, weights: &[&CellWe
         Layout::BatchMajor => [sizes.batch, time.unwrap_or(1), width],
     };
     let (dtype, quantization) = match &op.arithmetic {
-        Arithmetic::Integer(scales) => {
-            (DType::I8, Some(Quantization::per_tensor(scales.output_state.0, i64::from(scales.output_state.1))))
+        Arithmetic::Integer(scales) => (
+            DType::I8,
+            Some(Quantization::per_tensor(scales.output_state.0, i64::from(scales.output_state.1))),
+        ),
+        Arithmetic::Float | Arithmetic::Hybrid { .. } | Arithmetic::IntegerBasic { .. } => {
+            (DType::F32, None)
         }
-        Arithmetic::Float | Arithmetic::Hybrid { .. } | Arithmetic::IntegerBasic { .. } => (DType::F32, None),
     };
     Ok(emit.temporary("outputs", dtype, &shape, quantization))
 }
@@ -357,7 +408,8 @@ fn h_state(
     let mut ty = ValueType::fixed(DType::F32, &shape);
     if let Arithmetic::Integer(scales) = &op.arithmetic {
         ty.dtype = DType::I8;
-        ty.quantization = Some(Quantization::per_tensor(scales.output_state.0, i64::from(scales.output_state.1)));
+        ty.quantization =
+            Some(Quantization::per_tensor(scales.output_state.0, i64::from(scales.output_state.1)));
     }
     emit.state_operand(input(node, Recurrent::h0(d)), "output state", &ty, &shape)
 }
@@ -376,7 +428,8 @@ fn lstm_states(
     let mut ty = ValueType::fixed(DType::F32, &shape);
     if let Arithmetic::Integer(scales) = &op.arithmetic {
         ty.dtype = DType::I16;
-        ty.quantization = Some(Quantization::per_tensor(f32::exp2(scales.cell_scale_log2 as f32), 0));
+        ty.quantization =
+            Some(Quantization::per_tensor(f32::exp2(scales.cell_scale_log2 as f32), 0));
     }
     let c = emit.state_operand(input(node, Recurrent::c0(d)), "cell state", &ty, &shape)?;
     Ok([h, c])
@@ -401,7 +454,9 @@ pub(super) fn svdf(emit: &mut Emit<'_>, node: &Node, op: &Svdf) -> Result<()> {
     let bias = op.bias.as_ref().map_or(-1, |bias| emit.constant("bias", bias, None));
     let batch = emit.sizes.shape(x).and_then(|shape| shape.first().copied().flatten());
     let batch = batch.ok_or_else(|| {
-        Error::unsupported("the operator keeps its state in a tensor of a fixed batch size: give the batch size")
+        Error::unsupported(
+            "the operator keeps its state in a tensor of a fixed batch size: give the batch size",
+        )
     })?;
     let shape = [batch, op.feature.rows().saturating_mul(op.time.columns())];
     let mut ty = ValueType::fixed(DType::F32, &shape);
@@ -422,10 +477,18 @@ pub(super) fn svdf(emit: &mut Emit<'_>, node: &Node, op: &Svdf) -> Result<()> {
     let state = emit.state_operand(input(node, 1), "memory", &ty, &shape)?;
     let y = match result(node, 0) {
         Some(value) => emit.result(value)?,
-        None => emit.temporary("outputs", DType::F32, &[batch, op.feature.rows() / op.rank.max(1)], None),
+        None => emit.temporary(
+            "outputs",
+            DType::F32,
+            &[batch, op.feature.rows() / op.rank.max(1)],
+            None,
+        ),
     };
     let is_asymmetric = matches!(op.arithmetic, SvdfArithmetic::Hybrid { asymmetric: true });
-    let options = Options::new(6, vec![(0, Int(op.rank as i32)), (1, fused(op.activation)?), (2, Bool(is_asymmetric))]);
+    let options = Options::new(
+        6,
+        vec![(0, Int(op.rank as i32)), (1, fused(op.activation)?), (2, Bool(is_asymmetric))],
+    );
     emit.operator(opcode::SVDF, version, &[x_tensor, feature, time, bias, state], &[y], options);
     if let Some(value) = result(node, 1) {
         emit.hold(value, state, (y, 0));

@@ -1,7 +1,8 @@
 //! Which sizes of a graph are the same for every run, and which follow the caller's inputs.
 //!
-//! The graph is planned twice, with two different values for everything that the caller may choose: what is the same in
-//! both plans is fixed and can be written down, what differs must be computed by the model when it runs.
+//! The graph is planned twice, with two different values for everything that the caller may choose:
+//! what is the same in both plans is fixed and can be written down, what differs must be computed
+//! by the model when it runs.
 
 use std::sync::Arc;
 
@@ -10,8 +11,8 @@ use crate::graph::{Graph, Op, ValueId};
 use crate::plan::Plan;
 use crate::tensor::Tensor;
 
-/// The two values of an open size: primes, so that no product or quotient of sizes makes them alike, and larger than the
-/// steps that models cut out of a sequence.
+/// The two values of an open size: primes, so that no product or quotient of sizes makes them
+/// alike, and larger than the steps that models cut out of a sequence.
 const PROBES: [usize; 2] = [61, 67];
 
 /// A shape: `None` for a size that the caller chooses.
@@ -28,8 +29,10 @@ pub(super) struct Sizes {
 impl Sizes {
     pub(super) fn new(graph: &Arc<Graph>, inputs: &[Shape]) -> Result<Self> {
         let [first, second] = PROBES.map(|probe| {
-            let shapes: Vec<Vec<usize>> =
-                inputs.iter().map(|shape| shape.iter().map(|size| size.unwrap_or(probe)).collect()).collect();
+            let shapes: Vec<Vec<usize>> = inputs
+                .iter()
+                .map(|shape| shape.iter().map(|size| size.unwrap_or(probe)).collect())
+                .collect();
             Plan::new(graph, &shapes)
         });
         let (first, second) = (first?, second?);
@@ -52,7 +55,8 @@ impl Sizes {
         Ok(sizes)
     }
 
-    /// Walks back from what the caller gets: a node is needed when somebody reads a result of it that is not known.
+    /// Walks back from what the caller gets: a node is needed when somebody reads a result of it
+    /// that is not known.
     fn find_needed(&self, graph: &Graph) -> Vec<bool> {
         let mut wanted = vec![false; graph.values.len()];
         let want = |value: ValueId, wanted: &mut Vec<bool>| {
@@ -70,7 +74,8 @@ impl Sizes {
         }
         let mut needed = vec![false; graph.nodes.len()];
         for (node, needed) in graph.nodes.iter().zip(&mut needed).rev() {
-            *needed = node.outputs.iter().flatten().any(|value| wanted.get(value.index()) == Some(&true));
+            *needed =
+                node.outputs.iter().flatten().any(|value| wanted.get(value.index()) == Some(&true));
             if *needed {
                 node.inputs.iter().flatten().for_each(|value| want(*value, &mut wanted));
             }
@@ -89,13 +94,12 @@ impl Sizes {
 
     /// The shape of a value that must be the same for every run.
     pub(super) fn fixed(&self, value: ValueId, what: &str) -> Result<Vec<usize>> {
-        let shape =
-            self.shape(value).ok_or_else(|| Error::unsupported(format!("the shape of {what} depends on data")))?;
-        shape
-            .iter()
-            .copied()
-            .collect::<Option<Vec<usize>>>()
-            .ok_or_else(|| Error::unsupported(format!("{what} has an open size {shape:?}: give a size for it")))
+        let shape = self
+            .shape(value)
+            .ok_or_else(|| Error::unsupported(format!("the shape of {what} depends on data")))?;
+        shape.iter().copied().collect::<Option<Vec<usize>>>().ok_or_else(|| {
+            Error::unsupported(format!("{what} has an open size {shape:?}: give a size for it"))
+        })
     }
 
     /// The elements of a value that are the same for every run.
@@ -103,12 +107,18 @@ impl Sizes {
         self.known.get(value.index())?.as_ref()
     }
 
-    /// The shapes that the variables of a loop have in every round: sizes that change from round to round are open.
-    pub(super) fn loop_variables(&self, inputs: &[Option<ValueId>], outputs: &[Option<ValueId>]) -> Result<Vec<Shape>> {
+    /// The shapes that the variables of a loop have in every round: sizes that change from round to
+    /// round are open.
+    pub(super) fn loop_variables(
+        &self,
+        inputs: &[Option<ValueId>],
+        outputs: &[Option<ValueId>],
+    ) -> Result<Vec<Shape>> {
         let mut shapes = Vec::with_capacity(inputs.len());
         for (slot, input) in inputs.iter().enumerate() {
             let before = input.and_then(|value| self.shape(value));
-            let before = before.ok_or_else(|| Error::unsupported("a loop variable whose rank depends on data"))?;
+            let before = before
+                .ok_or_else(|| Error::unsupported("a loop variable whose rank depends on data"))?;
             let after = outputs.get(slot).copied().flatten().map(|value| self.shape(value));
             shapes.push(match after {
                 // Nobody reads the last value; it may still change from round to round.

@@ -1,22 +1,28 @@
-//! A recurrent op that no fused operator computes (a GRU, other activations, lengths or a mask), step by step.
+//! A recurrent op that no fused operator computes (a GRU, other activations, lengths or a mask),
+//! step by step.
 //!
-//! The form is a `WHILE` over the time steps. Of the forms that the real interpreter accepts it is the one whose file does not
-//! grow with the sequence (an unrolled chain does, and fixes its length), and whose work grows with its length only:
-//! `W x + b` of all steps is one product before the loop; a round does `R h` and the gates; outputs are put into one tensor
-//! by `DYNAMIC_UPDATE_SLICE`, where converters usually join a longer list in every round. A sequence of exactly
-//! one step needs no loop at all.
+//! The form is a `WHILE` over the time steps. Of the forms that the real interpreter accepts it is
+//! the one whose file does not grow with the sequence (an unrolled chain does, and fixes its
+//! length), and whose work grows with its length only: `W x + b` of all steps is one product before
+//! the loop; a round does `R h` and the gates; outputs are put into one tensor by
+//! `DYNAMIC_UPDATE_SLICE`, where converters usually join a longer list in every round. A sequence
+//! of exactly one step needs no loop at all.
 
 use super::build::Build;
 use super::sizes::Sizes;
 use crate::error::{Error, Result};
 use crate::graph::op::{Pack, Unary, While};
-use crate::graph::recurrent::{Arithmetic, Cell, CellWeights, Gru, Layout, Lstm, Masking, Matrix, Recurrent};
+use crate::graph::recurrent::{
+    Arithmetic, Cell, CellWeights, Gru, Layout, Lstm, Masking, Matrix, Recurrent,
+};
 use crate::graph::{Dim, Graph, Node, Op, Port, ValueId, ValueType};
 use crate::tensor::{DType, Tensor};
 
 /// Rewrites a node of one direction whose weights act on the input.
 pub(super) fn rewrite(graph: &mut Graph, sizes: &Sizes, node: &Node, op: &Recurrent) -> Result<()> {
-    let [direction] = op.directions.as_slice() else { return Err(Error::internal("one direction was expected")) };
+    let [direction] = op.directions.as_slice() else {
+        return Err(Error::internal("one direction was expected"));
+    };
     let asymmetric = match op.arithmetic {
         Arithmetic::Float => false,
         Arithmetic::Hybrid { asymmetric } => asymmetric,
@@ -28,21 +34,30 @@ pub(super) fn rewrite(graph: &mut Graph, sizes: &Sizes, node: &Node, op: &Recurr
     let operand = |slot: usize| node.input(slot);
     let x = operand(Recurrent::X).ok_or_else(|| Error::graph("input 0 is absent"))?;
     let batch_major = op.layout == Layout::BatchMajor;
-    let time = sizes.shape(x).and_then(|shape| shape.get(usize::from(batch_major)).copied().flatten());
+    let time =
+        sizes.shape(x).and_then(|shape| shape.get(usize::from(batch_major)).copied().flatten());
 
     let mut build = Build { graph, name: node.name.clone() };
     let x = time_major(&mut build, x, batch_major, DType::F32)?;
     let mut gates = step.input_product(&mut build, x)?;
-    if let (Some(auxiliary), Some(weights)) = (operand(Recurrent::AUXILIARY), &direction.weights.auxiliary) {
+    if let (Some(auxiliary), Some(weights)) =
+        (operand(Recurrent::AUXILIARY), &direction.weights.auxiliary)
+    {
         let auxiliary = time_major(&mut build, auxiliary, batch_major, DType::F32)?;
         let product = build.dense(auxiliary, weights, None, asymmetric)?;
         gates = build.add(gates, product);
     }
     let mask = operand(Recurrent::MASK);
-    let is_mask = mask.and_then(|mask| build.graph.get(mask)).is_some_and(|value| value.ty.dtype == DType::Bool);
+    let is_mask = mask
+        .and_then(|mask| build.graph.get(mask))
+        .is_some_and(|value| value.ty.dtype == DType::Bool);
     let mask = match mask {
-        Some(mask) if is_mask => Some(Mask::Steps(time_major(&mut build, mask, batch_major, DType::Bool)?)),
-        Some(lengths) => Some(Mask::Lengths(build.op(Op::Cast(DType::I32), &[lengths], DType::I32))),
+        Some(mask) if is_mask => {
+            Some(Mask::Steps(time_major(&mut build, mask, batch_major, DType::Bool)?))
+        }
+        Some(lengths) => {
+            Some(Mask::Lengths(build.op(Op::Cast(DType::I32), &[lengths], DType::I32)))
+        }
         None => None,
     };
     let batch = build.size(gates, 1)?;
@@ -90,16 +105,27 @@ enum Mask {
     Lengths(ValueId),
 }
 
-fn time_major(build: &mut Build<'_>, x: ValueId, batch_major: bool, dtype: DType) -> Result<ValueId> {
+fn time_major(
+    build: &mut Build<'_>,
+    x: ValueId,
+    batch_major: bool,
+    dtype: DType,
+) -> Result<ValueId> {
     if !batch_major {
         return Ok(x);
     }
-    let order = if dtype == DType::Bool { build.integers(&[1, 0])? } else { build.integers(&[1, 0, 2])? };
+    let order =
+        if dtype == DType::Bool { build.integers(&[1, 0])? } else { build.integers(&[1, 0, 2])? };
     Ok(build.op(Op::Transpose, &[x, order], dtype))
 }
 
 /// A given initial state, or zeros `[B, width]`.
-fn initial(build: &mut Build<'_>, given: Option<ValueId>, batch: ValueId, width: usize) -> Result<ValueId> {
+fn initial(
+    build: &mut Build<'_>,
+    given: Option<ValueId>,
+    batch: ValueId,
+    width: usize,
+) -> Result<ValueId> {
     match given {
         Some(value) => Ok(value),
         None => {
@@ -117,7 +143,8 @@ fn name(build: &mut Build<'_>, op: Op, inputs: &[ValueId], result: ValueId) {
     build.graph.add_node(name, op, inputs.iter().copied().map(Some).collect(), vec![Some(result)]);
 }
 
-/// Gives a new value the place of one that exists already: the node that computes it computes the other one.
+/// Gives a new value the place of one that exists already: the node that computes it computes the
+/// other one.
 fn alias(build: &mut Build<'_>, from: ValueId, to: ValueId) -> Result<()> {
     let node = build.graph.nodes.iter_mut().rev().find(|node| node.outputs.contains(&Some(from)));
     let node = node.ok_or_else(|| Error::internal("a result is missing"))?;
@@ -176,7 +203,13 @@ impl Variables {
 
 impl Run<'_> {
     /// The one step of a sequence of one.
-    fn once(&self, build: &mut Build<'_>, gates: ValueId, h: ValueId, c: Option<ValueId>) -> Result<End> {
+    fn once(
+        &self,
+        build: &mut Build<'_>,
+        gates: ValueId,
+        h: ValueId,
+        c: Option<ValueId>,
+    ) -> Result<End> {
         let first = build.integer(0);
         let gates = build.item(gates, first, DType::F32);
         let (h, c) = self.step.step(build, gates, h, c)?;
@@ -204,7 +237,8 @@ impl Run<'_> {
             None
         };
         let holds = self.wants_y && mask.is_some() && self.masking == Masking::Hold;
-        let held = if holds { Some(initial(build, None, batch, self.step.output_width())?) } else { None };
+        let held =
+            if holds { Some(initial(build, None, batch, self.step.output_width())?) } else { None };
         let mask_value = mask.map(|mask| match mask {
             Mask::Steps(value) | Mask::Lengths(value) => value,
         });
@@ -289,12 +323,23 @@ impl Run<'_> {
             held = old.held.map(|_| output);
             h = build.op(Op::Select, &[counts, h, old.h], DType::F32);
             c = match (c, old.c) {
-                (Some(new), Some(old)) => Some(build.op(Op::Select, &[counts, new, old], DType::F32)),
+                (Some(new), Some(old)) => {
+                    Some(build.op(Op::Select, &[counts, new, old], DType::F32))
+                }
                 _ => None,
             };
         }
         let y = old.y.map(|y| build.op(Op::SetItem, &[y, index, output], DType::F32));
-        let new = Variables { step: next_step, h, c, y, held, count: old.count, gates: old.gates, mask: old.mask };
+        let new = Variables {
+            step: next_step,
+            h,
+            c,
+            y,
+            held,
+            count: old.count,
+            gates: old.gates,
+            mask: old.mask,
+        };
         for (number, value) in new.list().into_iter().enumerate() {
             graph.outputs.push(Port { name: format!("next {number}"), value });
         }
@@ -325,7 +370,11 @@ impl Step<'_> {
     }
 
     fn bias(&self) -> Result<Option<Tensor>> {
-        self.weights.bias.as_ref().map(|bias| Tensor::from_vec(bias.shape(), bias.to_f32().into_owned())).transpose()
+        self.weights
+            .bias
+            .as_ref()
+            .map(|bias| Tensor::from_vec(bias.shape(), bias.to_f32().into_owned()))
+            .transpose()
     }
 
     /// The new output state and cell state.
@@ -342,9 +391,13 @@ impl Step<'_> {
                 let sum = build.add(gates, product);
                 Ok((build.activation(sum, rnn.activation), None))
             }
-            (Cell::Gru(gru), _) if gru.reset_after => Ok((self.gru_after(build, gru, gates, h)?, None)),
+            (Cell::Gru(gru), _) if gru.reset_after => {
+                Ok((self.gru_after(build, gru, gates, h)?, None))
+            }
             (Cell::Gru(gru), _) => Ok((self.gru_before(build, gru, gates, h)?, None)),
-            (Cell::Lstm(lstm), Some(c)) => self.lstm(build, lstm, gates, h, c).map(|(h, c)| (h, Some(c))),
+            (Cell::Lstm(lstm), Some(c)) => {
+                self.lstm(build, lstm, gates, h, c).map(|(h, c)| (h, Some(c)))
+            }
             (Cell::Lstm(_), None) => Err(Error::internal("an LSTM without cell state")),
         }
     }
@@ -370,7 +423,13 @@ impl Step<'_> {
         build.add(kept, new)
     }
 
-    fn gru_after(&self, build: &mut Build<'_>, gru: &Gru, gates: ValueId, h: ValueId) -> Result<ValueId> {
+    fn gru_after(
+        &self,
+        build: &mut Build<'_>,
+        gru: &Gru,
+        gates: ValueId,
+        h: ValueId,
+    ) -> Result<ValueId> {
         let units = self.units();
         let mut bias = vec![0.0; 2 * units];
         match &self.weights.recurrent_bias {
@@ -393,7 +452,13 @@ impl Step<'_> {
         Ok(Self::blend(build, z, h, n))
     }
 
-    fn gru_before(&self, build: &mut Build<'_>, gru: &Gru, gates: ValueId, h: ValueId) -> Result<ValueId> {
+    fn gru_before(
+        &self,
+        build: &mut Build<'_>,
+        gru: &Gru,
+        gates: ValueId,
+        h: ValueId,
+    ) -> Result<ValueId> {
         let units = self.units();
         let (zr, n) = split_rows(&self.weights.recurrent, 2 * units)?;
         let x = build.split(gates, 3);
@@ -427,7 +492,9 @@ impl Step<'_> {
         let sums = build.split(sum, blocks);
         // Forget, cell, output stand last in both forms.
         let first = blocks - 3;
-        let sum = |block: usize| sums.get(block).copied().ok_or_else(|| Error::internal("a gate is missing"));
+        let sum = |block: usize| {
+            sums.get(block).copied().ok_or_else(|| Error::internal("a gate is missing"))
+        };
         let forget = self.gate(build, sum(first)?, first, Some((c, first)))?;
         let forget = build.activation(forget, lstm.gate);
         let input = if lstm.coupled_input_forget {
@@ -448,14 +515,18 @@ impl Step<'_> {
         let squashed = build.activation(c, lstm.output);
         let mut h = build.mul(output, squashed);
         if let Some(projection) = &self.weights.projection {
-            let bias = projection.bias.as_ref().map(|bias| Tensor::from_vec(bias.shape(), bias.to_f32().into_owned()));
+            let bias = projection
+                .bias
+                .as_ref()
+                .map(|bias| Tensor::from_vec(bias.shape(), bias.to_f32().into_owned()));
             h = build.dense(h, &projection.weight, bias.transpose()?, self.asymmetric)?;
             h = build.clip(h, lstm.projection_clip);
         }
         Ok((h, c))
     }
 
-    /// The pre-activation of a gate from its sum: the peephole (a cell state and its block), and the layer norm.
+    /// The pre-activation of a gate from its sum: the peephole (a cell state and its block), and
+    /// the layer norm.
     fn gate(
         &self,
         build: &mut Build<'_>,
@@ -465,8 +536,9 @@ impl Step<'_> {
     ) -> Result<ValueId> {
         let units = self.units();
         let vector = |values: &[f32], block: usize| {
-            let run =
-                values.get(block * units..(block + 1) * units).ok_or_else(|| Error::internal("a gate is missing"))?;
+            let run = values
+                .get(block * units..(block + 1) * units)
+                .ok_or_else(|| Error::internal("a gate is missing"))?;
             Tensor::from_slice(&[units], run)
         };
         let mut sum = sum;
@@ -477,13 +549,13 @@ impl Step<'_> {
         }
         if let Some(coefficients) = &self.weights.layer_norm {
             let mean = build.mean(sum)?;
-            let centred = build.sub(sum, mean);
-            let square = build.unary(centred, Unary::Square);
+            let centerd = build.sub(sum, mean);
+            let square = build.unary(centerd, Unary::Square);
             let variance = build.mean(square)?;
             let small = build.number(1e-8);
             let variance = build.add(variance, small);
             let inverse = build.unary(variance, Unary::Rsqrt);
-            let normal = build.mul(centred, inverse);
+            let normal = build.mul(centerd, inverse);
             let coefficients = build.constant("layer norm", vector(&coefficients.to_f32(), block)?);
             sum = build.mul(normal, coefficients);
             if let Some(bias) = self.bias()? {
@@ -502,7 +574,11 @@ fn split_rows(matrix: &Matrix, rows: usize) -> Result<(Matrix, Matrix)> {
     let outside = || Error::internal("rows outside their matrix");
     macro_rules! cut {
         ($ty:ty) => {{
-            let (a, b) = matrix.data.as_slice::<$ty>()?.split_at_checked(rows * columns).ok_or_else(outside)?;
+            let (a, b) = matrix
+                .data
+                .as_slice::<$ty>()?
+                .split_at_checked(rows * columns)
+                .ok_or_else(outside)?;
             (Tensor::from_slice(&[rows, columns], a)?, Tensor::from_slice(&[below, columns], b)?)
         }};
     }
@@ -513,7 +589,8 @@ fn split_rows(matrix: &Matrix, rows: usize) -> Result<(Matrix, Matrix)> {
     };
     // The scales divide all rows into equal runs: each row with its own divides both parts.
     let run = matrix.rows().div_ceil(matrix.scales.len().max(1)).max(1);
-    let of_rows: Vec<f32> = matrix.scales.iter().flat_map(|scale| std::iter::repeat_n(*scale, run)).collect();
+    let of_rows: Vec<f32> =
+        matrix.scales.iter().flat_map(|scale| std::iter::repeat_n(*scale, run)).collect();
     let (first, second) = of_rows.split_at_checked(rows).unwrap_or((&of_rows, &[]));
     Ok((Matrix { data: a, scales: first.to_vec() }, Matrix { data: b, scales: second.to_vec() }))
 }

@@ -32,8 +32,13 @@ pub(super) fn lstm_weights(
     let blocks = 4 - first;
     let mut gates = |emit: &mut Emit<'_>, at: usize, what: &str, matrix: &Matrix| -> Result<()> {
         for block in 0..blocks {
-            inputs[at + first + block] =
-                matrix_block(emit, &format!("{what} {}", GATES[first + block]), matrix, blocks, block)?;
+            inputs[at + first + block] = matrix_block(
+                emit,
+                &format!("{what} {}", GATES[first + block]),
+                matrix,
+                blocks,
+                block,
+            )?;
         }
         Ok(())
     };
@@ -57,13 +62,19 @@ pub(super) fn lstm_weights(
     }
     if let Some(peephole) = &weights.peephole {
         // Input, forget, output; the candidate has none.
-        let peephole = if is_hybrid(op) { quantized_peephole(emit, peephole, blocks - 1)? } else { peephole.clone() };
+        let peephole = if is_hybrid(op) {
+            quantized_peephole(emit, peephole, blocks - 1)?
+        } else {
+            peephole.clone()
+        };
         for block in 0..blocks - 1 {
-            inputs[slots.peephole + first + block] = matrix_block(emit, "peephole", &peephole, blocks - 1, block)?;
+            inputs[slots.peephole + first + block] =
+                matrix_block(emit, "peephole", &peephole, blocks - 1, block)?;
         }
     }
     if let Some(projection) = &weights.projection {
-        inputs[slots.projection] = matrix_block(emit, "projection weights", &projection.weight, 1, 0)?;
+        inputs[slots.projection] =
+            matrix_block(emit, "projection weights", &projection.weight, 1, 0)?;
         if let Some(bias) = &projection.bias {
             let bias = Matrix::float(if quantized { bias.clone() } else { as_f32(bias.clone())? });
             inputs[slots.projection + 1] = matrix_block(emit, "projection bias", &bias, 1, 0)?;
@@ -94,7 +105,11 @@ fn bias_scales(
     }
 }
 
-pub(super) fn rnn_weights(emit: &mut Emit<'_>, op: &Recurrent, weights: &CellWeights) -> Result<[i32; 3]> {
+pub(super) fn rnn_weights(
+    emit: &mut Emit<'_>,
+    op: &Recurrent,
+    weights: &CellWeights,
+) -> Result<[i32; 3]> {
     let bias = match &weights.bias {
         Some(bias) => as_f32(bias.clone())?,
         None => Tensor::zeros(DType::F32, &[weights.units(op.cell.gate_blocks())])?,
@@ -132,7 +147,10 @@ pub(super) fn matrix_block(
     let outside = || Error::internal("a block outside its matrix");
     macro_rules! cut {
         ($ty:ty) => {
-            Tensor::from_slice(&shape, matrix.data.as_slice::<$ty>()?.get(range).ok_or_else(outside)?)?
+            Tensor::from_slice(
+                &shape,
+                matrix.data.as_slice::<$ty>()?.get(range).ok_or_else(outside)?,
+            )?
         };
     }
     let data = match matrix.data.dtype() {
@@ -150,7 +168,8 @@ pub(super) fn matrix_block(
         0 => None,
         // Runs of rows of one scale each: the operand needs one for all its rows.
         count if count == blocks || count == 1 => {
-            let scale = matrix.scales.get(if count == 1 { 0 } else { block }).copied().unwrap_or(1.0);
+            let scale =
+                matrix.scales.get(if count == 1 { 0 } else { block }).copied().unwrap_or(1.0);
             Some(Quantization::per_tensor(scale, 0))
         }
         _ => {
@@ -168,8 +187,8 @@ pub(super) fn matrix_block(
     Ok(float)
 }
 
-/// Peepholes of a hybrid operator are int8 in the file, and were dequantised when they were read: finds the scale
-/// again, or quantises anew.
+/// Peepholes of a hybrid operator are int8 in the file, and were dequantized when they were read:
+/// finds the scale again, or quantizes anew.
 fn quantized_peephole(emit: &mut Emit<'_>, peephole: &Matrix, blocks: usize) -> Result<Matrix> {
     let floats = peephole.to_f32();
     let units = floats.len() / blocks.max(1);
@@ -177,8 +196,10 @@ fn quantized_peephole(emit: &mut Emit<'_>, peephole: &Matrix, blocks: usize) -> 
     for block in floats.chunks(units.max(1)) {
         let largest = block.iter().fold(0.0f32, |most, w| most.max(w.abs()));
         let scale = exact_scale(block, largest).unwrap_or_else(|| {
-            emit.warnings
-                .push("peephole weights of a hybrid layer were rounded to int8, which its kernel reads".to_owned());
+            emit.warnings.push(
+                "peephole weights of a hybrid layer were rounded to int8, which its kernel reads"
+                    .to_owned(),
+            );
             if largest > 0.0 { largest / 127.0 } else { 1.0 }
         });
         data.extend(block.iter().map(|w| (w / scale).round().clamp(-127.0, 127.0) as i8));
@@ -194,9 +215,9 @@ fn exact_scale(block: &[f32], largest: f32) -> Option<f32> {
     }
     (1..=127u8).rev().find_map(|most| {
         let near = largest / f32::from(most);
-        // The division may round to a neighbour of the scale that the weights were made with.
-        [near, near.next_up(), near.next_down()]
-            .into_iter()
-            .find(|scale| block.iter().all(|w| (w / scale).round() * scale == *w && (w / scale).abs() < 127.5))
+        // The division may round to a neighbor of the scale that the weights were made with.
+        [near, near.next_up(), near.next_down()].into_iter().find(|scale| {
+            block.iter().all(|w| (w / scale).round() * scale == *w && (w / scale).abs() < 127.5)
+        })
     })
 }

@@ -42,7 +42,9 @@ pub(crate) unsafe fn activate<V: Vector>(activation: Activation, x: *mut f32, co
             Activation::LeakyRelu { alpha } => {
                 map::<V>(x, count, |v| zero.max(v).add(V::splat(alpha).mul(zero.min(v))))
             }
-            Activation::Elu { alpha } => map::<V>(x, count, |v| zero.max(v).add(V::splat(alpha).mul(expm1(v)))),
+            Activation::Elu { alpha } => {
+                map::<V>(x, count, |v| zero.max(v).add(V::splat(alpha).mul(expm1(v))))
+            }
             Activation::Selu => map::<V>(x, count, |v| {
                 let negative = V::splat(SELU_SCALE * SELU_ALPHA).mul(expm1(v));
                 V::splat(SELU_SCALE).mul(zero.max(v)).add(negative)
@@ -82,7 +84,8 @@ unsafe fn scalar(x: *mut f32, count: usize, f: impl Fn(f32) -> f32) {
     }
 }
 
-/// The error function: its Taylor series, which converges well up to 3, and the continued fraction of its complement beyond.
+/// The error function: its Taylor series, which converges well up to 3, and the continued fraction
+/// of its complement beyond.
 fn erf(x: f64) -> f64 {
     let a = x.abs();
     if a < 3.0 {

@@ -1,20 +1,22 @@
 //! The product of rows and weights that are both bytes.
 
-// A loop's index is the number of a register tile's row or column, and often indexes several tiles; iterators would hide that.
+// A loop's index is the number of a register tile's row or column, and often indexes several tiles;
+// iterators would hide that.
 #![allow(clippy::needless_range_loop)]
 
 use super::super::vector::{Dot, Form, Vector};
 use super::functions::{ROUND, load_part, store_part};
 use super::product::{FAR, PREFETCH, Product, Start};
 
-/// `C[rows, columns] = start + scale · scaleᵀ ∘ (A · B)` on bytes: the part of [`Product`] that the two have in common, with rows of
-/// A as bytes and their scales.
+/// `C[rows, columns] = start + scale · scaleᵀ ∘ (A · B)` on bytes: the part of [`Product`] that the
+/// two have in common, with rows of A as bytes and their scales.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ProductI8 {
     /// `a` is not used; `depth` counts groups of four.
     pub product: Product,
     pub a: *const i8,
-    /// Of [`Form::Split`]: the signs, laid out as `a`, and for each row the sum of the magnitudes of what is negative.
+    /// Of [`Form::Split`]: the signs, laid out as `a`, and for each row the sum of the magnitudes
+    /// of what is negative.
     pub a_signs: *const i8,
     pub a_negatives: *const i32,
     /// Bytes between rows.
@@ -62,7 +64,11 @@ unsafe fn add_groups<D: Dot, const N: usize, const R: usize, const AHEAD: bool>(
 
 /// A tile of C from bytes.
 #[inline(always)]
-unsafe fn tile_i8<D: Dot, const N: usize, const R: usize, const AHEAD: bool>(p: &ProductI8, row: usize, index: usize) {
+unsafe fn tile_i8<D: Dot, const N: usize, const R: usize, const AHEAD: bool>(
+    p: &ProductI8,
+    row: usize,
+    index: usize,
+) {
     unsafe {
         let (width, groups) = (N * D::Float::LANES, p.product.depth);
         let mut sums = [[D::zero(); N]; R];
@@ -81,8 +87,8 @@ const ROW_BLOCK: usize = 32;
 /// Groups of a block of a wide panel: with AVX2 16 KiB of weights, half of a first-level cache.
 const GROUP_BLOCK: usize = 64;
 
-/// Some rows of C from a wide panel, one after another: a row's bytes serve `N` registers, and what is read of the panel stays in the
-/// first-level cache for all rows.
+/// Some rows of C from a wide panel, one after another: a row's bytes serve `N` registers, and what
+/// is read of the panel stays in the first-level cache for all rows.
 #[inline(always)]
 unsafe fn rows_i8<D: Dot, const N: usize>(p: &ProductI8, rows: (usize, usize), index: usize) {
     unsafe {
@@ -124,8 +130,10 @@ unsafe fn finish<D: Dot, const N: usize, const R: usize, const WHOLE: bool>(
             let negatives = if D::FORM == Form::Split { *p.a_negatives.add(row + r) } else { 0 };
             for n in 0..N {
                 let at = n * lanes;
-                // Of a register that ends past the last column, what exists; the others are left out.
-                let existing = if WHOLE { lanes } else { (p.product.columns - column).saturating_sub(at) };
+                // Of a register that ends past the last column, what exists; the others are left
+                // out.
+                let existing =
+                    if WHOLE { lanes } else { (p.product.columns - column).saturating_sub(at) };
                 if !WHOLE && existing == 0 {
                     break;
                 }
@@ -177,8 +185,10 @@ unsafe fn wide_panels_i8<D: Dot>(p: &ProductI8) {
 #[inline(always)]
 pub(crate) unsafe fn product_i8<D: Dot, const MATRIX: usize, const TALL: usize>(p: &ProductI8) {
     unsafe {
-        // A panel of bytes is read in half the time that its f32 would take, so that asking pays a little earlier.
-        let far = (p.product.panels.1 - p.product.panels.0) * p.product.width * p.product.depth * 4 >= FAR;
+        // A panel of bytes is read in half the time that its f32 would take, so that asking pays a
+        // little earlier.
+        let far = (p.product.panels.1 - p.product.panels.0) * p.product.width * p.product.depth * 4
+            >= FAR;
         match (p.product.width == MATRIX * D::Float::LANES, far) {
             (true, _) => panels_i8::<D, MATRIX, TALL, false>(p),
             (false, _) if p.product.rows > 1 => wide_panels_i8::<D>(p),
@@ -196,13 +206,22 @@ pub(crate) struct RowOfBytes {
     pub signs: *mut i8,
 }
 
-/// A row as bytes, `round(x / scale)`, in the form that `D` takes; returns the scale, `max(least, max |x|) / 127`, and the sum of the
-/// magnitudes of what is negative. A row with NaN or infinity has the scale NaN, so that they are not lost.
+/// A row as bytes, `round(x / scale)`, in the form that `D` takes; returns the scale,
+/// `max(least, max |x|) / 127`, and the sum of the magnitudes of what is negative. A row with NaN
+/// or infinity has the scale NaN, so that they are not lost.
 #[inline(always)]
-pub(crate) unsafe fn quantise_row<D: Dot>(x: *const f32, to: RowOfBytes, count: usize, least: f32) -> (f32, i32) {
+pub(crate) unsafe fn quantize_row<D: Dot>(
+    x: *const f32,
+    to: RowOfBytes,
+    count: usize,
+    least: f32,
+) -> (f32, i32) {
     // SAFETY: the caller vouches for `count` elements on both sides.
-    let (x, bytes) = unsafe { (std::slice::from_raw_parts(x, count), std::slice::from_raw_parts_mut(to.bytes, count)) };
-    // Magnitudes compare as their bits do, and a maximum of integers needs no order: the compiler makes vectors of it.
+    let (x, bytes) = unsafe {
+        (std::slice::from_raw_parts(x, count), std::slice::from_raw_parts_mut(to.bytes, count))
+    };
+    // Magnitudes compare as their bits do, and a maximum of integers needs no order: the compiler
+    // makes vectors of it.
     let bits = x.iter().fold(least.to_bits(), |most, v| most.max(v.to_bits() & 0x7fff_ffff));
     let most = f32::from_bits(bits);
     let is_finite = most.is_finite();

@@ -4,7 +4,8 @@ use super::super::vector::Vector;
 use super::UNITS;
 use super::functions::{exp_of_gate, sigmoid, store_part, tanh, tanh_parts};
 
-/// One LSTM step of the plain form (sigmoid gates, tanh twice, no option) on packed sums `[rows, blocks, 4, UNITS]`.
+/// One LSTM step of the plain form (sigmoid gates, tanh twice, no option) on packed sums
+/// `[rows, blocks, 4, UNITS]`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LstmRows {
     pub rows: usize,
@@ -23,8 +24,8 @@ pub(crate) struct LstmRows {
     pub units: usize,
 }
 
-/// One GRU step of the plain form (sigmoid gates, tanh candidate, reset after) on packed sums `[rows, blocks, 3, UNITS]` of the
-/// input and of the recurrent product.
+/// One GRU step of the plain form (sigmoid gates, tanh candidate, reset after) on packed sums
+/// `[rows, blocks, 3, UNITS]` of the input and of the recurrent product.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GruRows {
     pub rows: usize,
@@ -43,8 +44,9 @@ pub(crate) struct GruRows {
 /// ```text
 /// c' = σ(f)·c + σ(i)·tanh(g)     h = σ(o)·tanh(c')
 /// ```
-/// with three divisions instead of five: `σ(i)·tanh(g) = p / ((1 + e^−i)·q)` where `tanh g = p / q`. All of c' first, then all of h:
-/// two short chains of dependent instructions overlap better than a long one (13.9 against 15.9 ns for eight of 64 units).
+/// with three divisions instead of five: `σ(i)·tanh(g) = p / ((1 + e^−i)·q)` where
+/// `tanh g = p / q`. All of c' first, then all of h: two short chains of dependent instructions
+/// overlap better than a long one (13.9 against 15.9 ns for eight of 64 units).
 #[inline(always)]
 pub(crate) unsafe fn lstm_rows<V: Vector>(s: &LstmRows) {
     unsafe {
@@ -55,7 +57,8 @@ pub(crate) unsafe fn lstm_rows<V: Vector>(s: &LstmRows) {
             let y = s.y.wrapping_add(row * s.y_stride);
             let first = s.blocks.0 * UNITS;
             for unit in (first..s.blocks.1 * UNITS).step_by(V::LANES) {
-                let gate = |g: usize| V::load(sums.add((unit / UNITS * 4 + g) * UNITS + unit % UNITS));
+                let gate =
+                    |g: usize| V::load(sums.add((unit / UNITS * 4 + g) * UNITS + unit % UNITS));
                 let (p, q) = tanh_parts(gate(2));
                 let written = p.div(one.add(exp_of_gate(gate(0))).mul(q));
                 let kept = V::load(c.add(unit)).div(one.add(exp_of_gate(gate(1))));

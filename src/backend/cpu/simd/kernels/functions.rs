@@ -1,6 +1,8 @@
-//! Exponential, hyperbolic tangent and logistic function on registers, and registers of which a part exists.
+//! Exponential, hyperbolic tangent and logistic function on registers, and registers of which a
+//! part exists.
 
-// Coefficients are written with the digits that the fit gave; one lies near ln 2 because e^x = 2^(x/ln 2).
+// Coefficients are written with the digits that the fit gave; one lies near ln 2 because e^x =
+// 2^(x/ln 2).
 #![allow(clippy::excessive_precision, clippy::approx_constant)]
 
 use super::super::vector::Vector;
@@ -12,8 +14,8 @@ const LN2_LOW: f32 = -2.121_944_4e-4;
 /// 1.5·2²³: adding it rounds to an integer, which is then in the low bits.
 pub(super) const ROUND: f32 = 12_582_912.0;
 
-/// `e^x` for |x| ≤ 87, relative error below 2e-7: `2^n · 2^f` with a minimax polynomial of 2^f on |f| ≤ ½ (2e-9). `n·LN2_HIGH` is
-/// exact, with or without fused multiply-adds.
+/// `e^x` for |x| ≤ 87, relative error below 2e-7: `2^n · 2^f` with a minimax polynomial of 2^f on
+/// |f| ≤ ½ (2e-9). `n·LN2_HIGH` is exact, with or without fused multiply-adds.
 #[inline(always)]
 pub(crate) unsafe fn exp<V: Vector>(x: V) -> V {
     unsafe {
@@ -34,14 +36,15 @@ pub(crate) unsafe fn exp<V: Vector>(x: V) -> V {
 pub(crate) unsafe fn exp_any<V: Vector>(x: V) -> V {
     unsafe {
         let inside = V::splat(-87.0).max(V::splat(88.0).min(x));
-        // What was cut off, as a second factor: e^(x − inside), itself cut off where the product has long saturated.
+        // What was cut off, as a second factor: e^(x − inside), itself cut off where the product
+        // has long saturated.
         let rest = V::splat(-30.0).max(V::splat(30.0).min(x.sub(inside)));
         exp(inside).mul(exp(rest))
     }
 }
 
-/// `e^−x` for the gates: |x| is cut at 40, where the sigmoid is within 5e-18 of its limit and no product below overflows; relative
-/// error 3e-7 (polynomial 1e-7, the rest from rounding log₂e).
+/// `e^−x` for the gates: |x| is cut at 40, where the sigmoid is within 5e-18 of its limit and no
+/// product below overflows; relative error 3e-7 (polynomial 1e-7, the rest from rounding log₂e).
 #[inline(always)]
 pub(super) unsafe fn exp_of_gate<V: Vector>(x: V) -> V {
     unsafe {
@@ -57,8 +60,8 @@ pub(super) unsafe fn exp_of_gate<V: Vector>(x: V) -> V {
     }
 }
 
-/// Numerator and denominator of `tanh x = x·P(x²) / Q(x²)`: minimax on |x| ≤ 7.9 (1.7e-8 relative; with f32 rounding 2.8e-7),
-/// the value there being the largest f32 below 1.
+/// Numerator and denominator of `tanh x = x·P(x²) / Q(x²)`: minimax on |x| ≤ 7.9 (1.7e-8 relative;
+/// with f32 rounding 2.8e-7), the value there being the largest f32 below 1.
 #[inline(always)]
 pub(super) unsafe fn tanh_parts<V: Vector>(x: V) -> (V, V) {
     unsafe {

@@ -1,4 +1,5 @@
-//! The kernels, written once over [`Vector`](super::vector::Vector) and compiled for every instruction set by [`instantiate`].
+//! The kernels, written once over [`Vector`](super::vector::Vector) and compiled for every
+//! instruction set by [`instantiate`].
 
 mod activations;
 mod bytes;
@@ -7,12 +8,13 @@ mod functions;
 mod product;
 
 pub(super) use activations::{activate, softmax_row};
-pub(super) use bytes::{ProductI8, RowOfBytes, product_i8, quantise_row};
+pub(super) use bytes::{ProductI8, RowOfBytes, product_i8, quantize_row};
 pub(super) use cells::{GruRows, LstmRows, gru_rows, lstm_rows};
 pub(crate) use product::Storage;
 pub(super) use product::{Product, Start, WIDEST_PANEL, product};
 
-/// Units of a block in the packed gate layout: per block the gates follow each other, sixteen units each.
+/// Units of a block in the packed gate layout: per block the gates follow each other, sixteen units
+/// each.
 pub(crate) const UNITS: usize = 16;
 
 /// Makes the functions of one instruction set and the table that lists them.
@@ -23,7 +25,8 @@ macro_rules! instantiate {
             use super::*;
             use crate::backend::cpu::simd::kernels::{self, GruRows, LstmRows, Product, ProductI8, RowOfBytes};
             use crate::graph::op::Activation;
-            // SAFETY of each: called through the table only, which is handed out after the features were found present.
+            // SAFETY of each: called through the table only, which is handed out after the features
+            // were found present.
             $(#[$features])?
             pub(super) unsafe fn product(p: &Product) {
                 unsafe { kernels::product::<$vector, $matrix, $tall>(p) }
@@ -33,8 +36,8 @@ macro_rules! instantiate {
                 unsafe { kernels::product_i8::<$dot, $matrix, $tall_bytes>(p) }
             }
             $(#[$features])?
-            pub(super) unsafe fn quantise_row(x: *const f32, to: RowOfBytes, count: usize, least: f32) -> (f32, i32) {
-                unsafe { kernels::quantise_row::<$dot>(x, to, count, least) }
+            pub(super) unsafe fn quantize_row(x: *const f32, to: RowOfBytes, count: usize, least: f32) -> (f32, i32) {
+                unsafe { kernels::quantize_row::<$dot>(x, to, count, least) }
             }
             $(#[$features])?
             pub(super) unsafe fn lstm_rows(s: &LstmRows) {
@@ -62,7 +65,7 @@ macro_rules! instantiate {
             bytes_width: $many_bytes * <$vector as Vector>::LANES,
             product: compiled::product,
             product_i8: compiled::product_i8,
-            quantise_row: compiled::quantise_row,
+            quantize_row: compiled::quantize_row,
             lstm_rows: compiled::lstm_rows,
             gru_rows: compiled::gru_rows,
             activate: compiled::activate,

@@ -1,6 +1,7 @@
 //! The product of f32 rows with packed weights of f32 or 16 bits.
 
-// A loop's index is the number of a register tile's row or column, and often indexes several tiles; iterators would hide that.
+// A loop's index is the number of a register tile's row or column, and often indexes several tiles;
+// iterators would hide that.
 #![allow(clippy::needless_range_loop)]
 
 use super::super::vector::Vector;
@@ -25,7 +26,8 @@ pub(crate) enum Start {
     Zero,
 }
 
-/// `C[rows, columns] = start + A[rows, depth] · B[depth, columns]` with packed B: panels of `width` columns, each `depth × width`.
+/// `C[rows, columns] = start + A[rows, depth] · B[depth, columns]` with packed B: panels of `width`
+/// columns, each `depth × width`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Product {
     pub rows: usize,
@@ -83,15 +85,18 @@ impl Weight for Brain {
     }
 }
 
-/// How far ahead, in bytes, weights that are read once are asked for. The hardware's own prefetchers stop at pages of 4 KiB, of which
-/// a panel has many. Measured for one row, µs without and with: bytes of H = 512 18.6 and 15.5, of 1024 70 and 62; f32 of 512 56.5 and
-/// 54.1, of 1024 294 and 289. With four times the distance it is slower than without.
+/// How far ahead, in bytes, weights that are read once are asked for. The hardware's own
+/// prefetchers stop at pages of 4 KiB, of which a panel has many. Measured for one row, µs without
+/// and with: bytes of H = 512 18.6 and 15.5, of 1024 70 and 62; f32 of 512 56.5 and 54.1, of 1024
+/// 294 and 289. With four times the distance it is slower than without.
 pub(super) const PREFETCH: usize = 4096;
-/// Bytes of weights above which they are asked for: below, they are in the second-level cache, and asking costs (8 % at H = 64).
+/// Bytes of weights above which they are asked for: below, they are in the second-level cache, and
+/// asking costs (8 % at H = 64).
 pub(super) const FAR: usize = 256 << 10;
 
-/// Tiles of a panel from which its successor is asked for: 4 % faster with eleven of them (64 rows, H = 1024), 4 % slower with three
-/// (16 rows, H = 256), of which each would have to ask for too much.
+/// Tiles of a panel from which its successor is asked for: 4 % faster with eleven of them (64 rows,
+/// H = 1024), 4 % slower with three (16 rows, H = 256), of which each would have to ask for too
+/// much.
 const MANY_TILES: usize = 5;
 
 /// One step of the depth: an element of each row of A times a row of the panel.
@@ -116,7 +121,8 @@ unsafe fn accumulate<V: Vector, W: Weight, const N: usize, const R: usize>(
     }
 }
 
-/// A tile of C, `R` rows by `N` registers, kept in registers over the whole depth. `AHEAD`: weights are far and asked for.
+/// A tile of C, `R` rows by `N` registers, kept in registers over the whole depth. `AHEAD`: weights
+/// are far and asked for.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 unsafe fn tile<V: Vector, W: Weight, const N: usize, const R: usize, const AHEAD: bool>(
@@ -149,7 +155,8 @@ unsafe fn tile<V: Vector, W: Weight, const N: usize, const R: usize, const AHEAD
             }
         }
         let (mut a, mut b) = (a, b);
-        // Four steps of the depth at a time: constant offsets instead of address arithmetic for every row.
+        // Four steps of the depth at a time: constant offsets instead of address arithmetic for
+        // every row.
         for _ in 0..depth / 4 {
             if AHEAD && R == 1 {
                 for line in (0..4 * N * V::LANES * size_of::<W>()).step_by(64) {
@@ -182,8 +189,9 @@ const DEPTH_BLOCK: usize = 256;
 /// Rows of a block: with the depth above, A takes 96 KiB of the second-level cache.
 const ROW_BLOCK: usize = 96;
 
-/// The tiles of one panel: rows shared out evenly, so that no tile is much lower than the others. Those of several rows ask for a share
-/// of panel `next` each, which otherwise the first tile there would wait for.
+/// The tiles of one panel: rows shared out evenly, so that no tile is much lower than the others.
+/// Those of several rows ask for a share of panel `next` each, which otherwise the first tile there
+/// would wait for.
 #[inline(always)]
 unsafe fn panel<V: Vector, W: Weight, const N: usize, const TALL: usize, const AHEAD: bool>(
     p: &Product,
@@ -205,8 +213,10 @@ unsafe fn panel<V: Vector, W: Weight, const N: usize, const TALL: usize, const A
         let existing = (p.columns - column).min(width);
         let tiles = (rows.1 - rows.0).div_ceil(TALL);
         let mut row = rows.0;
-        let (ahead, share) =
-            (p.b.cast::<W>().wrapping_add((next * p.depth + first) * width), depth * width / tiles.max(1));
+        let (ahead, share) = (
+            p.b.cast::<W>().wrapping_add((next * p.depth + first) * width),
+            depth * width / tiles.max(1),
+        );
         for left in (1..=tiles).rev() {
             if AHEAD && TALL > 1 && tiles >= MANY_TILES {
                 let begin = ahead.wrapping_add((left - 1) * share).cast::<u8>();
@@ -218,7 +228,9 @@ unsafe fn panel<V: Vector, W: Weight, const N: usize, const TALL: usize, const A
             let a = p.a.add(row * p.a_stride + first);
             let c = p.c.add(row * p.c_stride + column);
             if existing == width {
-                any_tile::<V, W, N, TALL, AHEAD>(tall, depth, a, p.a_stride, b, c, p.c_stride, start);
+                any_tile::<V, W, N, TALL, AHEAD>(
+                    tall, depth, a, p.a_stride, b, c, p.c_stride, start,
+                );
             } else {
                 // The panel goes past the last column: by way of a tile of its own.
                 let mut edge = [0.0f32; TALLEST_TILE * WIDEST_PANEL];
@@ -241,7 +253,8 @@ unsafe fn panel<V: Vector, W: Weight, const N: usize, const TALL: usize, const A
                     Start::Accumulate,
                 );
                 for r in 0..tall {
-                    c.add(r * p.c_stride).copy_from_nonoverlapping(edge.as_ptr().add(r * width), existing);
+                    c.add(r * p.c_stride)
+                        .copy_from_nonoverlapping(edge.as_ptr().add(r * width), existing);
                 }
             }
             row += tall;
@@ -271,14 +284,17 @@ unsafe fn any_tile<V: Vector, W: Weight, const N: usize, const TALL: usize, cons
 }
 
 #[inline(always)]
-unsafe fn blocks<V: Vector, W: Weight, const N: usize, const TALL: usize, const AHEAD: bool>(p: &Product) {
+unsafe fn blocks<V: Vector, W: Weight, const N: usize, const TALL: usize, const AHEAD: bool>(
+    p: &Product,
+) {
     let mut row = 0;
     while row < p.rows {
         let rows = (row, (row + ROW_BLOCK).min(p.rows));
         let mut first = 0;
         loop {
             // One row has no use for a block of the depth: every weight is read once.
-            let depths = (first, if TALL == 1 { p.depth } else { (first + DEPTH_BLOCK).min(p.depth) });
+            let depths =
+                (first, if TALL == 1 { p.depth } else { (first + DEPTH_BLOCK).min(p.depth) });
             for step in 0..p.panels.1 - p.panels.0 {
                 let index = if p.backwards { p.panels.1 - 1 - step } else { p.panels.0 + step };
                 let next = if p.backwards { index.saturating_sub(1) } else { index + 1 };
@@ -293,7 +309,8 @@ unsafe fn blocks<V: Vector, W: Weight, const N: usize, const TALL: usize, const 
     }
 }
 
-/// The whole product, on panels of `MATRIX` or eight registers. `MATRIX` registers and `TALL` rows: the tile that this instruction set has registers for.
+/// The whole product, on panels of `MATRIX` or eight registers. `MATRIX` registers and `TALL` rows:
+/// the tile that this instruction set has registers for.
 #[inline(always)]
 pub(crate) unsafe fn product<V: Vector, const MATRIX: usize, const TALL: usize>(p: &Product) {
     macro_rules! by_width {

@@ -1,6 +1,8 @@
-//! Plain ops on quantised numbers (`real = scale · (stored − zero point)`), with the arithmetic of TFLite's reference kernels.
+//! Plain ops on quantized numbers (`real = scale · (stored − zero point)`), with the arithmetic of
+//! TFLite's reference kernels.
 //!
-//! Sums are int32, scales meet in [`Multiplier`]s; logistic, tanh and other curves go through a table of all 256 inputs.
+//! Sums are int32, scales meet in [`Multiplier`]s; logistic, tanh and other curves go through a
+//! table of all 256 inputs.
 
 use super::dense::{Convolution, Dense, Product, clamping};
 use super::elementwise::{activate, compare};
@@ -9,17 +11,19 @@ use super::movement;
 use super::operands::{Affine, Operands};
 use super::reduce::Groups;
 use crate::error::{Error, Result};
-use crate::graph::op::{Activation, Binary, BinaryFunction, Concat, Conv2d, FullyConnected, ReduceFunction, Softmax};
+use crate::graph::op::{
+    Activation, Binary, BinaryFunction, Concat, Conv2d, FullyConnected, ReduceFunction, Softmax,
+};
 use crate::tensor::{DType, Tensor};
 
-/// Smallest and largest stored number of a quantised type.
+/// Smallest and largest stored number of a quantized type.
 fn stored_range(dtype: DType) -> Result<(i32, i32)> {
     match dtype {
         DType::I8 => Ok((i8::MIN.into(), i8::MAX.into())),
         DType::U8 => Ok((0, u8::MAX.into())),
         DType::I16 => Ok((i16::MIN.into(), i16::MAX.into())),
         DType::I32 | DType::I64 | DType::F16 | DType::F32 | DType::F64 | DType::Bool => {
-            Err(Error::graph(format!("{dtype} is no quantised type here")))
+            Err(Error::graph(format!("{dtype} is no quantized type here")))
         }
     }
 }
@@ -34,7 +38,8 @@ struct Target {
 
 impl Target {
     fn new(operands: &Operands<'_>, activation: Activation) -> Result<Target> {
-        let dtype = operands.output(0).ok_or_else(|| Error::graph("nobody wants the result"))?.dtype;
+        let dtype =
+            operands.output(0).ok_or_else(|| Error::graph("nobody wants the result"))?.dtype;
         let affine = operands.output_scale(0)?;
         let (least, most) = stored_range(dtype)?;
         let (low, high) = clamping(activation)?;
@@ -60,33 +65,38 @@ impl Target {
 }
 
 /// Stored numbers less their zero point.
-fn centred(x: &Tensor, affine: Affine) -> Result<Vec<i32>> {
+fn centerd(x: &Tensor, affine: Affine) -> Result<Vec<i32>> {
     stored_range(x.dtype())?;
     Ok(x.to_i64()?.into_iter().map(|v| v as i32 - affine.zero).collect())
 }
 
-/// Op [`Op::Quantize`](crate::graph::Op::Quantize): `round(x / scale) + zero`, or from one scale to another.
+/// Op [`Op::Quantize`](crate::graph::Op::Quantize): `round(x / scale) + zero`, or from one scale to
+/// another.
 pub(super) fn quantize(operands: &Operands<'_>) -> Result<Tensor> {
     let x = operands.tensor(0, "x")?;
     let target = Target::new(operands, Activation::Linear)?;
     if x.dtype().is_float() {
-        return target.tensor(x.shape(), x.to_f32().iter().map(|&v| target.store_real(v)).collect());
+        return target
+            .tensor(x.shape(), x.to_f32().iter().map(|&v| target.store_real(v)).collect());
     }
     let source = operands.scale(0, "x")?;
     let factor = Multiplier::new(f64::from(source.scale) / f64::from(target.affine.scale));
-    target.tensor(x.shape(), centred(x, source)?.into_iter().map(|v| target.store(factor.apply(v))).collect())
+    target.tensor(
+        x.shape(),
+        centerd(x, source)?.into_iter().map(|v| target.store(factor.apply(v))).collect(),
+    )
 }
 
-/// Op [`Op::Dequantize`](crate::graph::Op::Dequantize): `scale · (x − zero)`, with one scale or one for each index of an axis.
+/// Op [`Op::Dequantize`](crate::graph::Op::Dequantize): `scale · (x − zero)`, with one scale or one
+/// for each index of an axis.
 pub(super) fn dequantize(operands: &Operands<'_>) -> Result<Tensor> {
     let x = operands.tensor(0, "x")?;
     if x.dtype().is_float() {
         return movement::cast(x, DType::F32);
     }
-    let quantization = operands
-        .ty(0)
-        .and_then(|ty| ty.quantization.as_ref())
-        .ok_or_else(|| Error::graph(format!("{} numbers without a scale cannot be dequantised", x.dtype())))?;
+    let quantization = operands.ty(0).and_then(|ty| ty.quantization.as_ref()).ok_or_else(|| {
+        Error::graph(format!("{} numbers without a scale cannot be dequantized", x.dtype()))
+    })?;
     let channels = quantization.scales.len();
     let zeros = &quantization.zero_points;
     if channels == 0 || !(zeros.len() == channels || zeros.len() == 1) {
@@ -97,7 +107,11 @@ pub(super) fn dequantize(operands: &Operands<'_>) -> Result<Tensor> {
     } else if x.shape().get(quantization.axis) == Some(&channels) {
         x.shape()[quantization.axis + 1..].iter().product()
     } else {
-        return Err(Error::graph(format!("{channels} scales for axis {} of shape {:?}", quantization.axis, x.shape())));
+        return Err(Error::graph(format!(
+            "{channels} scales for axis {} of shape {:?}",
+            quantization.axis,
+            x.shape()
+        )));
     };
     let real = |(index, stored): (usize, i64)| {
         let channel = index / block % channels;
@@ -108,8 +122,12 @@ pub(super) fn dequantize(operands: &Operands<'_>) -> Result<Tensor> {
     Tensor::from_vec(x.shape(), x.to_i64()?.into_iter().enumerate().map(real).collect())
 }
 
-/// A function of every real number that x stands for. 8-bit types have a table; each entry is computed in f32.
-pub(super) fn by_table(operands: &Operands<'_>, function: impl Fn(f32) -> Result<f32>) -> Result<Tensor> {
+/// A function of every real number that x stands for. 8-bit types have a table; each entry is
+/// computed in f32.
+pub(super) fn by_table(
+    operands: &Operands<'_>,
+    function: impl Fn(f32) -> Result<f32>,
+) -> Result<Tensor> {
     let x = operands.tensor(0, "x")?;
     let source = operands.scale(0, "x")?;
     let target = Target::new(operands, Activation::Linear)?;
@@ -124,7 +142,8 @@ pub(super) fn by_table(operands: &Operands<'_>, function: impl Fn(f32) -> Result
     target.tensor(x.shape(), x.to_i64()?.into_iter().map(|v| table[(v - low) as usize]).collect())
 }
 
-/// An activation layer. The clamping ones rescale; every other one is a table of the float function.
+/// An activation layer. The clamping ones rescale; every other one is a table of the float
+/// function.
 pub(super) fn activation(function: Activation, operands: &Operands<'_>) -> Result<Tensor> {
     if clamping(function).is_err() {
         return by_table(operands, |v| Ok(activate(function, f64::from(v)) as f32));
@@ -133,17 +152,27 @@ pub(super) fn activation(function: Activation, operands: &Operands<'_>) -> Resul
     let source = operands.scale(0, "x")?;
     let target = Target::new(operands, function)?;
     let factor = Multiplier::new(f64::from(source.scale / target.affine.scale));
-    target.tensor(x.shape(), centred(x, source)?.into_iter().map(|v| target.store(factor.apply(v))).collect())
+    target.tensor(
+        x.shape(),
+        centerd(x, source)?.into_iter().map(|v| target.store(factor.apply(v))).collect(),
+    )
 }
 
-/// Two quantised operands that were broadcast to one shape.
-pub(super) fn binary(options: &Binary, a: &Tensor, b: &Tensor, operands: &Operands<'_>) -> Result<Tensor> {
+/// Two quantized operands that were broadcast to one shape.
+pub(super) fn binary(
+    options: &Binary,
+    a: &Tensor,
+    b: &Tensor,
+    operands: &Operands<'_>,
+) -> Result<Tensor> {
     let (sa, sb) = (operands.scale(0, "a")?, operands.scale(1, "b")?);
-    let pairs: Vec<(i32, i32)> = centred(a, sa)?.into_iter().zip(centred(b, sb)?).collect();
+    let pairs: Vec<(i32, i32)> = centerd(a, sa)?.into_iter().zip(centerd(b, sb)?).collect();
     if compare(options.function, &0, &0).is_some() {
         // Real numbers are compared, exactly: both products fit f64.
         let real = |v: i32, affine: Affine| f64::from(v) * f64::from(affine.scale);
-        let truths = pairs.iter().filter_map(|&(a, b)| compare(options.function, &real(a, sa), &real(b, sb)));
+        let truths = pairs
+            .iter()
+            .filter_map(|&(a, b)| compare(options.function, &real(a, sa), &real(b, sb)));
         return Tensor::from_vec::<bool>(a.shape(), truths.collect());
     }
     let target = Target::new(operands, options.activation)?;
@@ -156,10 +185,16 @@ pub(super) fn binary(options: &Binary, a: &Tensor, b: &Tensor, operands: &Operan
         }
         BinaryFunction::Minimum | BinaryFunction::Maximum if sa == sb && sa == target.affine => {
             let least = options.function == BinaryFunction::Minimum;
-            pairs.into_iter().map(|(a, b)| target.store(if least { a.min(b) } else { a.max(b) })).collect()
+            pairs
+                .into_iter()
+                .map(|(a, b)| target.store(if least { a.min(b) } else { a.max(b) }))
+                .collect()
         }
         BinaryFunction::Minimum | BinaryFunction::Maximum => {
-            return Err(Error::unsupported(format!("{:?} of quantised tensors of different scales", options.function)));
+            return Err(Error::unsupported(format!(
+                "{:?} of quantized tensors of different scales",
+                options.function
+            )));
         }
         BinaryFunction::Div
         | BinaryFunction::FloorDiv
@@ -174,14 +209,21 @@ pub(super) fn binary(options: &Binary, a: &Tensor, b: &Tensor, operands: &Operan
         | BinaryFunction::GreaterEqual
         | BinaryFunction::And
         | BinaryFunction::Or => {
-            return Err(Error::unsupported(format!("{:?} of quantised tensors", options.function)));
+            return Err(Error::unsupported(format!("{:?} of quantized tensors", options.function)));
         }
     };
     target.tensor(a.shape(), values)
 }
 
-/// Sum or difference: both operands are brought to twice the larger scale with extra bits, added, and scaled to the result.
-fn sum(pairs: &[(i32, i32)], scales: [Affine; 2], dtype: DType, target: &Target, sign: i32) -> Vec<i64> {
+/// Sum or difference: both operands are brought to twice the larger scale with extra bits, added,
+/// and scaled to the result.
+fn sum(
+    pairs: &[(i32, i32)],
+    scales: [Affine; 2],
+    dtype: DType,
+    target: &Target,
+    sign: i32,
+) -> Vec<i64> {
     // Extra bits that an int32 has left.
     let extra = if dtype == DType::I16 { 15 } else { 20 };
     let common = f64::from(2.0 * scales[0].scale.max(scales[1].scale));
@@ -190,11 +232,13 @@ fn sum(pairs: &[(i32, i32)], scales: [Affine; 2], dtype: DType, target: &Target,
     let scaled = |v: i32, factor: Multiplier| factor.apply(v.wrapping_shl(extra));
     pairs
         .iter()
-        .map(|&(a, b)| target.store(back.apply(scaled(a, fa).wrapping_add(sign.wrapping_mul(scaled(b, fb))))))
+        .map(|&(a, b)| {
+            target.store(back.apply(scaled(a, fa).wrapping_add(sign.wrapping_mul(scaled(b, fb)))))
+        })
         .collect()
 }
 
-/// Joins quantised tensors; a part of another scale than the result's is rescaled in f32.
+/// Joins quantized tensors; a part of another scale than the result's is rescaled in f32.
 pub(super) fn concat(options: &Concat, operands: &Operands<'_>) -> Result<Tensor> {
     let target = Target::new(operands, options.activation)?;
     let inverse = 1.0 / target.affine.scale;
@@ -210,24 +254,33 @@ pub(super) fn concat(options: &Concat, operands: &Operands<'_>) -> Result<Tensor
             }
             let scale = source.scale * inverse;
             let bias = -(source.zero as f32) * scale;
-            let rescaled = part.to_i64()?.into_iter().map(|v| target.store((v as f32 * scale + bias).round() as i32));
+            let rescaled = part
+                .to_i64()?
+                .into_iter()
+                .map(|v| target.store((v as f32 * scale + bias).round() as i32));
             target.tensor(part.shape(), rescaled.collect())
         })
         .collect::<Result<Vec<_>>>()?;
     movement::concat(&parts.iter().collect::<Vec<_>>(), options.axis)
 }
 
-/// A reduction of quantised rows; the mean's division is folded into the factor between the scales.
-pub(super) fn reduce(function: ReduceFunction, groups: &Groups, operands: &Operands<'_>) -> Result<Tensor> {
+/// A reduction of quantized rows; the mean's division is folded into the factor between the scales.
+pub(super) fn reduce(
+    function: ReduceFunction,
+    groups: &Groups,
+    operands: &Operands<'_>,
+) -> Result<Tensor> {
     let source = operands.scale(0, "x")?;
     let target = Target::new(operands, Activation::Linear)?;
-    let values = centred(&groups.rows, source)?;
+    let values = centerd(&groups.rows, source)?;
     let rows = (0..groups.groups).map(|g| &values[g * groups.size..][..groups.size]);
     let ratio = Multiplier::new(f64::from(source.scale) / f64::from(target.affine.scale));
     let sum = |row: &[i32]| row.iter().fold(0i32, |sum, &v| sum.wrapping_add(v));
     let results = match function {
         ReduceFunction::Sum => rows.map(|row| target.store(ratio.apply(sum(row)))).collect(),
-        ReduceFunction::Mean if groups.size == 0 => return Err(Error::input("the mean of no number")),
+        ReduceFunction::Mean if groups.size == 0 => {
+            return Err(Error::input("the mean of no number"));
+        }
         ReduceFunction::Mean => {
             let factor = ratio.divided_by(groups.size);
             rows.map(|row| target.store(factor.apply(sum(row)))).collect()
@@ -242,7 +295,7 @@ pub(super) fn reduce(function: ReduceFunction, groups: &Groups, operands: &Opera
             rows.map(|row| target.store(row.iter().copied().min().unwrap_or(i32::MAX))).collect()
         }
         ReduceFunction::Product | ReduceFunction::Any | ReduceFunction::All => {
-            return Err(Error::unsupported(format!("{function:?} of quantised numbers")));
+            return Err(Error::unsupported(format!("{function:?} of quantized numbers")));
         }
     };
     target.tensor(&groups.shape, results)
@@ -252,13 +305,18 @@ pub(super) fn reduce(function: ReduceFunction, groups: &Groups, operands: &Opera
 pub(super) fn softmax(options: &Softmax, operands: &Operands<'_>) -> Result<Tensor> {
     let x = operands.tensor(0, "x")?;
     if options.log || !matches!(x.dtype(), DType::I8 | DType::U8) {
-        return Err(Error::unsupported(format!("softmax of {} numbers, logarithm: {}", x.dtype(), options.log)));
+        return Err(Error::unsupported(format!(
+            "softmax of {} numbers, logarithm: {}",
+            x.dtype(),
+            options.log
+        )));
     }
     let source = operands.scale(0, "x")?;
     let target = Target::new(operands, Activation::Linear)?;
     let scale = -source.scale * options.beta;
     // By distance from the row's largest number.
-    let table: Vec<f32> = (0..=u8::MAX).map(|distance| (scale * f32::from(distance)).exp()).collect();
+    let table: Vec<f32> =
+        (0..=u8::MAX).map(|distance| (scale * f32::from(distance)).exp()).collect();
     let values = x.to_i64()?;
     let mut out = Vec::with_capacity(values.len());
     for row in values.chunks_exact(x.shape().last().copied().unwrap_or(1).max(1)) {
@@ -279,12 +337,17 @@ struct Weights {
 }
 
 impl Weights {
-    fn new(operands: &Operands<'_>, outputs: usize, source: Affine, target: &Target) -> Result<Weights> {
+    fn new(
+        operands: &Operands<'_>,
+        outputs: usize,
+        source: Affine,
+        target: &Target,
+    ) -> Result<Weights> {
         let weights = operands.tensor(1, "weights")?;
         let quantization = operands
             .ty(1)
             .and_then(|ty| ty.quantization.as_ref())
-            .ok_or_else(|| Error::graph("the weights of a quantised op have no scale"))?;
+            .ok_or_else(|| Error::graph("the weights of a quantized op have no scale"))?;
         let (scale, zero) = (f64::from(source.scale), f64::from(target.affine.scale));
         let (factors, zero) = match quantization.as_per_tensor() {
             Some((weight_scale, zero_point)) => {
@@ -293,8 +356,17 @@ impl Weights {
                 let factor = Multiplier::new(f64::from(source.scale * affine.scale) / zero);
                 (vec![factor; outputs], affine.zero)
             }
-            None if quantization.scales.len() == outputs && quantization.zero_points.iter().all(|&zero| zero == 0) => {
-                (quantization.scales.iter().map(|&s| Multiplier::new(scale * f64::from(s) / zero)).collect(), 0)
+            None if quantization.scales.len() == outputs
+                && quantization.zero_points.iter().all(|&zero| zero == 0) =>
+            {
+                (
+                    quantization
+                        .scales
+                        .iter()
+                        .map(|&s| Multiplier::new(scale * f64::from(s) / zero))
+                        .collect(),
+                    0,
+                )
             }
             None => {
                 return Err(Error::unsupported(format!(
@@ -303,8 +375,11 @@ impl Weights {
                 )));
             }
         };
-        let values = centred(weights, Affine { scale: 1.0, zero })?;
-        let bias = operands.optional(2).map(|bias| bias.as_slice::<i32>().map(<[i32]>::to_vec)).transpose()?;
+        let values = centerd(weights, Affine { scale: 1.0, zero })?;
+        let bias = operands
+            .optional(2)
+            .map(|bias| bias.as_slice::<i32>().map(<[i32]>::to_vec))
+            .transpose()?;
         Ok(Weights { values, bias, factors })
     }
 
@@ -328,13 +403,17 @@ fn eight_bits(x: &Tensor) -> Result<()> {
 }
 
 /// Fully connected, int8 or uint8; the weights have one scale or one for each output.
-pub(super) fn fully_connected(options: &FullyConnected, sizes: &Dense, operands: &Operands<'_>) -> Result<Tensor> {
+pub(super) fn fully_connected(
+    options: &FullyConnected,
+    sizes: &Dense,
+    operands: &Operands<'_>,
+) -> Result<Tensor> {
     let x = operands.tensor(0, "x")?;
     eight_bits(x)?;
     let source = operands.scale(0, "x")?;
     let target = Target::new(operands, options.activation)?;
     let weights = Weights::new(operands, sizes.outputs, source, &target)?;
-    let x = centred(x, source)?;
+    let x = centerd(x, source)?;
     let mut out = Vec::with_capacity(sizes.rows * sizes.outputs);
     for row in 0..sizes.rows {
         let x = &x[row * sizes.inputs..][..sizes.inputs];
@@ -353,7 +432,7 @@ pub(super) fn matmul(product: &Product, operands: &Operands<'_>) -> Result<Tenso
     let (sa, sb) = (operands.scale(0, "a")?, operands.scale(1, "b")?);
     let target = Target::new(operands, Activation::Linear)?;
     let factor = Multiplier::new(f64::from(sa.scale * sb.scale) / f64::from(target.affine.scale));
-    let (a, b, k) = (centred(&product.a, sa)?, centred(&product.b, sb)?, product.k);
+    let (a, b, k) = (centerd(&product.a, sa)?, centerd(&product.b, sb)?, product.k);
     let mut out = Vec::new();
     product.pairs(|row, column| {
         let sum = dot(&a[row * k..][..k], &b[column * k..][..k]);
@@ -363,13 +442,17 @@ pub(super) fn matmul(product: &Product, operands: &Operands<'_>) -> Result<Tenso
 }
 
 /// Convolution, int8 or uint8; the weights have one scale or one for each output.
-pub(super) fn conv2d(options: &Conv2d, sizes: &Convolution, operands: &Operands<'_>) -> Result<Tensor> {
+pub(super) fn conv2d(
+    options: &Conv2d,
+    sizes: &Convolution,
+    operands: &Operands<'_>,
+) -> Result<Tensor> {
     let x = operands.tensor(0, "x")?;
     eight_bits(x)?;
     let source = operands.scale(0, "x")?;
     let target = Target::new(operands, options.activation)?;
     let weights = Weights::new(operands, sizes.outputs, source, &target)?;
-    let x = centred(x, source)?;
+    let x = centerd(x, source)?;
     let mut out = Vec::new();
     // Outside x lies the real number 0, which adds nothing.
     sizes.sums(

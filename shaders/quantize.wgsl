@@ -1,4 +1,5 @@
-// Between real and quantised numbers, one scale and zero point for the whole tensor: real = scale (stored - zero).
+// Between real and quantized numbers, one scale and zero point for the whole tensor: real = scale
+// (stored - zero).
 
 override TO_REAL: bool = false;
 
@@ -24,7 +25,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
         y[i] = bitcast<u32>(params.scale * f32(bitcast<i32>(x[i]) - params.zero));
         return;
     }
-    // Half away from zero, as TFLite; clamped before the conversion, which is undefined outside i32.
+    // Half away from zero, as TFLite; clamped before the conversion, which is undefined outside
+    // i32.
     let v = bitcast<f32>(x[i]) / params.scale;
     let rounded = sign(v) * floor(abs(v) + 0.5) + f32(params.zero);
     y[i] = bitcast<u32>(i32(clamp(rounded, f32(params.low), f32(params.high))));

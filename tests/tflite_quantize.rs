@@ -1,4 +1,5 @@
-//! Quantisation on the way out, on the trained digit model: size, accuracy in the reference backend and in the real interpreter.
+//! Quantization on the way out, on the trained digit model: size, accuracy in the reference backend
+//! and in the real interpreter.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::Path;
@@ -17,8 +18,13 @@ fn digits(shared: &Path) -> Vec<(Tensor, i32)> {
     let array = |name: &str| arrays.iter().find(|(key, _)| key == name).unwrap().1.clone();
     let (images, labels) = (array("images"), array("labels"));
     let images = images.as_slice::<u8>().unwrap().chunks(28 * 28);
-    let image = |pixels: &[u8]| Tensor::from_vec(&[1, 28, 28], pixels.iter().map(|p| f32::from(*p) / 255.0).collect());
-    images.map(|pixels| image(pixels).unwrap()).zip(labels.as_slice::<i32>().unwrap().iter().copied()).collect()
+    let image = |pixels: &[u8]| {
+        Tensor::from_vec(&[1, 28, 28], pixels.iter().map(|p| f32::from(*p) / 255.0).collect())
+    };
+    images
+        .map(|pixels| image(pixels).unwrap())
+        .zip(labels.as_slice::<i32>().unwrap().iter().copied())
+        .collect()
 }
 
 fn accuracy(model: &Model, digits: &[(Tensor, i32)]) -> f64 {
@@ -48,7 +54,8 @@ fn the_digit_model_stays_accurate() {
     let (calibration, test) = digits.split_at(100);
     let out = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let mut files = Vec::new();
-    // Least accuracy on these 100 images and on the 1,000 of the test set, and largest size beside the float file.
+    // Least accuracy on these 100 images and on the 1,000 of the test set, and largest size beside
+    // the float file.
     for (quantize, here, there, size) in [
         (Quantize::None, 0.96, 0.96, 1.0),
         (Quantize::Float16, 0.96, 0.96, 0.55),
@@ -76,7 +83,9 @@ fn the_digit_model_stays_accurate() {
     let python = std::env::var("FUSELSTM_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let probe = Command::new(&python).args(["-c", "import ai_edge_litert, numpy"]).output();
     if !probe.is_ok_and(|output| output.status.success()) {
-        eprintln!("NOT TESTED in the real interpreter: no Python with ai_edge_litert (set FUSELSTM_PYTHON)");
+        eprintln!(
+            "NOT TESTED in the real interpreter: no Python with ai_edge_litert (set FUSELSTM_PYTHON)"
+        );
         return;
     }
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tools/accuracy.py");
@@ -87,11 +96,13 @@ fn the_digit_model_stays_accurate() {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    let lines: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let lines: Vec<Value> =
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     assert_eq!(lines.len(), 2 * files.len(), "{}", String::from_utf8_lossy(&output.stderr));
     for line in lines {
         eprintln!("{line}");
-        let least = files.iter().find(|(file, _)| file.to_str() == line["file"].as_str()).unwrap().1;
+        let least =
+            files.iter().find(|(file, _)| file.to_str() == line["file"].as_str()).unwrap().1;
         assert!(line["accuracy"].as_f64().unwrap() >= least, "{line}");
     }
 }

@@ -1,4 +1,5 @@
-//! Recurrent layers on quantised numbers against what TFLite's interpreter (2.3, reference kernels) gave for single-op models.
+//! Recurrent layers on quantized numbers against what TFLite's interpreter (2.3, reference kernels)
+//! gave for single-op models.
 
 use std::sync::Arc;
 
@@ -27,7 +28,11 @@ fn lstm(coupled_input_forget: bool, cell_clip: Option<f32>, projection_clip: Opt
 fn layer(cell: Cell, weights: CellWeights, arithmetic: Arithmetic) -> Op {
     Op::Recurrent(Recurrent {
         cell,
-        directions: vec![Direction { reverse: false, source: Source::X, weights: Arc::new(weights) }],
+        directions: vec![Direction {
+            reverse: false,
+            source: Source::X,
+            weights: Arc::new(weights),
+        }],
         layout: Layout::TimeMajor,
         masking: Masking::Zero,
         merge: Merge::Separate,
@@ -37,24 +42,37 @@ fn layer(cell: Cell, weights: CellWeights, arithmetic: Arithmetic) -> Op {
 
 /// Output, final output state and final cell state; `states` are those before.
 fn run(op: &Op, x: &Tensor, states: &[Tensor], types: [DType; 2]) -> [Tensor; 3] {
-    let typed = |tensor: &Tensor| (tensor.clone(), ValueType::fixed(tensor.dtype(), tensor.shape()));
+    let typed =
+        |tensor: &Tensor| (tensor.clone(), ValueType::fixed(tensor.dtype(), tensor.shape()));
     let operands: Vec<_> = std::iter::once(Some(typed(x)))
         .chain([None, None])
         .chain(states.iter().map(|state| Some(typed(state))))
         .collect();
-    let inputs: Vec<_> = operands.iter().map(|x| x.as_ref().map(|(tensor, ty)| (tensor, ty))).collect();
+    let inputs: Vec<_> =
+        operands.iter().map(|x| x.as_ref().map(|(tensor, ty)| (tensor, ty))).collect();
     let [h, c] = types.map(ValueType::unranked);
-    let mut results = fuselstm::eval::evaluate(op, &inputs, &[Some(&h), None, Some(&h), Some(&c)]).unwrap();
+    let mut results =
+        fuselstm::eval::evaluate(op, &inputs, &[Some(&h), None, Some(&h), Some(&c)]).unwrap();
     [0, 2, 3].map(|slot| results[slot].take().unwrap())
 }
 
 /// Layer norm, peephole, projection, both clips; `[T, B, I] = [3, 2, 3]`, two cells.
 fn integer_lstm() -> Op {
     let input = [
-        97i8, 21, 45, -34, 40, 15, 121, -101, -46, 91, 23, -61, -125, 64, -67, 2, 52, -37, -58, -23, -17, -30, 30, -21,
+        97i8, 21, 45, -34, 40, 15, 121, -101, -46, 91, 23, -61, -125, 64, -67, 2, 52, -37, -58,
+        -23, -17, -30, 30, -21,
     ];
     let recurrent = [25i8, 124, -65, -120, 121, 44, -94, -4, -48, 49, -90, -107, -33, -78, 22, 0];
-    let bias = [8_217_961i32, -1_406_318, -7_622_924, 2_859_327, 2_140_197, 3_543_165, 1_288_238, -595_039];
+    let bias = [
+        8_217_961i32,
+        -1_406_318,
+        -7_622_924,
+        2_859_327,
+        2_140_197,
+        3_543_165,
+        1_288_238,
+        -595_039,
+    ];
     let layer_norm = [7779i16, 28_039, 25_128, 16_152, 10_106, 15_514, 13_011, 7231];
     let peephole = [24_990i16, 24_812, -21_945, -7930, -12_592, -21_104];
     let weights = CellWeights {
@@ -80,7 +98,8 @@ fn integer_lstm() -> Op {
     layer(lstm(false, Some(1.5), Some(0.7)), weights, Arithmetic::Integer(scales))
 }
 
-const INTEGER_X: [i8; 18] = [-22, 24, 121, 3, 56, 72, -128, -107, 125, 19, 74, -21, 121, 41, 10, 21, -9, 38];
+const INTEGER_X: [i8; 18] =
+    [-22, 24, 121, 3, 56, 72, -128, -107, 125, 19, 74, -21, 121, 41, 10, 21, -9, 38];
 
 #[test]
 fn integer_lstm_bit_for_bit() {
@@ -103,13 +122,18 @@ fn integer_lstm_in_two_parts_is_the_whole() {
 
 #[test]
 fn no_step_leaves_an_integer_state_at_its_zero_point() {
-    let [y, h, c] = run(&integer_lstm(), &tensor::<i8>(&[0, 2, 3], &[]), &[], [DType::I8, DType::I16]);
-    assert_eq!([y, h, c], [tensor::<i8>(&[0, 2, 2], &[]), tensor(&[2, 2], &[-4i8; 4]), tensor(&[2, 2], &[0i16; 4])]);
+    let [y, h, c] =
+        run(&integer_lstm(), &tensor::<i8>(&[0, 2, 3], &[]), &[], [DType::I8, DType::I16]);
+    assert_eq!(
+        [y, h, c],
+        [tensor::<i8>(&[0, 2, 2], &[]), tensor(&[2, 2], &[-4i8; 4]), tensor(&[2, 2], &[0i16; 4])]
+    );
 }
 
 #[test]
 fn uint8_step_by_hand() {
-    // One cell, weights all 0 but the bias: s_i = 0, s_g = 8 (saturates tanh), s_f = 0, s_o = 0. Bias scale 1/128 · 1/128.
+    // One cell, weights all 0 but the bias: s_i = 0, s_g = 8 (saturates tanh), s_f = 0, s_o = 0.
+    // Bias scale 1/128 · 1/128.
     let bias = tensor(&[4], &[0i32, 0, 8 << 14, 0]);
     let weights = CellWeights {
         input: matrix(tensor(&[4, 1], &[100u8; 4]), &[1.0 / 128.0]),
@@ -121,8 +145,13 @@ fn uint8_step_by_hand() {
         layer_norm: None,
         projection: None,
     };
-    let op = layer(lstm(false, None, None), weights, Arithmetic::IntegerBasic { weight_zero_point: 100 });
-    let (x, h0, c0) = (tensor(&[1, 1, 1], &[7u8]), tensor(&[1, 1], &[9u8]), tensor(&[1, 1], &[2048i16]));
+    let op = layer(
+        lstm(false, None, None),
+        weights,
+        Arithmetic::IntegerBasic { weight_zero_point: 100 },
+    );
+    let (x, h0, c0) =
+        (tensor(&[1, 1, 1], &[7u8]), tensor(&[1, 1], &[9u8]), tensor(&[1, 1], &[2048i16]));
     let [y, _, c] = run(&op, &x, &[h0, c0], [DType::U8, DType::I16]);
     // c' = σ(0)·tanh(8) + σ(0)·1 = 1.0; h = σ(0)·tanh(1) = 0.3808, times 128 is 48.7.
     assert_eq!(c, tensor(&[1, 1], &[2048i16]));
@@ -131,9 +160,11 @@ fn uint8_step_by_hand() {
 
 #[test]
 fn hybrid_lstm_with_free_zero_points() {
-    let input = [88i8, 100, 21, -65, 82, -105, 93, 108, 8, 58, 98, 44, -95, 125, -35, -67, 17, -100];
+    let input =
+        [88i8, 100, 21, -65, 82, -105, 93, 108, 8, 58, 98, 44, -95, 125, -35, -67, 17, -100];
     let recurrent = [-74i8, -20, -119, -107, -119, 25, 79, -51, -108, -27, 10, -101];
-    let bias = [-0.433_185_25, 0.763_816_9, 0.090_765_22, 0.656_044_24, -0.532_615_96, -0.594_244_7];
+    let bias =
+        [-0.433_185_25, 0.763_816_9, 0.090_765_22, 0.656_044_24, -0.532_615_96, -0.594_244_7];
     let weights = CellWeights {
         input: matrix(tensor(&[6, 3], &input), &[0.01]),
         recurrent: matrix(tensor(&[6, 2], &recurrent), &[0.008]),
@@ -184,7 +215,11 @@ fn hybrid_lstm_with_free_zero_points() {
         -0.020_275_308,
     ];
     assert_close(&y, &f(&[3, 2, 2], &expected), 1e-7);
-    assert_close(&c, &f(&[2, 2], &[-0.102_212_876, 0.116_804_235, 0.504_919_65, 0.704_756_44]), 2e-7);
+    assert_close(
+        &c,
+        &f(&[2, 2], &[-0.102_212_876, 0.116_804_235, 0.504_919_65, 0.704_756_44]),
+        2e-7,
+    );
 }
 
 #[test]
@@ -192,8 +227,14 @@ fn integer_memory_layer_bit_for_bit() {
     let op = Op::Svdf(Svdf {
         rank: 2,
         activation: Activation::Relu,
-        feature: matrix(tensor(&[4, 3], &[62i8, -94, -75, 114, 125, 115, -125, 29, -91, -37, 105, 45]), &[0.01]),
-        time: matrix(tensor(&[4, 2], &[17_280i16, 523, 24_218, -21_626, -28_480, -13_132, -1749, 27_841]), &[2e-5]),
+        feature: matrix(
+            tensor(&[4, 3], &[62i8, -94, -75, 114, 125, 115, -125, 29, -91, -37, 105, 45]),
+            &[0.01],
+        ),
+        time: matrix(
+            tensor(&[4, 2], &[17_280i16, 523, 24_218, -21_626, -28_480, -13_132, -1749, 27_841]),
+            &[2e-5],
+        ),
         bias: Some(tensor(&[2], &[3565i32, -1216])),
         arithmetic: SvdfArithmetic::Integer { input: (0.02, 3), state: 0.0004, output: (0.03, -6) },
     });
@@ -201,7 +242,8 @@ fn integer_memory_layer_bit_for_bit() {
     let [y_ty, state_ty] = [DType::I8, DType::I16].map(ValueType::unranked);
     let step = |state: Option<&Tensor>| {
         let inputs = [Some((&x, &y_ty)), state.map(|state| (state, &state_ty))];
-        let mut results = fuselstm::eval::evaluate(&op, &inputs, &[Some(&y_ty), Some(&state_ty)]).unwrap();
+        let mut results =
+            fuselstm::eval::evaluate(&op, &inputs, &[Some(&y_ty), Some(&state_ty)]).unwrap();
         (results[0].take().unwrap(), results[1].take().unwrap())
     };
     let (y, state) = step(None);
