@@ -6,7 +6,7 @@
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle};
 
 use super::defect;
@@ -72,7 +72,12 @@ impl Pool {
     /// returned.
     fn run(&self, job: &(dyn Fn() + Sync)) {
         // Another program's round: this one does without the workers.
-        let Ok(mut round) = self.turn.try_lock() else { return job() };
+        let mut round = match self.turn.try_lock() {
+            Ok(round) => round,
+            Err(TryLockError::WouldBlock) => return job(),
+            // A job panicked on the caller's thread; `Round` ended that round in order.
+            Err(TryLockError::Poisoned(round)) => round.into_inner(),
+        };
         *round = round.wrapping_add(1);
         self.shared.left.store(0, Ordering::Relaxed);
         // SAFETY: the last round is over (the lock). The lifetime is only erased: `Round` ends the

@@ -390,6 +390,95 @@ fn relative_errors_and_ends() {
     }
 }
 
+/// Quiet and signaling NaNs of both signs whose payloads would reach the exponent if their bits were
+/// taken for a number.
+const NANS: [u32; 6] =
+    [0x7fc0_0000, 0x7fc0_0001, 0x7fc0_00ff, 0x7f80_0001, 0xffc0_0101, 0xffff_ffff];
+
+#[test]
+fn a_nan_of_any_payload_stays_nan() {
+    for table in available() {
+        for nan in NANS.map(f32::from_bits) {
+            let what = format!("{} {:08x}", table.name, nan.to_bits());
+            for activation in [
+                Activation::Sigmoid,
+                Activation::Tanh,
+                Activation::Exponential,
+                Activation::Elu { alpha: 1.0 },
+                Activation::Selu,
+                Activation::Swish,
+                Activation::Gelu { approximate: true },
+                Activation::Softplus,
+            ] {
+                let mut x = [0.5, nan, -0.5];
+                table.activate(activation, &mut x);
+                assert!(x[1].is_nan() && !x[0].is_nan() && !x[2].is_nan(), "{what} {activation:?}");
+            }
+            for log in [false, true] {
+                let mut row = [0.5, nan, -0.5];
+                table.softmax(1.0, log, &mut row);
+                assert!(row.iter().all(|x| x.is_nan()), "{what}: softmax {row:?}");
+            }
+            for gate in 0..4 {
+                let mut sums = vec![0.25; 4 * UNITS];
+                sums[gate * UNITS + 3] = nan;
+                let (mut c, mut h) = (vec![0.5; UNITS], vec![0.0; UNITS]);
+                let rows = Rows { data: &sums, stride: 4 * UNITS };
+                table.lstm_rows(1, UNITS, 0..1, rows, &mut c, &mut h, UNITS, None).unwrap();
+                let lost: Vec<usize> = (0..UNITS).filter(|&u| h[u].is_nan() != (u == 3)).collect();
+                assert!(lost.is_empty(), "{what}: gate {gate}, units {lost:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn activations_of_the_largest_numbers_have_the_limits_of_their_equations() {
+    let large = 1e38;
+    for table in available() {
+        for (activation, ends) in [
+            (Activation::Gelu { approximate: true }, [-0.0, large]),
+            (Activation::Gelu { approximate: false }, [-0.0, large]),
+            (Activation::Swish, [-0.0, large]),
+            (Activation::HardSwish, [-0.0, large]),
+            (Activation::Softplus, [0.0, large]),
+            (Activation::Elu { alpha: 1.0 }, [-1.0, large]),
+            (Activation::Softsign, [-1.0, 1.0]),
+        ] {
+            let mut x = [-large, large];
+            table.activate(activation, &mut x);
+            for (found, expected) in x.iter().zip(ends) {
+                close(*found, f64::from(expected), 1e-6, &format!("{} {activation:?}", table.name));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_panic_on_the_callers_thread_leaves_the_pool_parallel() {
+    let pool = Pool::new(1).unwrap();
+    let caller = std::thread::current().id();
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        for_each_part(Some(&pool), &mut [(), ()], &[], |(), _| {
+            assert!(std::thread::current().id() != caller, "on the caller's thread");
+            Ok(())
+        })
+    }));
+    assert!(panicked.is_err());
+    // Each part waits for the other one to begin, which takes two threads.
+    let begun = std::sync::atomic::AtomicUsize::new(0);
+    let since = std::time::Instant::now();
+    for_each_part(Some(&pool), &mut [(), ()], &[], |(), _| {
+        begun.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        while begun.load(std::sync::atomic::Ordering::Relaxed) < 2 {
+            assert!(since.elapsed().as_secs() < 30, "the worker takes no part");
+            std::thread::yield_now();
+        }
+        Ok(())
+    })
+    .unwrap();
+}
+
 #[test]
 fn softmax_rows() {
     for table in available() {

@@ -1,7 +1,7 @@
 //! Activations over slices, and softmax.
 
 use super::super::vector::Vector;
-use super::functions::{exp, exp_any, sigmoid, tanh};
+use super::functions::{exp, exp_any, sigmoid, sigmoid_any, tanh};
 use crate::graph::op::Activation;
 
 /// Applies `f` to every element; the last few by way of a whole register.
@@ -50,14 +50,15 @@ pub(crate) unsafe fn activate<V: Vector>(activation: Activation, x: *mut f32, co
                 V::splat(SELU_SCALE).mul(zero.max(v)).add(negative)
             }),
             Activation::Softsign => map::<V>(x, count, |v| v.div(one.add(v.max(zero.sub(v))))),
-            Activation::Swish => map::<V>(x, count, |v| v.mul(sigmoid(v))),
+            Activation::Swish => map::<V>(x, count, |v| v.mul(sigmoid_any(v))),
             Activation::Gelu { approximate: true } => map::<V>(x, count, |v| {
                 let cubic = v.mul(v).fma(V::splat(0.044_715).mul(v), v);
                 // ½·(1 + tanh z) = σ(2z), which keeps the small tail exact.
-                v.mul(sigmoid(V::splat(2.0 * SQRT_2_OVER_PI).mul(cubic)))
+                v.mul(sigmoid_any(V::splat(2.0 * SQRT_2_OVER_PI).mul(cubic)))
             }),
             Activation::HardSwish => map::<V>(x, count, |v| {
-                v.mul(zero.max(V::splat(6.0).min(v.add(V::splat(3.0))))).mul(V::splat(1.0 / 6.0))
+                // The factor first: x·6 would overflow before the division.
+                v.mul(zero.max(V::splat(6.0).min(v.add(V::splat(3.0)))).mul(V::splat(1.0 / 6.0)))
             }),
             Activation::Exponential => map::<V>(x, count, |v| exp_any(v)),
             Activation::SignBit => scalar(x, count, |v| if v < 0.0 { 1.0 } else { 0.0 }),
@@ -120,7 +121,7 @@ pub(crate) unsafe fn softmax_row<V: Vector>(beta: f32, log: bool, x: *mut f32, c
             let shift = sum.ln() as f32;
             row.iter_mut().for_each(|v| *v -= shift);
         } else {
-            map::<V>(x, count, |v| exp_any(v));
+            map::<V>(row.as_mut_ptr(), count, |v| exp_any(v));
             let sum: f32 = row.iter().sum();
             row.iter_mut().for_each(|v| *v /= sum);
         }

@@ -27,7 +27,9 @@ pub(crate) unsafe fn exp<V: Vector>(x: V) -> V {
         for c in [1.339_887_5e-3, 9.618_437e-3, 5.550_332_5e-2, 2.402_264_8e-1, 6.931_472e-1, 1.0] {
             p = p.fma(f, V::splat(c));
         }
-        p.scale_exponent(shifted)
+        // e^x > x, so the larger one is e^x, or NaN where x is: scaling a NaN's exponent as if it were
+        // a number would carry its payload into the exponent.
+        p.scale_exponent(shifted).max(x)
     }
 }
 
@@ -48,15 +50,15 @@ pub(crate) unsafe fn exp_any<V: Vector>(x: V) -> V {
 #[inline(always)]
 pub(super) unsafe fn exp_of_gate<V: Vector>(x: V) -> V {
     unsafe {
-        let x = V::splat(-40.0).max(V::splat(40.0).min(x));
-        let shifted = x.fma(V::splat(-LOG2E), V::splat(ROUND));
-        let n = shifted.sub(V::splat(ROUND));
-        let f = V::splat(0.0).sub(x.fma(V::splat(LOG2E), n));
+        let x = V::splat(-40.0).max(V::splat(40.0).min(V::splat(0.0).sub(x)));
+        let shifted = x.fma(V::splat(LOG2E), V::splat(ROUND));
+        let f = x.fma(V::splat(LOG2E), V::splat(ROUND).sub(shifted));
         let mut p = V::splat(1.326_472_7e-3);
         for c in [9.671_513e-3, 5.550_733_7e-2, 2.402_224_2e-1, 6.931_47e-1, 1.0] {
             p = p.fma(f, V::splat(c));
         }
-        p.scale_exponent(shifted)
+        // NaN stays NaN: see `exp`.
+        p.scale_exponent(shifted).max(x)
     }
 }
 
@@ -92,6 +94,12 @@ pub(crate) unsafe fn tanh<V: Vector>(x: V) -> V {
 #[inline(always)]
 pub(crate) unsafe fn sigmoid<V: Vector>(x: V) -> V {
     unsafe { V::splat(1.0).div(V::splat(1.0).add(exp_of_gate(x))) }
+}
+
+/// As [`sigmoid`], with the relative error of [`exp_any`] for any x: for products with a large x.
+#[inline(always)]
+pub(super) unsafe fn sigmoid_any<V: Vector>(x: V) -> V {
+    unsafe { V::splat(1.0).div(V::splat(1.0).add(exp_any(V::splat(0.0).sub(x)))) }
 }
 
 /// Stores the elements of a register that exist.
