@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use super::simd::{Table, aligned_zeros};
+use super::simd::{KernelSet, aligned_zeros};
 use crate::backend::ceilings::{Bandwidth, Ceilings};
 
 /// One measurement lasts at least this long; the best of [`ROUNDS`] counts, as what the processor
@@ -13,15 +13,19 @@ const LEAST: Duration = Duration::from_millis(15);
 const ROUNDS: usize = 5;
 
 /// Measures with each number of threads.
-pub(super) fn measure(table: &'static Table, adapter: &str, threads: &[usize]) -> Vec<Ceilings> {
-    threads.iter().map(|&threads| with_threads(table, adapter, threads.max(1))).collect()
+pub(super) fn measure(
+    kernels: &'static KernelSet,
+    adapter: &str,
+    threads: &[usize],
+) -> Vec<Ceilings> {
+    threads.iter().map(|&threads| with_threads(kernels, adapter, threads.max(1))).collect()
 }
 
-fn with_threads(table: &'static Table, adapter: &str, threads: usize) -> Ceilings {
+fn with_threads(kernels: &'static KernelSet, adapter: &str, threads: usize) -> Ceilings {
     let rounds = 100_000;
-    let (_, operations) = table.multiply_adds(1);
+    let (_, operations) = kernels.multiply_adds(1);
     let seconds = best(threads, |_| {
-        black_box(table.multiply_adds(black_box(rounds)));
+        black_box(kernels.multiply_adds(black_box(rounds)));
     });
     let fma_gflops = operations * rounds as f64 * threads as f64 / seconds / 1e9;
     let mut bandwidth = Vec::new();
@@ -38,7 +42,7 @@ fn with_threads(table: &'static Table, adapter: &str, threads: usize) -> Ceiling
         }
         let seconds = best(threads, |thread| {
             if let Some(buffer) = data.get(thread) {
-                black_box(table.read(black_box(buffer)));
+                black_box(kernels.read(black_box(buffer)));
             }
         });
         let total = (4 * elements * threads) as u64;

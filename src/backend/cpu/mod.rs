@@ -14,7 +14,7 @@ use crate::plan::Plan;
 
 /// The processor.
 pub struct CpuBackend {
-    table: &'static simd::Table,
+    kernels: &'static simd::KernelSet,
     options: BackendOptions,
     /// Started when a program first has work for it; shared by all programs.
     pool: Mutex<Option<Arc<simd::Pool>>>,
@@ -22,7 +22,7 @@ pub struct CpuBackend {
 
 /// What the programs of a backend share.
 struct Resources<'a> {
-    table: &'static simd::Table,
+    kernels: &'static simd::KernelSet,
     options: &'a BackendOptions,
     /// Threads that a step may use, the caller's own among them.
     threads: usize,
@@ -39,8 +39,8 @@ impl CpuBackend {
         if options.threads == Some(0) {
             return Err(Error::input("the number of threads must be at least 1"));
         }
-        let table = simd::select(options.instruction_set.as_deref())?;
-        Ok(CpuBackend { table, options, pool: Mutex::new(None) })
+        let kernels = simd::select(options.instruction_set.as_deref())?;
+        Ok(CpuBackend { kernels, options, pool: Mutex::new(None) })
     }
 
     fn threads(&self) -> usize {
@@ -63,16 +63,16 @@ impl Backend for CpuBackend {
     }
 
     fn description(&self) -> String {
-        format!("{} kernels, {} hardware threads", self.table.name, hardware_threads())
+        format!("{} kernels, {} hardware threads", self.kernels.name, hardware_threads())
     }
 
     fn ceilings(&self, threads: &[usize]) -> Result<Vec<Ceilings>> {
-        Ok(ceilings::measure(self.table, &self.description(), threads))
+        Ok(ceilings::measure(self.kernels, &self.description(), threads))
     }
 
     fn compile(&self, plan: &Arc<Plan>) -> Result<Box<dyn Program>> {
         let resources =
-            Resources { table: self.table, options: &self.options, threads: self.threads() };
+            Resources { kernels: self.kernels, options: &self.options, threads: self.threads() };
         let mut program = program::CpuProgram::new(plan, &resources)?;
         if program.is_shared_out() {
             program.use_pool(self.pool()?);

@@ -3,7 +3,7 @@
 use super::slots::Slots;
 use crate::backend::Precision;
 use crate::backend::cpu::Resources;
-use crate::backend::cpu::simd::{From, Packed, Quantized, Rows, Storage, Table};
+use crate::backend::cpu::simd::{From, KernelSet, Packed, Quantized, Rows, Storage};
 use crate::error::{Error, Result};
 use crate::graph::op::{Activation, Conv2d, FullyConnected, MatMul};
 use crate::graph::{Node, ValueId};
@@ -20,7 +20,7 @@ pub(super) struct Dense {
     bias: Bias,
     activation: Activation,
     windows: Option<Windows>,
-    table: &'static Table,
+    kernels: &'static KernelSet,
     scratch: Quantized,
 }
 
@@ -115,8 +115,8 @@ impl Dense {
             Precision::F16 => Storage::F16,
             Precision::Bf16 => Storage::Bf16,
         };
-        let table = resources.table;
-        let width = if rows == 1 { table.vector_width } else { table.matrix_width };
+        let kernels = resources.kernels;
+        let width = if rows == 1 { kernels.vector_width } else { kernels.matrix_width };
         let packed = Packed::for_rows(rows, depth, outputs, width, storage, |k, o| {
             data.get(if transposed { o * depth + k } else { k * outputs + o })
                 .copied()
@@ -138,7 +138,7 @@ impl Dense {
             bias,
             activation,
             windows,
-            table,
+            kernels,
             scratch: Quantized::default(),
         }))
     }
@@ -167,7 +167,7 @@ impl Dense {
         let a = Rows { data: a, stride: self.packed.depth() };
         let panels = 0..self.packed.panels();
         let from = From::Row(bias);
-        self.table.product(
+        self.kernels.product(
             self.rows,
             a,
             &self.packed,
@@ -179,7 +179,7 @@ impl Dense {
             self.outputs,
             &mut self.scratch,
         )?;
-        self.table.activate(self.activation, y);
+        self.kernels.activate(self.activation, y);
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Element-wise ops, softmax and reductions on f32.
 
 use super::slots::Slots;
-use crate::backend::cpu::simd::Table;
+use crate::backend::cpu::simd::KernelSet;
 use crate::error::{Error, Result};
 use crate::graph::op::{
     Activation, Binary, BinaryFunction, Reduce, ReduceFunction, Softmax, Unary,
@@ -24,7 +24,7 @@ pub(super) struct Elementwise {
     inputs: Vec<ValueId>,
     y: ValueId,
     work: Work,
-    table: &'static Table,
+    kernels: &'static KernelSet,
 }
 
 /// What is computed.
@@ -172,7 +172,7 @@ impl Elementwise {
         kind: &Kind<'_>,
         plan: &Plan,
         node: &Node,
-        table: &'static Table,
+        kernels: &'static KernelSet,
     ) -> Option<Elementwise> {
         let is_float =
             |id: ValueId| plan.graph.get(id).is_some_and(|value| value.ty.dtype == DType::F32);
@@ -204,7 +204,7 @@ impl Elementwise {
                 Work::Reduce { function: op.function, outer, reduced, inner }
             }
         };
-        Some(Elementwise { inputs, y, work, table })
+        Some(Elementwise { inputs, y, work, kernels })
     }
 
     pub fn run(&mut self, slots: &mut Slots, inputs: &[Tensor], states: &[Tensor]) -> Result<()> {
@@ -221,17 +221,17 @@ impl Elementwise {
             match &mut self.work {
                 Work::Activation(activation) => {
                     y.copy_from_slice(x);
-                    self.table.activate(*activation, y);
+                    self.kernels.activate(*activation, y);
                 }
                 Work::Unary(function) => y.iter_mut().zip(x).for_each(|(y, x)| *y = function(*x)),
                 Work::Binary { function, activation, broadcast } => {
                     broadcast.run(*function, x, operand(1)?, y)?;
-                    self.table.activate(*activation, y);
+                    self.kernels.activate(*activation, y);
                 }
                 Work::Softmax { options, width } => {
                     y.copy_from_slice(x);
                     y.chunks_exact_mut((*width).max(1))
-                        .for_each(|row| self.table.softmax(options.beta, options.log, row));
+                        .for_each(|row| self.kernels.softmax(options.beta, options.log, row));
                 }
                 Work::Reduce { function, outer, reduced, inner } => {
                     let count =

@@ -273,7 +273,7 @@ mod tests {
         let shapes: Vec<Vec<usize>> = inputs.iter().map(|tensor| tensor.shape().to_vec()).collect();
         let plan = Arc::new(Plan::new(&Arc::new(graph), &shapes).unwrap());
         let resources = crate::backend::cpu::Resources {
-            table: crate::backend::cpu::simd::select(None).unwrap(),
+            kernels: crate::backend::cpu::simd::select(None).unwrap(),
             options: &BackendOptions::default(),
             threads: 1,
         };

@@ -39,7 +39,7 @@ impl RecurrentStep {
             op,
             x,
             shape(Recurrent::AUXILIARY),
-            resources.table,
+            resources.kernels,
             resources.options,
             threads,
         )?;

@@ -82,7 +82,7 @@ impl Step {
         let movement =
             |kind: movement::Kind<'_>| Ok(Movement::new(&kind, plan, node).map(Step::Movement));
         let elementwise = |kind: elementwise::Kind<'_>| {
-            Ok(Elementwise::new(&kind, plan, node, resources.table).map(Step::Elementwise))
+            Ok(Elementwise::new(&kind, plan, node, resources.kernels).map(Step::Elementwise))
         };
         let indexed =
             |kind: indexed::Kind<'_>| Ok(Indexed::new(&kind, plan, node).map(Step::Indexed));

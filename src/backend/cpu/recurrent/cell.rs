@@ -1,8 +1,8 @@
 //! One step of the cells with every option, row by row on unpacked gates. The plain LSTM and GRU
-//! have fused kernels of their own ([`Table::lstm_rows`], [`Table::gru_rows`]) and do not come
+//! have fused kernels of their own ([`KernelSet::lstm_rows`], [`KernelSet::gru_rows`]) and do not come
 //! here, so the options cost them nothing.
 
-use super::super::simd::Table;
+use super::super::simd::KernelSet;
 use super::weights::{Vectors, packed_index};
 use crate::graph::op::Activation;
 use crate::graph::recurrent::{Gru, Lstm};
@@ -40,7 +40,7 @@ fn normalize(s: &mut [f32], coefficients: &[f32], bias: &[f32]) {
 pub(super) fn lstm_row(
     lstm: &Lstm,
     vectors: &Vectors,
-    table: &Table,
+    kernels: &KernelSet,
     s: &mut [f32],
     c: &mut [f32],
     m: &mut [f32],
@@ -62,9 +62,9 @@ pub(super) fn lstm_row(
         add_product(f, p, c);
     }
     norm(f, gates - 3);
-    table.activate(lstm.gate, f);
+    kernels.activate(lstm.gate, f);
     norm(g, gates - 2);
-    table.activate(lstm.candidate, g);
+    kernels.activate(lstm.candidate, g);
     if lstm.coupled_input_forget {
         for ((c, f), g) in c.iter_mut().zip(f.iter()).zip(g.iter()) {
             *c = f * *c + (1.0 - f) * g;
@@ -74,7 +74,7 @@ pub(super) fn lstm_row(
             add_product(i, p, c);
         }
         norm(i, 0);
-        table.activate(lstm.gate, i);
+        kernels.activate(lstm.gate, i);
         for (((c, f), g), i) in c.iter_mut().zip(f.iter()).zip(g.iter()).zip(i.iter()) {
             *c = f * *c + i * g;
         }
@@ -86,9 +86,9 @@ pub(super) fn lstm_row(
         add_product(o, p, c);
     }
     norm(o, gates - 1);
-    table.activate(lstm.gate, o);
+    kernels.activate(lstm.gate, o);
     m.copy_from_slice(c);
-    table.activate(lstm.output, m);
+    kernels.activate(lstm.output, m);
     m.iter_mut().zip(o.iter()).for_each(|(m, o)| *m *= o);
 }
 
@@ -108,7 +108,7 @@ pub(super) fn clip(x: &mut [f32], bound: f32) {
 /// Leaves update and reset in `x`, and with reset before `r ∘ h` in `reset_h`.
 pub(super) fn gru_gates(
     gru: &Gru,
-    table: &Table,
+    kernels: &KernelSet,
     x: &mut [f32],
     r: &[f32],
     h: &[f32],
@@ -118,7 +118,7 @@ pub(super) fn gru_gates(
     for (x, r) in x.iter_mut().zip(&r[..2 * units]) {
         *x += r;
     }
-    table.activate(gru.gate, &mut x[..2 * units]);
+    kernels.activate(gru.gate, &mut x[..2 * units]);
     if !gru.reset_after {
         for ((to, r), h) in reset_h.iter_mut().zip(&x[units..2 * units]).zip(h) {
             *to = r * h;
@@ -127,14 +127,14 @@ pub(super) fn gru_gates(
 }
 
 /// Second half: the candidate from its recurrent product `r`, and the new state in `h`.
-pub(super) fn gru_state(gru: &Gru, table: &Table, x: &mut [f32], r: &[f32], h: &mut [f32]) {
+pub(super) fn gru_state(gru: &Gru, kernels: &KernelSet, x: &mut [f32], r: &[f32], h: &mut [f32]) {
     let units = h.len();
     let (gates, n) = x.split_at_mut(2 * units);
     let (z, reset) = gates.split_at(units);
     for ((n, r), reset) in n.iter_mut().zip(r).zip(reset) {
         *n += if gru.reset_after { reset * r } else { *r };
     }
-    table.activate(gru.candidate, n);
+    kernels.activate(gru.candidate, n);
     for ((h, z), n) in h.iter_mut().zip(z).zip(n.iter()) {
         *h = z * *h + (1.0 - z) * n;
     }

@@ -2,9 +2,10 @@
 //! step by step the recurrent product and the cell.
 
 mod cell;
-mod part;
-mod sharing;
-mod team;
+mod policy;
+mod row_block;
+mod unit_parallel;
+mod unit_range;
 mod weights;
 
 use std::ops::Range;
@@ -12,15 +13,15 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::simd::{Grid, Pool, Storage, Table, Window, for_each_part};
+use super::simd::{Grid, KernelSet, Pool, Storage, Window, for_each_part};
 use crate::backend::{BackendOptions, Precision};
 use crate::error::{Error, Result};
 use crate::graph::Recurrent;
 use crate::graph::recurrent::{Layout, Merge, Source};
 
-use part::Part;
-use sharing::Sharing;
-use team::Team;
+use policy::ParallelPolicy;
+use row_block::RowBlock;
+use unit_parallel::UnitParallel;
 use weights::{Packing, Weights};
 
 /// Rows of the input product of one chunk, about: enough for the product to run at full speed, few
@@ -79,44 +80,44 @@ fn split_rows(batch: usize, units: usize, directions: usize, threads: usize) -> 
 }
 
 /// The work of a layer in parts, and by output the windows of those that write to it.
-struct Shares {
-    parts: Vec<Part>,
+struct Partition {
+    parts: Vec<RowBlock>,
     windows: [Vec<Window>; 2],
 }
 
-impl Shares {
+impl Partition {
     fn new(
         op: &Recurrent,
         shape: &Shape,
         directions: &[Arc<Weights>],
         chunk: usize,
         threads: usize,
-    ) -> Shares {
-        let mut shares = Shares { parts: Vec::new(), windows: [Vec::new(), Vec::new()] };
+    ) -> Partition {
+        let mut partition = Partition { parts: Vec::new(), windows: [Vec::new(), Vec::new()] };
         for (index, weights) in directions.iter().enumerate() {
             for rows in split_rows(shape.batch, weights.units, directions.len(), threads) {
                 let window = Window {
-                    part: shares.parts.len(),
+                    part: partition.parts.len(),
                     rows: rows.clone(),
                     columns: 0..weights.output_width,
                 };
-                if let Some(windows) = shares.windows.get_mut(index) {
+                if let Some(windows) = partition.windows.get_mut(index) {
                     windows.push(window);
                 }
-                shares.parts.push(Part::new(index, rows, chunk, shape, weights));
+                partition.parts.push(RowBlock::new(index, rows, chunk, shape, weights));
             }
         }
         if let (Merge::Concat, [first, second]) = (op.merge, directions) {
             let (left, right) = (first.output_width, second.output_width);
-            let [to, from] = &mut shares.windows;
+            let [to, from] = &mut partition.windows;
             to.append(from);
             for window in to.iter_mut() {
-                if shares.parts.get(window.part).is_some_and(|part| part.direction == 1) {
+                if partition.parts.get(window.part).is_some_and(|part| part.direction == 1) {
                     window.columns = left..left + right;
                 }
             }
         }
-        shares
+        partition
     }
 }
 
@@ -126,13 +127,13 @@ pub(super) struct Layer {
     shape: Shape,
     directions: Vec<Arc<Weights>>,
     /// For one thread: the rows of a direction together.
-    whole: Shares,
+    whole: Partition,
     /// For several threads, where the rows or directions can be shared out.
-    shared: Option<Shares>,
+    shared: Option<Partition>,
     /// Threads that share the units of a single row.
-    team: Option<Team>,
-    sharing: Sharing,
-    table: &'static Table,
+    group: Option<UnitParallel>,
+    policy: ParallelPolicy,
+    kernels: &'static KernelSet,
 }
 
 /// Sizes and order of the operands.
@@ -146,7 +147,7 @@ struct Shape {
 }
 
 impl Layer {
-    /// Packs the weights of `op` for an input of shape `x` (and auxiliary input), shares the work
+    /// Packs the weights of `op` for an input of shape `x` (and auxiliary input), partition the work
     /// out for up to `threads` threads and allocates every buffer.
     ///
     /// # Errors
@@ -156,7 +157,7 @@ impl Layer {
         op: &Recurrent,
         x: &[usize],
         auxiliary: Option<&[usize]>,
-        table: &'static Table,
+        kernels: &'static KernelSet,
         options: &BackendOptions,
         threads: usize,
     ) -> Result<Layer> {
@@ -183,7 +184,7 @@ impl Layer {
         let chunk = (CHUNK_ROWS / batch.max(1)).clamp(1, steps.max(1));
         let mut directions = Vec::new();
         for (index, direction) in op.directions.iter().enumerate() {
-            let packing = Packing { table, storage, input_rows: chunk * batch, step_rows: batch };
+            let packing = Packing { kernels, storage, input_rows: chunk * batch, step_rows: batch };
             let weights = Weights::pack(&op.cell, &direction.weights, &packing)?;
             let width =
                 if direction.source == Source::Auxiliary { shape.auxiliary } else { inputs };
@@ -195,21 +196,21 @@ impl Layer {
             }
             directions.push(Arc::new(weights));
         }
-        let whole = Shares::new(op, &shape, &directions, chunk, 1);
+        let whole = Partition::new(op, &shape, &directions, chunk, 1);
         let shared = Some(threads)
             .filter(|&threads| threads > 1)
-            .map(|threads| Shares::new(op, &shape, &directions, chunk, threads))
-            .filter(|shares| shares.parts.len() > 1);
-        let mut team = None;
+            .map(|threads| Partition::new(op, &shape, &directions, chunk, threads))
+            .filter(|partition| partition.parts.len() > 1);
+        let mut group = None;
         if let (None, [weights]) = (&shared, directions.as_slice())
             && batch == 1
-            && weights.units >= team::LEAST_UNITS
+            && weights.units >= unit_parallel::LEAST_UNITS
             && threads > 1
-            && part::is_fused_lstm(&op.cell, weights)
+            && row_block::is_fused_lstm(&op.cell, weights)
             && weights.auxiliary.is_none()
             && !op.directions.iter().any(|direction| direction.source == Source::Auxiliary)
         {
-            team = Team::new(op, &shape, weights, table, chunk, threads)?;
+            group = UnitParallel::new(op, &shape, weights, kernels, chunk, threads)?;
         }
         Ok(Layer {
             op: op.clone(),
@@ -217,9 +218,9 @@ impl Layer {
             directions,
             whole,
             shared,
-            team,
-            sharing: Sharing::new(),
-            table,
+            group,
+            policy: ParallelPolicy::new(),
+            kernels,
         })
     }
 
@@ -233,13 +234,13 @@ impl Layer {
         operands: &Operands<'_>,
         results: Results<'_>,
     ) -> Result<()> {
-        let Layer { op, shape, directions, whole, shared, team, sharing, table } = self;
-        // A team has no masks, and cannot begin while a helper is held up.
-        let mut team =
-            team.as_mut().filter(|team| matches!(operands.mask, Mask::None) && team.is_ready());
-        let is_shared = (team.is_some() || shared.is_some()) && sharing.is_due();
-        let shares = match shared {
-            Some(shares) if is_shared => shares,
+        let Layer { op, shape, directions, whole, shared, group, policy, kernels } = self;
+        // A group has no masks, and cannot begin while a worker is held up.
+        let mut group =
+            group.as_mut().filter(|group| matches!(operands.mask, Mask::None) && group.is_ready());
+        let is_shared = (group.is_some() || shared.is_some()) && policy.is_parallel_due();
+        let partition = match shared {
+            Some(partition) if is_shared => partition,
             _ => whole,
         };
         let width = |output: usize| match (op.merge, directions.as_slice()) {
@@ -247,7 +248,7 @@ impl Layer {
             _ => directions.get(output).map_or(0, |weights| weights.output_width),
         };
         let Results { y: [y0, y1], mut h_n, mut c_n } = results;
-        let Shares { parts, windows: [windows0, windows1] } = shares;
+        let Partition { parts, windows: [windows0, windows1] } = partition;
         let sizes = |output: usize| [shape.steps, shape.batch, width(output)];
         let grids = [
             y0.map(|y| Grid::new(y, sizes(0), shape.time_major, windows0)).transpose()?,
@@ -255,25 +256,25 @@ impl Layer {
         ];
         let began = Instant::now();
         let mut finished = true;
-        if let (true, Some(team), [weights], [part]) =
-            (is_shared, team.as_mut(), directions.as_slice(), parts.as_mut_slice())
+        if let (true, Some(group), [weights], [part]) =
+            (is_shared, group.as_mut(), directions.as_slice(), parts.as_mut_slice())
         {
             let [grid, _] = grids;
             let mut view = grid.and_then(|grid| grid.into_view(0));
-            let context = part::Context { op, shape, weights, table, operands };
-            finished = team.run(part, &context, &mut view, sharing.alone())?;
+            let context = row_block::Context { op, shape, weights, kernels, operands };
+            finished = group.run(part, &context, &mut view, policy.alone())?;
         } else {
             for_each_part(pool.filter(|_| is_shared), parts, &grids, |part, view| {
                 let weights = directions
                     .get(part.direction)
                     .ok_or_else(|| Error::internal("a part of a direction that is not there"))?;
-                part.run(&part::Context { op, shape, weights, table, operands }, view)
+                part.run(&row_block::Context { op, shape, weights, kernels, operands }, view)
             })?;
         }
         match (is_shared, finished) {
-            (true, true) => sharing.ran_shared(began.elapsed()),
-            (true, false) => sharing.failed(),
-            (false, _) => sharing.ran_alone(began.elapsed()),
+            (true, true) => policy.record_parallel(began.elapsed()),
+            (true, false) => policy.failed(),
+            (false, _) => policy.record_serial(began.elapsed()),
         }
         for part in parts.iter() {
             let d = part.direction;
@@ -291,15 +292,15 @@ impl Layer {
 impl Layer {
     /// What was chosen, in words.
     pub fn note(&self) -> String {
-        format!("{} {}, {}", self.op.cell.name(), self.table.name, self.shares())
+        format!("{} {}, {}", self.op.cell.name(), self.kernels.name, self.describe())
     }
 
-    fn shares(&self) -> String {
-        match (&self.team, &self.shared) {
-            (Some(team), _) => format!("units shared by {} threads", team.threads()),
+    fn describe(&self) -> String {
+        match (&self.group, &self.shared) {
+            (Some(group), _) => format!("units shared by {} threads", group.threads()),
             (None, None) => "one thread".to_owned(),
-            (None, Some(shares)) => {
-                format!("{} parts of the rows and directions", shares.parts.len())
+            (None, Some(partition)) => {
+                format!("{} parts of the rows and directions", partition.parts.len())
             }
         }
     }

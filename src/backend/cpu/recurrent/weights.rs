@@ -4,7 +4,7 @@
 //! that everything a unit needs of one row of sums lies together: `[blocks, gates, UNITS]`. Missing
 //! units of the last block have zero weights.
 
-use super::super::simd::{Packed, Storage, Table, UNITS};
+use super::super::simd::{KernelSet, Packed, Storage, UNITS};
 use crate::error::{Error, Result};
 use crate::graph::recurrent::{Cell, CellWeights, Matrix};
 use crate::tensor::DType;
@@ -43,7 +43,7 @@ pub(super) struct Weights {
 
 /// What decides how weights are packed.
 pub(super) struct Packing {
-    pub table: &'static Table,
+    pub kernels: &'static KernelSet,
     pub storage: Storage,
     /// Rows of the input product of one chunk.
     pub input_rows: usize,
@@ -61,13 +61,13 @@ pub(super) fn packed_columns(gates: usize, units: usize) -> usize {
     units.div_ceil(UNITS) * gates * UNITS
 }
 
-/// Rows from which a product of bytes takes the panels that are made for many; measured from 16
+/// Rows from which a product of int8 takes the panels that are made for many; measured from 16
 /// rows on (4 to 8 % faster with AVX2).
 const MANY_ROWS: usize = 16;
 
 impl Packing {
     fn width(&self, rows: usize) -> usize {
-        if rows == 1 { self.table.vector_width } else { self.table.matrix_width }
+        if rows == 1 { self.kernels.vector_width } else { self.kernels.matrix_width }
     }
 
     /// Packs gates `which` of a `[G·H, K]` matrix; `scales` are the file's own, when it stores
@@ -92,8 +92,8 @@ impl Packing {
         let columns = packed_columns(gates, units);
         let mut width = self.width(rows);
         if self.storage == Storage::I8 {
-            if rows >= MANY_ROWS && columns.is_multiple_of(self.table.bytes_width) {
-                width = self.table.bytes_width;
+            if rows >= MANY_ROWS && columns.is_multiple_of(self.kernels.int8_width) {
+                width = self.kernels.int8_width;
             }
             let all = matrix.len() / depth.max(1);
             let run = all.div_ceil(scales.len().max(1)).max(1);
@@ -122,7 +122,7 @@ fn packed_row(vector: Option<&[f32]>, which: std::ops::Range<usize>, units: usiz
     row
 }
 
-/// The scales of a matrix that is stored in signed bytes.
+/// The scales of a matrix that is stored as int8.
 fn own_scales(matrix: &Matrix) -> &[f32] {
     if matrix.data.dtype() == DType::I8 { &matrix.scales } else { &[] }
 }

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::vector::{Dot, Form, Vector};
+use super::vector::{Dot, Int8Layout, Vector};
 
 /// Eight f32.
 #[derive(Clone, Copy)]
@@ -87,7 +87,7 @@ pub(crate) struct Avx2Dot(__m256i);
 // SAFETY of every method: as above.
 impl Dot for Avx2Dot {
     type Float = Avx2;
-    const FORM: Form = Form::Split;
+    const LAYOUT: Int8Layout = Int8Layout::Split;
     #[inline(always)]
     unsafe fn zero() -> Self {
         Avx2Dot(unsafe { _mm256_setzero_si256() })
@@ -116,5 +116,5 @@ impl Dot for Avx2Dot {
 }
 
 super::kernels::instantiate!(
-    AVX2, "avx2", [#[target_feature(enable = "avx2,fma,f16c")]], Avx2, Avx2Dot, matrix: 2, tall: 6, tall_bytes: 4, many_bytes: 8
+    AVX2, "avx2", [#[target_feature(enable = "avx2,fma,f16c")]], Avx2, Avx2Dot, matrix: 2, tall: 6, tall_int8: 4, many_int8: 8
 );

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::vector::{Dot, Form, Vector};
+use super::vector::{Dot, Int8Layout, Vector};
 
 /// Sixteen f32.
 #[derive(Clone, Copy)]
@@ -87,7 +87,7 @@ pub(crate) struct Avx512Dot(__m512i);
 // SAFETY of every method: as above.
 impl Dot for Avx512Dot {
     type Float = Avx512;
-    const FORM: Form = Form::Split;
+    const LAYOUT: Int8Layout = Int8Layout::Split;
     #[inline(always)]
     unsafe fn zero() -> Self {
         Avx512Dot(unsafe { _mm512_setzero_si512() })
@@ -119,7 +119,7 @@ pub(crate) struct Avx512VnniDot(__m512i);
 // SAFETY of every method: as above, and VNNI present.
 impl Dot for Avx512VnniDot {
     type Float = Avx512;
-    const FORM: Form = Form::Offset;
+    const LAYOUT: Int8Layout = Int8Layout::Offset;
     #[inline(always)]
     unsafe fn zero() -> Self {
         Avx512VnniDot(unsafe { _mm512_setzero_si512() })
@@ -146,7 +146,7 @@ impl Dot for Avx512VnniDot {
 
 super::kernels::instantiate!(
     AVX512, "avx512", [#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]],
-    Avx512, Avx512Dot, matrix: 4, tall: 6, tall_bytes: 6, many_bytes: 4
+    Avx512, Avx512Dot, matrix: 4, tall: 6, tall_int8: 6, many_int8: 4
 );
 
 /// The same with the dot-product instruction.
@@ -155,6 +155,6 @@ pub(crate) mod vnni {
 
     crate::backend::cpu::simd::kernels::instantiate!(
         AVX512_VNNI, "avx512", [#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]],
-        Avx512, Avx512VnniDot, matrix: 4, tall: 6, tall_bytes: 6, many_bytes: 4
+        Avx512, Avx512VnniDot, matrix: 4, tall: 6, tall_int8: 6, many_int8: 4
     );
 }

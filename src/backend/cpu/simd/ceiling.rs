@@ -1,7 +1,7 @@
 //! What the processor's registers and caches can do: chains of multiply-adds, and sums over a
 //! slice.
 
-use super::Table;
+use super::KernelSet;
 use super::vector::{Portable, Vector};
 
 /// Chains that do not wait for each other: two multiply-adds a clock at a latency of four need
@@ -73,12 +73,12 @@ instantiate!(chains_avx2, sums_avx2, [#[target_feature(enable = "avx2,fma,f16c")
 instantiate!(chains_neon, sums_neon, [#[target_feature(enable = "neon")]], super::neon::Neon);
 instantiate!(chains_portable, sums_portable, [], Portable);
 
-impl Table {
+impl KernelSet {
     /// Runs `rounds` rounds of multiply-adds in registers; returns their sum, so that none is left
     /// out, and the operations done.
     pub fn multiply_adds(&self, rounds: usize) -> (f32, f64) {
         let operations = |lanes: usize| (2 * CHAINS * lanes) as f64 * rounds as f64;
-        // SAFETY: a table exists only where the processor has its instruction set.
+        // SAFETY: a kernels exists only where the processor has its instruction set.
         unsafe {
             match self.name {
                 #[cfg(target_arch = "x86_64")]
@@ -115,17 +115,17 @@ mod tests {
     fn every_instruction_set_computes_the_same() {
         let x: Vec<f32> = (0..1280).map(|n| (n % 7) as f32).collect();
         let want: f32 = x.iter().sum();
-        for table in super::super::available() {
+        for kernels in super::super::available() {
             // Small integers: every order of summation is exact.
-            assert_eq!(table.read(&x), want, "{}", table.name);
-            let (sum, operations) = table.multiply_adds(1000);
+            assert_eq!(kernels.read(&x), want, "{}", kernels.name);
+            let (sum, operations) = kernels.multiply_adds(1000);
             let lanes = operations / 1000.0 / 2.0;
             let mut one = 1.0f64;
             (0..1000).for_each(|_| one = one * 0.999_999 + 1e-7);
             assert!(
                 (f64::from(sum) / lanes - one).abs() < 1e-3,
                 "{}: {sum} of {lanes} lanes",
-                table.name
+                kernels.name
             );
         }
     }

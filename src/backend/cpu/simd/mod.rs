@@ -23,37 +23,37 @@ pub(crate) use kernels::{Storage, UNITS};
 pub(crate) use pack::{Aligned, Packed, Quantized, aligned_zeros};
 pub(crate) use pool::{Pool, for_each_part};
 
-use kernels::{GruRows, LstmRows, Product, ProductI8, RowOfBytes, Start, WIDEST_PANEL};
+use kernels::{GruRows, Int8Row, LstmRows, Product, ProductI8, Start, WIDEST_PANEL};
 
 use crate::error::{Error, Result};
 use crate::graph::op::Activation;
 
 /// The kernels of one instruction set.
-pub(crate) struct Table {
+pub(crate) struct KernelSet {
     pub name: &'static str,
     /// Columns of a panel for products of several rows.
     pub matrix_width: usize,
     /// Columns of a panel for products of one row: eight registers, so that the latency of the sums
     /// is hidden.
     pub vector_width: usize,
-    /// Columns of a panel of bytes for products of many rows: one of the two above.
-    pub bytes_width: usize,
+    /// Columns of a panel of int8 for products of many rows: one of the two above.
+    pub int8_width: usize,
     product: unsafe fn(&Product),
     product_i8: unsafe fn(&ProductI8),
-    quantize_row: unsafe fn(*const f32, RowOfBytes, usize, f32) -> (f32, i32),
+    quantize_row: unsafe fn(*const f32, Int8Row, usize, f32) -> (f32, i32),
     lstm_rows: unsafe fn(&LstmRows),
     gru_rows: unsafe fn(&GruRows),
     activate: unsafe fn(Activation, *mut f32, usize),
     softmax_row: unsafe fn(f32, bool, *mut f32, usize),
 }
 
-/// The tables that this processor can run, best first.
-fn available() -> Vec<&'static Table> {
-    let mut tables = Vec::new();
+/// The sets that this processor can run, best first.
+fn available() -> Vec<&'static KernelSet> {
+    let mut sets = Vec::new();
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::is_x86_feature_detected as has;
-        // VNNI has the bytes' products in one instruction; all else is the same, so it is no
+        // VNNI has the int8 products in one instruction; all else is the same, so it is no
         // instruction set of its own.
         if has!("avx512f")
             && has!("avx512bw")
@@ -61,33 +61,33 @@ fn available() -> Vec<&'static Table> {
             && has!("avx512dq")
             && has!("avx512vnni")
         {
-            tables.push(&avx512::vnni::AVX512_VNNI);
+            sets.push(&avx512::vnni::AVX512_VNNI);
         } else if has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx512dq") {
-            tables.push(&avx512::AVX512);
+            sets.push(&avx512::AVX512);
         }
         if has!("avx2") && has!("fma") && has!("f16c") {
-            tables.push(&avx2::AVX2);
+            sets.push(&avx2::AVX2);
         }
     }
     #[cfg(target_arch = "aarch64")]
-    tables.push(&neon::NEON);
-    tables.push(&portable::PORTABLE);
-    tables
+    sets.push(&neon::NEON);
+    sets.push(&portable::PORTABLE);
+    sets
 }
 
-/// The best table, or the one of this name.
+/// The best kernels, or the one of this name.
 ///
 /// # Errors
 /// [`Device`](crate::ErrorKind::Device) when the processor lacks the instruction set, naming those
 /// it has.
-pub(crate) fn select(name: Option<&str>) -> Result<&'static Table> {
-    let tables = available();
+pub(crate) fn select(name: Option<&str>) -> Result<&'static KernelSet> {
+    let sets = available();
     let found = match name {
-        None => tables.first(),
-        Some(name) => tables.iter().find(|table| table.name == name),
+        None => sets.first(),
+        Some(name) => sets.iter().find(|kernels| kernels.name == name),
     };
     found.copied().ok_or_else(|| {
-        let have: Vec<_> = tables.iter().map(|table| table.name).collect();
+        let have: Vec<_> = sets.iter().map(|kernels| kernels.name).collect();
         Error::device(format!(
             "this processor cannot run the instruction set `{}`; it has {}",
             name.unwrap_or_default(),
@@ -128,7 +128,7 @@ fn holds(len: usize, rows: usize, stride: usize, width: usize) -> bool {
                 .is_some_and(|n| n <= len)
 }
 
-impl Table {
+impl KernelSet {
     /// `c[rows, columns] = from + a[rows, b.depth] · b` over a range of b's panels, `columns` at
     /// most those of b's panels.
     ///
@@ -192,7 +192,7 @@ impl Table {
         Ok(())
     }
 
-    /// The product with weights of bytes; `product` was checked.
+    /// The product with int8 weights; `product` was checked.
     fn quantized_product(
         &self,
         product: Product,
@@ -211,7 +211,7 @@ impl Table {
                 let bytes = scratch.bytes.as_mut_ptr().add(row * stride);
                 let signs = scratch.signs.as_mut_ptr().add(row * stride);
                 let (scale, negatives) =
-                    (self.quantize_row)(from, RowOfBytes { bytes, signs }, depth, scratch.least);
+                    (self.quantize_row)(from, Int8Row { bytes, signs }, depth, scratch.least);
                 scratch.scales[row] = scale;
                 scratch.negatives[row] = negatives;
                 // What fills up the last group meets weights of zero.

@@ -2,7 +2,7 @@
 
 use std::arch::aarch64::*;
 
-use super::vector::{Dot, Form, Vector};
+use super::vector::{Dot, Int8Layout, Vector};
 
 /// Four f32.
 #[derive(Clone, Copy)]
@@ -88,7 +88,7 @@ pub(crate) struct NeonDot(int32x4_t);
 // SAFETY of every method: as above.
 impl Dot for NeonDot {
     type Float = Neon;
-    const FORM: Form = Form::Signed;
+    const LAYOUT: Int8Layout = Int8Layout::Signed;
     #[inline(always)]
     unsafe fn zero() -> Self {
         NeonDot(unsafe { vdupq_n_s32(0) })
@@ -113,5 +113,5 @@ impl Dot for NeonDot {
 }
 
 super::kernels::instantiate!(
-    NEON, "neon", [#[target_feature(enable = "neon")]], Neon, NeonDot, matrix: 4, tall: 6, tall_bytes: 4, many_bytes: 4
+    NEON, "neon", [#[target_feature(enable = "neon")]], Neon, NeonDot, matrix: 4, tall: 6, tall_int8: 4, many_int8: 4
 );

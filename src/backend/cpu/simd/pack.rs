@@ -15,7 +15,7 @@ struct Line([u8; 64]);
 const LARGE_PAGE: usize = 2 << 20;
 
 /// Zeroed lines; those of large matrices on large pages where the system has them to give. A step
-/// at H = 1024 reads 16 MiB, more than the second-level table of addresses covers with pages of 4
+/// at H = 1024 reads 16 MiB, more than the second-level kernels of addresses covers with pages of 4
 /// KiB: 300 µs with them, 242 with large ones.
 fn zeroed_lines(count: usize) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::with_capacity(count);
@@ -71,7 +71,7 @@ pub(crate) struct Packed {
     panels: usize,
     width: usize,
     storage: Storage,
-    /// Of bytes only: a scale and the sum of the weights for each column, padded.
+    /// Of int8 only: a scale and the sum of the weights for each column, padded.
     scales: Vec<f32>,
     sums: Vec<i32>,
 }
@@ -136,7 +136,7 @@ impl Packed {
         }
     }
 
-    /// Packs as bytes, `round(weight / scale)`: panels of `[depth / 4, width, 4]`. The scale of a
+    /// Packs as int8, `round(weight / scale)`: panels of `[depth / 4, width, 4]`. The scale of a
     /// column is the given one, or `max |weight| / 127`.
     pub fn bytes(
         depth: usize,
@@ -209,7 +209,7 @@ fn fill<E: Pod>(lines: &mut [Line], elements: impl Iterator<Item = E>) {
     }
 }
 
-/// Rows of A as bytes, for products with weights of bytes; grows to what is needed and stays.
+/// Rows of A as int8, for products with int8 weights; grows to what is needed and stays.
 #[derive(Default)]
 pub(crate) struct Quantized {
     pub(super) bytes: Vec<i8>,
@@ -221,7 +221,7 @@ pub(crate) struct Quantized {
 }
 
 impl Quantized {
-    /// Grows to this many rows and bytes of them, if it has to.
+    /// Grows to this many rows, and bytes in all of them, if it has to.
     pub(super) fn make_room(&mut self, rows: usize, bytes: usize) {
         if self.scales.len() < rows {
             self.scales.resize(rows, 0.0);
@@ -239,7 +239,7 @@ impl Quantized {
     }
 
     /// With room for this many rows that are multiplied with any of the matrices: none where their
-    /// weights are no bytes.
+    /// weights are not int8.
     #[must_use]
     pub fn with_room<'a>(
         mut self,

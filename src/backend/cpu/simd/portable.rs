@@ -3,5 +3,5 @@
 use super::vector::{Portable, PortableDot, Vector};
 
 super::kernels::instantiate!(
-    PORTABLE, "portable", [], Portable, PortableDot, matrix: 2, tall: 4, tall_bytes: 4, many_bytes: 2
+    PORTABLE, "portable", [], Portable, PortableDot, matrix: 2, tall: 4, tall_int8: 4, many_int8: 2
 );

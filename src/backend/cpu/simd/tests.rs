@@ -25,12 +25,12 @@ fn close(found: f32, expected: f64, tolerance: f64, what: &str) {
 
 #[test]
 fn products_of_every_size_and_start() {
-    for table in available() {
+    for kernels in available() {
         for rows in [1, 2, 3, 5, 6, 7, 13, 100] {
             for (depth, columns) in [(0, 16), (1, 1), (3, 64), (17, 100), (300, 65), (64, 256)] {
-                for width in [table.matrix_width, table.vector_width] {
+                for width in [kernels.matrix_width, kernels.vector_width] {
                     for backwards in [false, true] {
-                        product_case(table, rows, depth, columns, width, backwards);
+                        product_case(kernels, rows, depth, columns, width, backwards);
                     }
                 }
             }
@@ -39,7 +39,7 @@ fn products_of_every_size_and_start() {
 }
 
 fn product_case(
-    table: &Table,
+    kernels: &KernelSet,
     rows: usize,
     depth: usize,
     columns: usize,
@@ -55,7 +55,7 @@ fn product_case(
         let mut c = before.clone();
         let all = 0..packed.panels();
         let a_rows = Rows { data: &a, stride: depth };
-        table
+        kernels
             .product(
                 rows,
                 a_rows,
@@ -73,7 +73,7 @@ fn product_case(
             for column in 0..stride {
                 let at = row * stride + column;
                 if column >= columns {
-                    assert_eq!(c[at], before[at], "{}: column {column} was written", table.name);
+                    assert_eq!(c[at], before[at], "{}: column {column} was written", kernels.name);
                     continue;
                 }
                 let first = match from {
@@ -86,7 +86,7 @@ fn product_case(
                     .sum();
                 let what = format!(
                     "{} {rows}x{depth}x{columns} width {width} at {row}, {column}",
-                    table.name
+                    kernels.name
                 );
                 close(c[at], f64::from(first) + sum, 1e-5, &what);
             }
@@ -96,38 +96,41 @@ fn product_case(
 
 #[test]
 fn products_refuse_short_slices() {
-    let table = select(None).unwrap();
+    let kernels = select(None).unwrap();
     let q = &mut Quantized::default();
-    let packed = Packed::new(4, 8, table.matrix_width, Storage::F32, |_, _| 1.0);
+    let packed = Packed::new(4, 8, kernels.matrix_width, Storage::F32, |_, _| 1.0);
     let a = [1.0; 7];
     let mut c = [0.0; 16];
     let rows = Rows { data: &a, stride: 4 };
-    assert!(table.product(2, rows, &packed, 0..1, false, From::Zero, &mut c, 8, 8, q).is_err());
+    assert!(kernels.product(2, rows, &packed, 0..1, false, From::Zero, &mut c, 8, 8, q).is_err());
     let a = [1.0; 8];
     let rows = Rows { data: &a, stride: 4 };
     assert!(
-        table.product(2, rows, &packed, 0..1, false, From::Zero, &mut c[..15], 8, 8, q).is_err()
+        kernels.product(2, rows, &packed, 0..1, false, From::Zero, &mut c[..15], 8, 8, q).is_err()
     );
-    assert!(table.product(2, rows, &packed, 0..2, false, From::Zero, &mut c, 8, 8, q).is_err());
+    assert!(kernels.product(2, rows, &packed, 0..2, false, From::Zero, &mut c, 8, 8, q).is_err());
     assert!(
-        table.product(2, rows, &packed, 0..1, false, From::Row(&a[..3]), &mut c, 8, 8, q).is_err()
+        kernels
+            .product(2, rows, &packed, 0..1, false, From::Row(&a[..3]), &mut c, 8, 8, q)
+            .is_err()
     );
-    table.product(2, rows, &packed, 0..1, false, From::Zero, &mut c, 8, 8, q).unwrap();
+    kernels.product(2, rows, &packed, 0..1, false, From::Zero, &mut c, 8, 8, q).unwrap();
     assert_eq!(c, [4.0; 16]);
 }
 
 #[test]
 fn weights_of_sixteen_bits() {
-    for table in available() {
+    for kernels in available() {
         for (storage, step) in [(Storage::F16, 2f64.powi(-11)), (Storage::Bf16, 2f64.powi(-8))] {
             let (rows, depth, columns) = (4, 33, 40);
             let (a, b) = (noise(5, rows * depth), noise(6, depth * columns));
-            let packed =
-                Packed::new(depth, columns, table.matrix_width, storage, |k, c| b[k * columns + c]);
+            let packed = Packed::new(depth, columns, kernels.matrix_width, storage, |k, c| {
+                b[k * columns + c]
+            });
             let mut c = vec![0.0; rows * columns];
             let all = 0..packed.panels();
             let a_rows = Rows { data: &a, stride: depth };
-            table
+            kernels
                 .product(
                     rows,
                     a_rows,
@@ -148,7 +151,7 @@ fn weights_of_sixteen_bits() {
                 let sum: f64 = terms.clone().sum();
                 // Half a step of every weight, at most.
                 let bound: f64 = terms.map(f64::abs).sum::<f64>() * step + 1e-5;
-                close(c[at], sum, bound, &format!("{} {storage:?}", table.name));
+                close(c[at], sum, bound, &format!("{} {storage:?}", kernels.name));
             }
         }
     }
@@ -157,12 +160,12 @@ fn weights_of_sixteen_bits() {
 /// Bytes: the result is that of integer sums of the rounded operands, whose error is half a step of
 /// each.
 #[test]
-fn weights_of_bytes() {
-    for table in available() {
+fn int8_weights() {
+    for kernels in available() {
         for (rows, depth, columns) in
             [(1, 1, 1), (1, 64, 256), (1, 67, 100), (5, 33, 40), (9, 128, 65), (35, 301, 130)]
         {
-            for width in [table.matrix_width, table.vector_width] {
+            for width in [kernels.matrix_width, kernels.vector_width] {
                 let (a, b, bias) =
                     (noise(5, rows * depth), noise(6, depth * columns), noise(7, columns));
                 let weight = |k: usize, c: usize| b[k * columns + c];
@@ -171,7 +174,7 @@ fn weights_of_bytes() {
                 let (all, a_rows) = (0..packed.panels(), Rows { data: &a, stride: depth });
                 let scratch = &mut Quantized::of_states();
                 let from = From::Row(&bias);
-                table
+                kernels
                     .product(
                         rows, a_rows, &packed, all, false, from, &mut c, columns, columns, scratch,
                     )
@@ -192,7 +195,7 @@ fn weights_of_bytes() {
                         c[at],
                         expected,
                         1e-5,
-                        &format!("{} {rows}x{depth}x{columns} width {width}", table.name),
+                        &format!("{} {rows}x{depth}x{columns} width {width}", kernels.name),
                     );
                 }
             }
@@ -202,14 +205,14 @@ fn weights_of_bytes() {
 
 /// The form with the offset, which only VNNI has, on the portable dot product: same sums.
 #[test]
-fn the_offset_of_unsigned_bytes() {
-    use super::vector::{Dot, Form, Portable, PortableDot};
+fn the_offset_of_unsigned_int8() {
+    use super::vector::{Dot, Int8Layout, Portable, PortableDot};
 
     #[derive(Clone, Copy)]
     struct Unsigned([i32; 4]);
     impl Dot for Unsigned {
         type Float = Portable;
-        const FORM: Form = Form::Offset;
+        const LAYOUT: Int8Layout = Int8Layout::Offset;
         unsafe fn zero() -> Self {
             Unsigned([0; 4])
         }
@@ -324,17 +327,17 @@ fn activations_within_their_stated_errors() {
         (Activation::Gelu { approximate: true }, Box::new(gelu_tanh), 1e-6),
         (Activation::HardSwish, Box::new(|x| x * (x + 3.0).clamp(0.0, 6.0) / 6.0), 3e-7),
     ];
-    for table in available() {
+    for kernels in available() {
         for (activation, exact, tolerance) in &cases {
             let xs = arguments();
             let mut found = xs.clone();
-            table.activate(*activation, &mut found);
+            kernels.activate(*activation, &mut found);
             for (x, y) in xs.iter().zip(&found) {
                 close(
                     *y,
                     exact(f64::from(*x)),
                     *tolerance,
-                    &format!("{} {activation:?}({x})", table.name),
+                    &format!("{} {activation:?}({x})", kernels.name),
                 );
             }
         }
@@ -343,25 +346,25 @@ fn activations_within_their_stated_errors() {
 
 #[test]
 fn relative_errors_and_ends() {
-    for table in available() {
+    for kernels in available() {
         let xs = arguments();
         let (mut tanh, mut exp) = (xs.clone(), xs.clone());
-        table.activate(Activation::Tanh, &mut tanh);
-        table.activate(Activation::Exponential, &mut exp);
+        kernels.activate(Activation::Tanh, &mut tanh);
+        kernels.activate(Activation::Exponential, &mut exp);
         for ((x, t), e) in xs.iter().zip(&tanh).zip(&exp) {
             let x = f64::from(*x);
             if x != 0.0 {
                 assert!(
                     (f64::from(*t) / x.tanh() - 1.0).abs() < 4e-7,
                     "{} tanh({x}) = {t}",
-                    table.name
+                    kernels.name
                 );
             }
             if x.abs() <= 87.0 {
                 assert!(
                     (f64::from(*e) / x.exp() - 1.0).abs() < 3e-7,
                     "{} exp({x}) = {e}",
-                    table.name
+                    kernels.name
                 );
             }
         }
@@ -372,18 +375,18 @@ fn relative_errors_and_ends() {
             (Activation::Sigmoid, [1.0, 0.0, 1.0, 0.0]),
         ] {
             let mut x = ends;
-            table.activate(activation, &mut x);
+            kernels.activate(activation, &mut x);
             for (found, expected) in x.iter().zip(expected) {
                 assert!(
                     *found == expected || (found - expected).abs() < 3e-7,
                     "{activation:?}: {found} for {expected}"
                 );
             }
-            assert!(x[4].is_nan(), "{} {activation:?} loses NaN", table.name);
+            assert!(x[4].is_nan(), "{} {activation:?} loses NaN", kernels.name);
         }
-        table.activate(Activation::Gelu { approximate: false }, &mut ends[..1]);
+        kernels.activate(Activation::Gelu { approximate: false }, &mut ends[..1]);
         let mut x = [-3.5f32, -1.0, 0.0, 1.0, 2.9, 3.5];
-        table.activate(Activation::Gelu { approximate: false }, &mut x);
+        kernels.activate(Activation::Gelu { approximate: false }, &mut x);
         let expected =
             [-8.142_021_4e-4, -0.158_655_25, 0.0, 0.841_344_75, 2.894_588_9, 3.499_185_8];
         x.iter().zip(expected).for_each(|(x, e)| close(*x, e, 1e-6, "gelu"));
@@ -397,9 +400,9 @@ const NANS: [u32; 6] =
 
 #[test]
 fn a_nan_of_any_payload_stays_nan() {
-    for table in available() {
+    for kernels in available() {
         for nan in NANS.map(f32::from_bits) {
-            let what = format!("{} {:08x}", table.name, nan.to_bits());
+            let what = format!("{} {:08x}", kernels.name, nan.to_bits());
             for activation in [
                 Activation::Sigmoid,
                 Activation::Tanh,
@@ -411,12 +414,12 @@ fn a_nan_of_any_payload_stays_nan() {
                 Activation::Softplus,
             ] {
                 let mut x = [0.5, nan, -0.5];
-                table.activate(activation, &mut x);
+                kernels.activate(activation, &mut x);
                 assert!(x[1].is_nan() && !x[0].is_nan() && !x[2].is_nan(), "{what} {activation:?}");
             }
             for log in [false, true] {
                 let mut row = [0.5, nan, -0.5];
-                table.softmax(1.0, log, &mut row);
+                kernels.softmax(1.0, log, &mut row);
                 assert!(row.iter().all(|x| x.is_nan()), "{what}: softmax {row:?}");
             }
             for gate in 0..4 {
@@ -424,7 +427,7 @@ fn a_nan_of_any_payload_stays_nan() {
                 sums[gate * UNITS + 3] = nan;
                 let (mut c, mut h) = (vec![0.5; UNITS], vec![0.0; UNITS]);
                 let rows = Rows { data: &sums, stride: 4 * UNITS };
-                table.lstm_rows(1, UNITS, 0..1, rows, &mut c, &mut h, UNITS, None).unwrap();
+                kernels.lstm_rows(1, UNITS, 0..1, rows, &mut c, &mut h, UNITS, None).unwrap();
                 let lost: Vec<usize> = (0..UNITS).filter(|&u| h[u].is_nan() != (u == 3)).collect();
                 assert!(lost.is_empty(), "{what}: gate {gate}, units {lost:?}");
             }
@@ -435,7 +438,7 @@ fn a_nan_of_any_payload_stays_nan() {
 #[test]
 fn activations_of_the_largest_numbers_have_the_limits_of_their_equations() {
     let large = 1e38;
-    for table in available() {
+    for kernels in available() {
         for (activation, ends) in [
             (Activation::Gelu { approximate: true }, [-0.0, large]),
             (Activation::Gelu { approximate: false }, [-0.0, large]),
@@ -446,9 +449,14 @@ fn activations_of_the_largest_numbers_have_the_limits_of_their_equations() {
             (Activation::Softsign, [-1.0, 1.0]),
         ] {
             let mut x = [-large, large];
-            table.activate(activation, &mut x);
+            kernels.activate(activation, &mut x);
             for (found, expected) in x.iter().zip(ends) {
-                close(*found, f64::from(expected), 1e-6, &format!("{} {activation:?}", table.name));
+                close(
+                    *found,
+                    f64::from(expected),
+                    1e-6,
+                    &format!("{} {activation:?}", kernels.name),
+                );
             }
         }
     }
@@ -481,17 +489,17 @@ fn a_panic_on_the_callers_thread_leaves_the_pool_parallel() {
 
 #[test]
 fn softmax_rows() {
-    for table in available() {
+    for kernels in available() {
         let xs = noise(7, 37);
         for beta in [1.0, 3.0] {
             let sum: f64 = xs.iter().map(|&x| (f64::from(beta) * f64::from(x)).exp()).sum();
             let (mut plain, mut log) = (xs.clone(), xs.clone());
-            table.softmax(beta, false, &mut plain);
-            table.softmax(beta, true, &mut log);
+            kernels.softmax(beta, false, &mut plain);
+            kernels.softmax(beta, true, &mut log);
             for ((x, p), l) in xs.iter().zip(&plain).zip(&log) {
                 let expected = (f64::from(beta) * f64::from(*x)).exp() / sum;
-                close(*p, expected, 1e-7, table.name);
-                close(*l, expected.ln(), 1e-6, table.name);
+                close(*p, expected, 1e-7, kernels.name);
+                close(*l, expected.ln(), 1e-6, kernels.name);
             }
         }
     }
@@ -499,7 +507,7 @@ fn softmax_rows() {
 
 #[test]
 fn fused_cells() {
-    for table in available() {
+    for kernels in available() {
         for units in [1usize, 15, 16, 33] {
             let blocks = units.div_ceil(UNITS);
             let rows = 3;
@@ -515,7 +523,7 @@ fn fused_cells() {
             // SAFETY: the only view.
             let mut view = unsafe { grid.view(0) }.unwrap();
             let sums_rows = Rows { data: &sums, stride: 4 * stride };
-            table
+            kernels
                 .lstm_rows(
                     rows,
                     units,
@@ -532,8 +540,8 @@ fn fused_cells() {
                 let next = sigmoid(s(1)) * f64::from(before[row * stride + u])
                     + sigmoid(s(0)) * s(2).tanh();
                 let out = sigmoid(s(3)) * next.tanh();
-                close(c[row * stride + u], next, 4e-7, table.name);
-                close(h[row * stride + u], out, 5e-7, table.name);
+                close(c[row * stride + u], next, 4e-7, kernels.name);
+                close(h[row * stride + u], out, 5e-7, kernels.name);
                 assert_eq!(y[row * units + u], h[row * stride + u]);
             }
 
@@ -541,13 +549,13 @@ fn fused_cells() {
             let mut h = noise(12, rows * stride);
             let before = h.clone();
             let x_rows = Rows { data: &x, stride: 3 * stride };
-            table.gru_rows(rows, units, x_rows, &r, &mut h, stride, None).unwrap();
+            kernels.gru_rows(rows, units, x_rows, &r, &mut h, stride, None).unwrap();
             for (row, u) in (0..rows).flat_map(|row| (0..units).map(move |u| (row, u))) {
                 let s = |v: &[f32], g: usize| f64::from(v[row * 3 * stride + at(3, g, u)]);
                 let z = sigmoid(s(&x, 0) + s(&r, 0));
                 let new = (s(&x, 2) + sigmoid(s(&x, 1) + s(&r, 1)) * s(&r, 2)).tanh();
                 let out = z * f64::from(before[row * stride + u]) + (1.0 - z) * new;
-                close(h[row * stride + u], out, 5e-7, table.name);
+                close(h[row * stride + u], out, 5e-7, kernels.name);
             }
         }
     }

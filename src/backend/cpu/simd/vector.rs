@@ -38,9 +38,9 @@ pub(crate) trait Vector: Copy {
     unsafe fn prefetch_to_second_level(_: *const u8) {}
 }
 
-/// How a row of bytes is prepared for the products with it.
+/// Layout of an int8 row for the products with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum Int8Layout {
     /// As it is.
     Signed,
     /// Every byte 128 higher, as an unsigned one.
@@ -58,12 +58,12 @@ pub(crate) trait Dot: Copy {
     type Float: Vector;
     unsafe fn zero() -> Self;
     /// What [`Dot::dot4`] is given.
-    const FORM: Form;
+    const LAYOUT: Int8Layout;
     /// Adds to each lane the products of four bytes `h` (the same for all lanes, from −127 to 127)
-    /// with its four weights. `signs` are those of `h` in the form [`Form::Split`], else nothing.
+    /// with its four weights. `signs` are those of `h` in the form [`Int8Layout::Split`], else nothing.
     unsafe fn dot4(self, h: i32, signs: i32, weights: *const i8) -> Self;
-    /// Corrects the sums for what the form changed: [`Form::Offset`] takes off `128 · sums`, the
-    /// sums of the lanes' weights; [`Form::Split`] adds `negatives`, the sum of the magnitudes of
+    /// Corrects the sums for what the form changed: [`Int8Layout::Offset`] takes off `128 · sums`, the
+    /// sums of the lanes' weights; [`Int8Layout::Split`] adds `negatives`, the sum of the magnitudes of
     /// what is negative in the row.
     unsafe fn settle(self, sums: *const i32, negatives: i32) -> Self;
     unsafe fn to_float(self) -> Self::Float;
@@ -75,7 +75,7 @@ pub(crate) struct PortableDot([i32; 4]);
 
 impl Dot for PortableDot {
     type Float = Portable;
-    const FORM: Form = Form::Signed;
+    const LAYOUT: Int8Layout = Int8Layout::Signed;
     #[inline(always)]
     unsafe fn zero() -> Self {
         PortableDot([0; 4])

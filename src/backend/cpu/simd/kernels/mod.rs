@@ -2,14 +2,14 @@
 //! instruction set by [`instantiate`].
 
 mod activations;
-mod bytes;
 mod cells;
 mod functions;
+mod int8;
 mod product;
 
 pub(super) use activations::{activate, softmax_row};
-pub(super) use bytes::{ProductI8, RowOfBytes, product_i8, quantize_row};
 pub(super) use cells::{GruRows, LstmRows, gru_rows, lstm_rows};
+pub(super) use int8::{Int8Row, ProductI8, product_i8, quantize_row};
 pub(crate) use product::Storage;
 pub(super) use product::{Product, Start, WIDEST_PANEL, product};
 
@@ -17,15 +17,15 @@ pub(super) use product::{Product, Start, WIDEST_PANEL, product};
 /// each.
 pub(crate) const UNITS: usize = 16;
 
-/// Makes the functions of one instruction set and the table that lists them.
+/// Makes the functions of one instruction set and the kernels that lists them.
 macro_rules! instantiate {
-    ($table:ident, $name:literal, [$(#[$features:meta])?], $vector:ty, $dot:ty,
-     matrix: $matrix:literal, tall: $tall:literal, tall_bytes: $tall_bytes:literal, many_bytes: $many_bytes:literal) => {
+    ($kernels:ident, $name:literal, [$(#[$features:meta])?], $vector:ty, $dot:ty,
+     matrix: $matrix:literal, tall: $tall:literal, tall_int8: $tall_int8:literal, many_int8: $many_int8:literal) => {
         mod compiled {
             use super::*;
-            use crate::backend::cpu::simd::kernels::{self, GruRows, LstmRows, Product, ProductI8, RowOfBytes};
+            use crate::backend::cpu::simd::kernels::{self, GruRows, LstmRows, Product, ProductI8, Int8Row};
             use crate::graph::op::Activation;
-            // SAFETY of each: called through the table only, which is handed out after the features
+            // SAFETY of each: called through the kernels only, which is handed out after the features
             // were found present.
             $(#[$features])?
             pub(super) unsafe fn product(p: &Product) {
@@ -33,10 +33,10 @@ macro_rules! instantiate {
             }
             $(#[$features])?
             pub(super) unsafe fn product_i8(p: &ProductI8) {
-                unsafe { kernels::product_i8::<$dot, $matrix, $tall_bytes>(p) }
+                unsafe { kernels::product_i8::<$dot, $matrix, $tall_int8>(p) }
             }
             $(#[$features])?
-            pub(super) unsafe fn quantize_row(x: *const f32, to: RowOfBytes, count: usize, least: f32) -> (f32, i32) {
+            pub(super) unsafe fn quantize_row(x: *const f32, to: Int8Row, count: usize, least: f32) -> (f32, i32) {
                 unsafe { kernels::quantize_row::<$dot>(x, to, count, least) }
             }
             $(#[$features])?
@@ -58,11 +58,11 @@ macro_rules! instantiate {
         }
 
         /// The kernels of this instruction set.
-        pub(crate) static $table: crate::backend::cpu::simd::Table = crate::backend::cpu::simd::Table {
+        pub(crate) static $kernels: crate::backend::cpu::simd::KernelSet = crate::backend::cpu::simd::KernelSet {
             name: $name,
             matrix_width: $matrix * <$vector as Vector>::LANES,
             vector_width: 8 * <$vector as Vector>::LANES,
-            bytes_width: $many_bytes * <$vector as Vector>::LANES,
+            int8_width: $many_int8 * <$vector as Vector>::LANES,
             product: compiled::product,
             product_i8: compiled::product_i8,
             quantize_row: compiled::quantize_row,

@@ -12,7 +12,7 @@ pub(crate) enum Storage {
     F32,
     F16,
     Bf16,
-    /// Signed bytes with a scale for each column, four steps of the depth together.
+    /// Int8 with a scale for each column, four steps of the depth together.
     I8,
 }
 
@@ -87,7 +87,7 @@ impl Weight for Brain {
 
 /// How far ahead, in bytes, weights that are read once are asked for. The hardware's own
 /// prefetchers stop at pages of 4 KiB, of which a panel has many. Measured for one row, µs without
-/// and with: bytes of H = 512 18.6 and 15.5, of 1024 70 and 62; f32 of 512 56.5 and 54.1, of 1024
+/// and with: int8 of H = 512 18.6 and 15.5, of 1024 70 and 62; f32 of 512 56.5 and 54.1, of 1024
 /// 294 and 289. With four times the distance it is slower than without.
 pub(super) const PREFETCH: usize = 4096;
 /// Bytes of weights above which they are asked for: below, they are in the second-level cache, and

@@ -2,30 +2,30 @@
 
 use std::time::Duration;
 
-/// Runs alone after one that was not worth sharing: doubled each time, up to this.
-const LONGEST_REST: u32 = 128;
+/// Runs alone after one that was not worth policy: doubled each time, up to this.
+const LONGEST_BACKOFF: u32 = 128;
 
 /// What the runs so far tell.
-pub(super) struct Sharing {
+pub(super) struct ParallelPolicy {
     /// Runs to do alone, and how many it will be the next time.
-    rest: u32,
-    penalty: u32,
+    serial_runs: u32,
+    backoff: u32,
     /// Shared runs so far; it matters only whether there was one.
     shared: bool,
     /// What a run takes one thread, about; unknown at first.
     alone: Option<Duration>,
 }
 
-impl Sharing {
-    pub fn new() -> Sharing {
-        Sharing { rest: 0, penalty: 1, shared: false, alone: None }
+impl ParallelPolicy {
+    pub fn new() -> ParallelPolicy {
+        ParallelPolicy { serial_runs: 0, backoff: 1, shared: false, alone: None }
     }
 
     /// Whether the next run should be shared. The second one is not, whatever the first was like:
     /// it tells what one thread takes.
-    pub fn is_due(&mut self) -> bool {
-        if self.rest > 0 {
-            self.rest -= 1;
+    pub fn is_parallel_due(&mut self) -> bool {
+        if self.serial_runs > 0 {
+            self.serial_runs -= 1;
             return false;
         }
         !self.shared || self.alone.is_some()
@@ -38,26 +38,26 @@ impl Sharing {
 
     /// Takes note of a run by one thread: a moving average over about four of them, in which one
     /// that was held up counts little.
-    pub fn ran_alone(&mut self, took: Duration) {
+    pub fn record_serial(&mut self, took: Duration) {
         self.alone =
             Some(self.alone.map_or(took, |before| (3 * before + took.min(before * 5 / 4)) / 4));
     }
 
     /// Takes note of a shared run: one that gained less than a tenth was not worth it.
-    pub fn ran_shared(&mut self, took: Duration) {
+    pub fn record_parallel(&mut self, took: Duration) {
         self.shared = true;
         if self.alone.is_some_and(|alone| took > alone * 9 / 10) {
             self.failed();
         } else {
-            self.penalty = (self.penalty / 2).max(1);
+            self.backoff = (self.backoff / 2).max(1);
         }
     }
 
     /// A shared run that was not worth it: rests, longer each time.
     pub fn failed(&mut self) {
         self.shared = true;
-        self.rest = self.penalty;
-        self.penalty = (2 * self.penalty).min(LONGEST_REST);
+        self.serial_runs = self.backoff;
+        self.backoff = (2 * self.backoff).min(LONGEST_BACKOFF);
     }
 }
 
@@ -69,13 +69,13 @@ mod tests {
     const FAST: Duration = Duration::from_micros(200);
 
     /// Runs that are due, of `count`, when a shared one takes `shared` and one alone `SLOW`.
-    fn due(sharing: &mut Sharing, count: usize, shared: Duration) -> usize {
+    fn due(policy: &mut ParallelPolicy, count: usize, shared: Duration) -> usize {
         let run = |_: &usize| {
-            let due = sharing.is_due();
+            let due = policy.is_parallel_due();
             if due {
-                sharing.ran_shared(shared)
+                policy.record_parallel(shared)
             } else {
-                sharing.ran_alone(SLOW)
+                policy.record_serial(SLOW)
             }
             due
         };
@@ -84,10 +84,10 @@ mod tests {
 
     #[test]
     fn sharing_that_pays_goes_on_and_sharing_that_does_not_becomes_rare() {
-        assert_eq!(due(&mut Sharing::new(), 100, FAST), 99, "all but the second");
-        let mut sharing = Sharing::new();
-        assert!(due(&mut sharing, 1000, SLOW) < 20);
+        assert_eq!(due(&mut ParallelPolicy::new(), 100, FAST), 99, "all but the second");
+        let mut policy = ParallelPolicy::new();
+        assert!(due(&mut policy, 1000, SLOW) < 20);
         // It finds out that the second core is free again, and is trusted again.
-        assert!(due(&mut sharing, 1000, FAST) > 800);
+        assert!(due(&mut policy, 1000, FAST) > 800);
     }
 }

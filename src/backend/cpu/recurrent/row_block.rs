@@ -1,89 +1,30 @@
 //! One part of a layer's work: some batch rows of one direction over all steps, with buffers of its
 //! own.
 
+mod step;
+
 use std::ops::Range;
 
-use super::super::simd::{
-    Aligned, From, Packed, Quantized, Rows, Table, UNITS, View, aligned_zeros,
-};
+use super::super::simd::{Aligned, From, KernelSet, Packed, Quantized, Rows, View, aligned_zeros};
 use super::cell;
+use super::unit_range::UnitRange;
 use super::weights::Weights;
 use super::{Mask, Operands, Shape};
 use crate::error::{Error, Result};
 use crate::graph::Recurrent;
-use crate::graph::op::Activation;
-use crate::graph::recurrent::{Cell, Gru, Lstm, Masking, Source};
+use crate::graph::recurrent::{Cell, Masking, Source};
 
 /// What all parts share.
 pub(super) struct Context<'a> {
     pub op: &'a Recurrent,
     pub shape: &'a Shape,
     pub weights: &'a Weights,
-    pub table: &'static Table,
+    pub kernels: &'static KernelSet,
     pub operands: &'a Operands<'a>,
 }
 
-/// Some of the units of a layer, by the panels of its weights: what one thread computes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Span {
-    /// Panels of the input weights.
-    input: Range<usize>,
-    /// Panels of the recurrent weights.
-    recurrent: Range<usize>,
-    /// Blocks of [`UNITS`] units.
-    blocks: Range<usize>,
-}
-
-impl Span {
-    /// All of them.
-    pub fn whole(weights: &Weights) -> Span {
-        Span {
-            input: 0..weights.input.panels(),
-            recurrent: 0..weights.recurrent.first().map_or(0, Packed::panels),
-            blocks: 0..weights.units.div_ceil(UNITS),
-        }
-    }
-
-    /// Even shares for `threads` threads, cut where units and panels of both weights end together;
-    /// fewer where there are too few.
-    pub fn shares(weights: &Weights, threads: usize) -> Vec<Span> {
-        let whole = Span::whole(weights);
-        let Some(recurrent) = weights.recurrent.first() else { return vec![whole] };
-        let block = weights.gates * UNITS;
-        let (input_width, recurrent_width) = (weights.input.width(), recurrent.width());
-        let mut step = 1;
-        while !(step * block).is_multiple_of(input_width)
-            || !(step * block).is_multiple_of(recurrent_width)
-        {
-            step += 1;
-        }
-        let steps = whole.blocks.end / step;
-        let count = threads.min(steps).max(1);
-        let at = |share: usize| {
-            if share == count { whole.blocks.end } else { share * steps / count * step }
-        };
-        let cut = |share: usize, width: usize, panels: usize| {
-            let panel =
-                |share: usize| if share == count { panels } else { at(share) * block / width };
-            panel(share)..panel(share + 1)
-        };
-        (0..count)
-            .map(|share| Span {
-                input: cut(share, input_width, whole.input.end),
-                recurrent: cut(share, recurrent_width, whole.recurrent.end),
-                blocks: at(share)..at(share + 1),
-            })
-            .collect()
-    }
-
-    /// The units, those that fill up the last block among them.
-    pub fn units(&self) -> Range<usize> {
-        self.blocks.start * UNITS..self.blocks.end * UNITS
-    }
-}
-
 /// Rows of one direction and their buffers.
-pub(super) struct Part {
+pub(super) struct RowBlock {
     pub direction: usize,
     rows: Range<usize>,
     /// Steps of a chunk.
@@ -110,19 +51,19 @@ pub(super) struct Part {
     gates: Vec<f32>,
     /// `[rows]`: a step was computed already.
     begun: Vec<bool>,
-    /// The input and the state as bytes, for weights of bytes.
+    /// The input and the state as int8, for int8 weights.
     quantized_input: Quantized,
     quantized_state: Quantized,
 }
 
-impl Part {
+impl RowBlock {
     pub fn new(
         direction: usize,
         rows: Range<usize>,
         chunk: usize,
         shape: &Shape,
         weights: &Weights,
-    ) -> Part {
+    ) -> RowBlock {
         let count = rows.len();
         let columns = weights
             .recurrent
@@ -133,7 +74,7 @@ impl Part {
         let columns = apart(columns, chunk * count);
         let p_stride = apart(weights.output_width.next_multiple_of(16), count);
         let h_stride = apart(weights.units.next_multiple_of(16), count);
-        Part {
+        RowBlock {
             direction,
             rows,
             chunk,
@@ -194,7 +135,7 @@ impl Part {
         let steps = context.shape.steps;
         let reverse =
             context.op.directions.get(self.direction).is_some_and(|direction| direction.reverse);
-        let whole = Span::whole(context.weights);
+        let whole = UnitRange::whole(context.weights);
         while done < steps {
             let count = self.chunk.min(steps - done);
             let first = if reverse { steps - done - count } else { done };
@@ -208,17 +149,17 @@ impl Part {
         Ok(())
     }
 
-    /// The units of `span` of the plain LSTM, one step on: reads the whole output state, writes
+    /// The units of `range` of the plain LSTM, one step on: reads the whole output state, writes
     /// those units of both states.
     pub fn advance(
         &mut self,
         context: &Context<'_>,
         local: usize,
         backwards: bool,
-        span: &Span,
+        range: &UnitRange,
     ) -> Result<()> {
-        self.recurrent_product(context, local, backwards, span)?;
-        self.plain_lstm(context, local, 0..self.rows.len(), span, None)
+        self.recurrent_product(context, local, backwards, range)?;
+        self.plain_lstm(context, local, 0..self.rows.len(), range, None)
     }
 
     /// The output state of the first row.
@@ -260,7 +201,7 @@ impl Part {
         &mut self,
         context: &Context<'_>,
         steps: Range<usize>,
-        span: &Span,
+        range: &UnitRange,
     ) -> Result<()> {
         let (weights, operands) = (context.weights, context.operands);
         let direction = context.op.directions.get(self.direction);
@@ -272,7 +213,7 @@ impl Part {
                 &steps,
                 auxiliary(operands.auxiliary)?,
                 &weights.input,
-                &span.input,
+                &range.input,
                 From::Row(&weights.bias),
             )?;
         } else {
@@ -281,7 +222,7 @@ impl Part {
                 &steps,
                 operands.x,
                 &weights.input,
-                &span.input,
+                &range.input,
                 From::Row(&weights.bias),
             )?;
         }
@@ -336,7 +277,7 @@ impl Part {
             From::Result | From::Zero => packed.padded_columns(),
         };
         let a = Rows { data: a, stride };
-        context.table.product(
+        context.kernels.product(
             rows,
             a,
             packed,
@@ -357,18 +298,18 @@ impl Part {
         context: &Context<'_>,
         local: usize,
         backwards: bool,
-        span: &Span,
+        range: &UnitRange,
     ) -> Result<()> {
         let count = self.rows.len();
         let size = count * self.columns;
         let h = Rows { data: &self.h, stride: self.p_stride };
         let sums = self.sums.get_mut(local * size..(local + 1) * size).ok_or_else(too_short)?;
         let Some(packed) = context.weights.recurrent.first() else { return Ok(()) };
-        let (table, panels, scratch) =
-            (context.table, span.recurrent.clone(), &mut self.quantized_state);
+        let (kernels, panels, scratch) =
+            (context.kernels, range.recurrent.clone(), &mut self.quantized_state);
         if self.recurrent.is_empty() {
             let columns = packed.padded_columns();
-            table.product(
+            kernels.product(
                 count,
                 h,
                 packed,
@@ -385,7 +326,7 @@ impl Part {
             let columns = bias.len().min(packed.padded_columns());
             let from =
                 if context.weights.recurrent.len() == 1 { From::Row(bias) } else { From::Zero };
-            table.product(
+            kernels.product(
                 count,
                 h,
                 packed,
@@ -406,7 +347,7 @@ impl Part {
         context: &Context<'_>,
         local: usize,
         rows: Range<usize>,
-        span: &Span,
+        range: &UnitRange,
         y: Option<(&mut View<'_>, usize)>,
     ) -> Result<()> {
         let base = (local * self.rows.len() + rows.start) * self.columns;
@@ -415,10 +356,10 @@ impl Part {
         let c = &mut self.c[rows.start * self.h_stride..];
         let h = &mut self.h[rows.start * self.p_stride..];
         let y = y.map(|(view, step)| (view, step, rows.start));
-        context.table.lstm_rows(
+        context.kernels.lstm_rows(
             rows.len(),
             self.units,
-            span.blocks.clone(),
+            range.blocks.clone(),
             sums,
             c,
             h,
@@ -434,7 +375,7 @@ impl Part {
         context: &Context<'_>,
         local: usize,
         step: usize,
-        whole: &Span,
+        whole: &UnitRange,
         view: &mut Option<View<'_>>,
     ) -> Result<()> {
         let count = self.rows.len();
@@ -485,183 +426,6 @@ impl Part {
         }
     }
 
-    /// The cell of some rows that follow each other, and their output.
-    fn rows_step(
-        &mut self,
-        context: &Context<'_>,
-        local: usize,
-        step: usize,
-        rows: Range<usize>,
-        whole: &Span,
-        view: &mut Option<View<'_>>,
-    ) -> Result<()> {
-        let (table, weights) = (context.table, context.weights);
-        let base = (local * self.rows.len() + rows.start) * self.columns;
-        let sums =
-            Rows { data: self.sums.get(base..).ok_or_else(too_short)?, stride: self.columns };
-        let (c_at, h_at) = (rows.start * self.h_stride, rows.start * self.p_stride);
-        match &context.op.cell {
-            cell if is_fused_lstm(cell, weights) => {
-                return self.plain_lstm(
-                    context,
-                    local,
-                    rows,
-                    whole,
-                    view.as_mut().map(|view| (view, step)),
-                );
-            }
-            Cell::Lstm(lstm) if cell::is_plain_lstm(lstm, &weights.vectors) => {
-                let (c, m, blocks) =
-                    (&mut self.c[c_at..], &mut self.m[c_at..], whole.blocks.clone());
-                table.lstm_rows(rows.len(), self.units, blocks, sums, c, m, self.h_stride, None)?;
-                self.finish_lstm(lstm, context, &rows)?;
-            }
-            Cell::Lstm(lstm) => {
-                for row in rows.clone() {
-                    self.general_lstm(lstm, context, base + (row - rows.start) * self.columns, row);
-                }
-                self.finish_lstm(lstm, context, &rows)?;
-            }
-            Cell::Gru(gru) if cell::is_plain_gru(gru) => {
-                let y = view.as_mut().map(|view| (view, step, rows.start));
-                let recurrent = &self.recurrent[rows.start * self.columns..];
-                return table.gru_rows(
-                    rows.len(),
-                    self.units,
-                    sums,
-                    recurrent,
-                    &mut self.h[h_at..],
-                    self.h_stride,
-                    y,
-                );
-            }
-            Cell::Gru(gru) => self.general_gru(gru, context, local, &rows)?,
-            Cell::Rnn(rnn) => self.rnn(rnn.activation, context, base, &rows),
-        }
-        if let Some(view) = view {
-            for row in rows {
-                view.row(step, row)?.copy_from_slice(&self.h[row * self.p_stride..][..self.width]);
-            }
-        }
-        Ok(())
-    }
-
-    /// Any LSTM, one row, up to the gated output in `m`.
-    fn general_lstm(&mut self, lstm: &Lstm, context: &Context<'_>, sums_at: usize, row: usize) {
-        let (weights, units) = (context.weights, self.units);
-        let s = &mut self.gates[..weights.gates * units];
-        cell::unpack(&self.sums[sums_at..], weights.gates, units, s);
-        if let Some(diagonal) = &weights.vectors.diagonal {
-            let h = &self.h[row * self.p_stride..][..units];
-            add_diagonal(s, diagonal, h);
-        }
-        let (c, m) = (
-            &mut self.c[row * self.h_stride..][..units],
-            &mut self.m[row * self.h_stride..][..units],
-        );
-        cell::lstm_row(lstm, &weights.vectors, context.table, s, c, m);
-    }
-
-    /// From the gated output to the new output state: the projection, where there is one.
-    fn finish_lstm(
-        &mut self,
-        lstm: &Lstm,
-        context: &Context<'_>,
-        rows: &Range<usize>,
-    ) -> Result<()> {
-        let m = self.m.get(rows.start * self.h_stride..).ok_or_else(too_short)?;
-        let h = self.h.get_mut(rows.start * self.p_stride..).ok_or_else(too_short)?;
-        if let Some((packed, bias)) = &context.weights.projection {
-            let (a, from) = (Rows { data: m, stride: self.h_stride }, From::Row(bias));
-            let panels = 0..packed.panels();
-            context.table.product(
-                rows.len(),
-                a,
-                packed,
-                panels,
-                false,
-                from,
-                h,
-                self.p_stride,
-                self.width,
-                &mut self.quantized_state,
-            )?;
-            if let Some(bound) = lstm.projection_clip {
-                h.chunks_mut(self.p_stride)
-                    .take(rows.len())
-                    .for_each(|h| cell::clip(&mut h[..self.width], bound));
-            }
-        } else {
-            for (h, m) in h.chunks_mut(self.p_stride).zip(m.chunks(self.h_stride)).take(rows.len())
-            {
-                h[..self.units].copy_from_slice(&m[..self.units]);
-            }
-        }
-        Ok(())
-    }
-
-    /// Any GRU.
-    fn general_gru(
-        &mut self,
-        gru: &Gru,
-        context: &Context<'_>,
-        local: usize,
-        rows: &Range<usize>,
-    ) -> Result<()> {
-        let (weights, units, table) = (context.weights, self.units, context.table);
-        let all = 3 * units;
-        for row in rows.clone() {
-            let sums_at = (local * self.rows.len() + row) * self.columns;
-            let (x, r) = self.gates.split_at_mut(all);
-            cell::unpack(&self.sums[sums_at..], 3, units, x);
-            let h = &mut self.h[row * self.p_stride..][..units];
-            let m = &mut self.m[row * self.h_stride..][..units];
-            let recurrent = &self.recurrent[row * self.columns..];
-            cell::unpack(recurrent, if gru.reset_after { 3 } else { 2 }, units, r);
-            cell::gru_gates(gru, table, x, r, h, m);
-            if gru.reset_after {
-                cell::gru_state(gru, table, x, &r[2 * units..], h);
-            } else {
-                // The candidate's product waits for `reset ∘ h` of this row.
-                let Some(packed) = weights.recurrent.get(1) else { return Err(too_short()) };
-                let a = Rows { data: m, stride: self.h_stride };
-                let to = &mut self.recurrent[row * self.columns..][..self.columns];
-                let columns = packed.padded_columns().min(to.len());
-                table.product(
-                    1,
-                    a,
-                    packed,
-                    0..packed.panels(),
-                    false,
-                    From::Zero,
-                    to,
-                    columns,
-                    columns,
-                    &mut self.quantized_state,
-                )?;
-                cell::unpack(to, 1, units, &mut r[2 * units..]);
-                cell::gru_state(gru, table, x, &r[2 * units..], h);
-            }
-        }
-        Ok(())
-    }
-
-    /// The plain cell; with one gate the packed order is the natural one.
-    fn rnn(
-        &mut self,
-        activation: Activation,
-        context: &Context<'_>,
-        base: usize,
-        rows: &Range<usize>,
-    ) {
-        for row in rows.clone() {
-            let s = &mut self.sums[base + (row - rows.start) * self.columns..][..self.units];
-            let h = &mut self.h[row * self.p_stride..][..self.units];
-            context.table.activate(activation, s);
-            h.copy_from_slice(s);
-        }
-    }
-
     /// Copies the output state to its rows of `[B, P]`.
     pub fn final_h(&self, to: &mut [f32]) -> Result<()> {
         get_rows(&self.h, self.p_stride, to, self.width, &self.rows)
@@ -691,16 +455,6 @@ fn apart(width: usize, rows: usize) -> usize {
 
 fn too_short() -> Error {
     Error::internal("a buffer of the recurrent layer is shorter than planned")
-}
-
-/// `s_k += d_k ∘ h` for every gate k.
-fn add_diagonal(s: &mut [f32], diagonal: &[f32], h: &[f32]) {
-    let units = h.len().max(1);
-    for (s, d) in s.chunks_mut(units).zip(diagonal.chunks(units)) {
-        for ((s, d), h) in s.iter_mut().zip(d).zip(h) {
-            *s += d * h;
-        }
-    }
 }
 
 /// Fills the rows of a state from `[B, width]`, or with zeros.

@@ -1,21 +1,21 @@
-//! The product of rows and weights that are both bytes.
+//! The product of rows and weights that are both int8.
 
 // A loop's index is the number of a register tile's row or column, and often indexes several tiles;
 // iterators would hide that.
 #![allow(clippy::needless_range_loop)]
 
-use super::super::vector::{Dot, Form, Vector};
+use super::super::vector::{Dot, Int8Layout, Vector};
 use super::functions::{ROUND, load_part, store_part};
 use super::product::{FAR, PREFETCH, Product, Start};
 
-/// `C[rows, columns] = start + scale · scaleᵀ ∘ (A · B)` on bytes: the part of [`Product`] that the
-/// two have in common, with rows of A as bytes and their scales.
+/// `C[rows, columns] = start + scale · scaleᵀ ∘ (A · B)` on int8: the part of [`Product`] that the
+/// two have in common, with rows of A as int8 and their scales.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ProductI8 {
     /// `a` is not used; `depth` counts groups of four.
     pub product: Product,
     pub a: *const i8,
-    /// Of [`Form::Split`]: the signs, laid out as `a`, and for each row the sum of the magnitudes
+    /// Of [`Int8Layout::Split`]: the signs, laid out as `a`, and for each row the sum of the magnitudes
     /// of what is negative.
     pub a_signs: *const i8,
     pub a_negatives: *const i32,
@@ -52,7 +52,7 @@ unsafe fn add_groups<D: Dot, const N: usize, const R: usize, const AHEAD: bool>(
             for r in 0..R {
                 let at = r * p.a_stride + group * 4;
                 let h = four(p.a, at);
-                let signs = if D::FORM == Form::Split { four(p.a_signs, at) } else { 0 };
+                let signs = if D::LAYOUT == Int8Layout::Split { four(p.a_signs, at) } else { 0 };
                 for n in 0..N {
                     sums[r][n] = sums[r][n].dot4(h, signs, b.add(n * lanes * 4));
                 }
@@ -62,7 +62,7 @@ unsafe fn add_groups<D: Dot, const N: usize, const R: usize, const AHEAD: bool>(
     }
 }
 
-/// A tile of C from bytes.
+/// A tile of C from int8.
 #[inline(always)]
 unsafe fn tile_i8<D: Dot, const N: usize, const R: usize, const AHEAD: bool>(
     p: &ProductI8,
@@ -127,7 +127,8 @@ unsafe fn finish<D: Dot, const N: usize, const R: usize, const WHOLE: bool>(
         for r in 0..R {
             let c = p.product.c.add((row + r) * p.product.c_stride + column);
             let scale = D::Float::splat(*p.a_scales.add(row + r));
-            let negatives = if D::FORM == Form::Split { *p.a_negatives.add(row + r) } else { 0 };
+            let negatives =
+                if D::LAYOUT == Int8Layout::Split { *p.a_negatives.add(row + r) } else { 0 };
             for n in 0..N {
                 let at = n * lanes;
                 // Of a register that ends past the last column, what exists; the others are left
@@ -181,11 +182,11 @@ unsafe fn wide_panels_i8<D: Dot>(p: &ProductI8) {
     }
 }
 
-/// The whole product on bytes.
+/// The whole product on int8.
 #[inline(always)]
 pub(crate) unsafe fn product_i8<D: Dot, const MATRIX: usize, const TALL: usize>(p: &ProductI8) {
     unsafe {
-        // A panel of bytes is read in half the time that its f32 would take, so that asking pays a
+        // A panel of int8 is read in half the time that its f32 would take, so that asking pays a
         // little earlier.
         let far = (p.product.panels.1 - p.product.panels.0) * p.product.width * p.product.depth * 4
             >= FAR;
@@ -198,21 +199,21 @@ pub(crate) unsafe fn product_i8<D: Dot, const MATRIX: usize, const TALL: usize>(
     }
 }
 
-/// Where a row of bytes goes.
+/// Where an int8 row goes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RowOfBytes {
+pub(crate) struct Int8Row {
     pub bytes: *mut i8,
-    /// Of [`Form::Split`]; may be null elsewhere.
+    /// Of [`Int8Layout::Split`]; may be null elsewhere.
     pub signs: *mut i8,
 }
 
-/// A row as bytes, `round(x / scale)`, in the form that `D` takes; returns the scale,
+/// A row as int8, `round(x / scale)`, in the form that `D` takes; returns the scale,
 /// `max(least, max |x|) / 127`, and the sum of the magnitudes of what is negative. A row with NaN
 /// or infinity has the scale NaN, so that they are not lost.
 #[inline(always)]
 pub(crate) unsafe fn quantize_row<D: Dot>(
     x: *const f32,
-    to: RowOfBytes,
+    to: Int8Row,
     count: usize,
     least: f32,
 ) -> (f32, i32) {
@@ -235,10 +236,10 @@ pub(crate) unsafe fn quantize_row<D: Dot>(
     }
     let scale = if is_finite { most / 127.0 } else { f32::NAN };
     let mut negatives = 0;
-    match D::FORM {
-        Form::Signed => {}
-        Form::Offset => bytes.iter_mut().for_each(|byte| *byte ^= i8::MIN),
-        Form::Split => {
+    match D::LAYOUT {
+        Int8Layout::Signed => {}
+        Int8Layout::Offset => bytes.iter_mut().for_each(|byte| *byte ^= i8::MIN),
+        Int8Layout::Split => {
             // SAFETY: as above.
             let signs = unsafe { std::slice::from_raw_parts_mut(to.signs, count) };
             for (byte, sign) in bytes.iter_mut().zip(signs) {

@@ -1,10 +1,10 @@
 //! One row, several threads: the units of a wide LSTM are shared out, and every step ends with an
 //! exchange of the output state.
 //!
-//! A step takes some microseconds, so a helper that loses its core for a moment would hold up
-//! everybody. The leader therefore never depends on one: helpers read and write nothing that is the
+//! A step takes some microseconds, so a worker that loses its core for a moment would hold up
+//! everybody. The caller therefore never depends on one: workers read and write nothing that is the
 //! caller's (the input is copied, the state goes through atomics), and one that is late is given
-//! up. The leader then computes its share from the last state that it published, finishes alone,
+//! up. The caller then computes its share from the last state that it published, finishes alone,
 //! and tries again some runs later. It also rests when the run took no less time than one thread
 //! takes, whatever the reason.
 
@@ -14,8 +14,9 @@ use std::sync::{Arc, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::super::simd::{Table, UNITS, View};
-use super::part::{Context, Part, Span};
+use super::super::simd::{KernelSet, UNITS, View};
+use super::row_block::{Context, RowBlock};
+use super::unit_range::UnitRange;
 use super::weights::Weights;
 use super::{Mask, Operands, Shape};
 use crate::error::{Error, Result};
@@ -25,22 +26,22 @@ use crate::graph::Recurrent;
 /// pay.
 pub(super) const LEAST_UNITS: usize = 128;
 /// Least units of a thread: with fewer, more threads only make the exchange longer.
-const LEAST_SHARE: usize = 64;
-/// How long a helper may be late at a step, beside four steps of the mean time.
+const LEAST_UNITS_A_THREAD: usize = 64;
+/// How long a worker may be late at a step, beside four steps of the mean time.
 const PATIENCE: Duration = Duration::from_micros(20);
-/// How long a sleeping helper may take to come at the start of a run.
+/// How long a sleeping worker may take to come at the start of a run.
 const WAKING: Duration = Duration::from_micros(100);
-/// Looks at the helpers' counters before a leader that waits reads the clock: half a microsecond,
+/// Looks at the workers' counters before a caller that waits reads the clock: half a microsecond,
 /// the usual wait and more, so that the clock costs nothing while all goes well.
-const LOOKS: usize = 32;
-/// Rounds that an idle helper looks for work, then rounds that it gives its core away, before it
+const POLLS: usize = 32;
+/// Rounds that an idle worker polls for work, then rounds that it gives its core away, before it
 /// sleeps.
 const SPINS: usize = 4000;
 const YIELDS: usize = 50;
 
-/// States that are kept. A helper that was given up in step s may finish it and do step s + 1,
-/// since the leader has done its share of s; it cannot begin s + 2. So it writes the entries of s +
-/// 1 and s + 2, and that of s stays for the leader to go back to.
+/// States that are kept. A worker that was timed out in step s may finish it and do step s + 1,
+/// since the caller has done its share of s; it cannot begin s + 2. So it writes the entries of s +
+/// 1 and s + 2, and that of s stays for the caller to go back to.
 const ENTRIES: usize = 3;
 
 /// A counter on a cache line of its own.
@@ -48,28 +49,28 @@ const ENTRIES: usize = 3;
 #[derive(Default)]
 struct Counter(AtomicUsize);
 
-/// What leader and helpers share.
+/// What caller and workers share.
 struct Exchange {
     op: Recurrent,
     shape: Shape,
     weights: Arc<Weights>,
-    table: &'static Table,
-    spans: Vec<Span>,
+    kernels: &'static KernelSet,
+    ranges: Vec<UnitRange>,
     chunk: usize,
     /// Input of the chunk at work.
     x: RwLock<Vec<f32>>,
     /// State before step s in the entry `s % ENTRIES`.
     h: [Vec<AtomicU32>; ENTRIES],
     c: [Vec<AtomicU32>; ENTRIES],
-    /// Number of the run, chunks of it whose input is there, and the run that was given up last.
+    /// Number of the run, chunks of it whose input is there, and the run that was timed out last.
     round: AtomicUsize,
     chunks: AtomicUsize,
-    given_up: AtomicUsize,
-    /// By helper: steps done in this run, and the last run that it is done with.
+    abandoned: AtomicUsize,
+    /// By worker: steps done in this run, and the last run that it is done with.
     progress: Vec<Counter>,
     left: Vec<Counter>,
-    /// Steps that the leader has done.
-    leader: Counter,
+    /// Steps that the caller has done.
+    caller: Counter,
     stop: AtomicBool,
 }
 
@@ -99,8 +100,8 @@ impl Exchange {
 
     /// The output state before step `s`, but for the units of share `own`.
     fn read_others(&self, own: usize, s: usize, h: &mut [f32]) {
-        for (_, span) in self.spans.iter().enumerate().filter(|(share, _)| *share != own) {
-            read(&self.h[s % ENTRIES][span.units()], &mut h[span.units()]);
+        for (_, range) in self.ranges.iter().enumerate().filter(|(share, _)| *share != own) {
+            read(&self.h[s % ENTRIES][range.units()], &mut h[range.units()]);
         }
     }
 
@@ -109,32 +110,34 @@ impl Exchange {
             op: &self.op,
             shape: &self.shape,
             weights: &self.weights,
-            table: self.table,
+            kernels: self.kernels,
             operands,
         }
     }
 
-    /// The helper's share of one run; returns early when it was given up.
-    fn help(&self, index: usize, round: usize, part: &mut Part) -> Result<()> {
-        let span =
-            self.spans.get(index + 1).ok_or_else(|| Error::internal("a helper without a share"))?;
+    /// The worker's share of one run; returns early when it was timed out.
+    fn serve_run(&self, index: usize, round: usize, part: &mut RowBlock) -> Result<()> {
+        let range = self
+            .ranges
+            .get(index + 1)
+            .ok_or_else(|| Error::internal("a worker without a share"))?;
         let progress = self
             .progress
             .get(index)
-            .ok_or_else(|| Error::internal("a helper without a counter"))?;
-        let given_up =
-            || self.given_up.load(Ordering::Acquire) == round || self.stop.load(Ordering::Acquire);
+            .ok_or_else(|| Error::internal("a worker without a counter"))?;
+        let abandoned =
+            || self.abandoned.load(Ordering::Acquire) == round || self.stop.load(Ordering::Acquire);
         let wait = |ready: &dyn Fn() -> bool| {
             let mut spins = 0;
             while !ready() {
-                if given_up() {
+                if abandoned() {
                     return false;
                 }
                 pause(&mut spins);
             }
             true
         };
-        read(&self.c[0], &mut part.c_row()[..span.units().end]);
+        read(&self.c[0], &mut part.c_row()[..range.units().end]);
         read(&self.h[0], part.h_row());
         let mut done = 0;
         while done < self.shape.steps {
@@ -145,12 +148,12 @@ impl Exchange {
             }
             {
                 let Ok(x) = self.x.try_read() else { return Ok(()) };
-                part.project(&self.context(&operands(&x)), 0..steps.len(), span)?;
+                part.project(&self.context(&operands(&x)), 0..steps.len(), range)?;
             }
             for k in 0..steps.len() {
                 let s = done + k;
                 let others = || {
-                    self.leader.0.load(Ordering::Acquire) >= s
+                    self.caller.0.load(Ordering::Acquire) >= s
                         && self.progress.iter().all(|other| other.0.load(Ordering::Acquire) >= s)
                 };
                 if !wait(&others) {
@@ -158,8 +161,8 @@ impl Exchange {
                 }
                 self.read_others(index + 1, s, part.h_row());
                 let local = if self.is_reverse() { steps.len() - 1 - k } else { k };
-                part.advance(&self.context(&operands(&[])), local, s % 2 == 1, span)?;
-                let units = span.units();
+                part.advance(&self.context(&operands(&[])), local, s % 2 == 1, range)?;
+                let units = range.units();
                 write(&self.h[(s + 1) % ENTRIES][units.clone()], &part.h_row()[units.clone()]);
                 write(&self.c[(s + 1) % ENTRIES][units.clone()], &part.c_row()[units]);
                 progress.0.store(s + 1, Ordering::Release);
@@ -180,16 +183,16 @@ fn pause(spins: &mut usize) {
     if *spins < SPINS { std::hint::spin_loop() } else { thread::yield_now() }
 }
 
-/// A helper's life: waits for runs.
-fn serve(exchange: &Exchange, index: usize, mut part: Part) {
+/// A worker's life: waits for runs.
+fn serve(exchange: &Exchange, index: usize, mut part: RowBlock) {
     let (mut spins, mut last) = (0, 0);
     while !exchange.stop.load(Ordering::Acquire) {
         let round = exchange.round.load(Ordering::Acquire);
         if round != last {
             last = round;
-            // An error leaves the progress where it is: the leader gives this helper up and meets
+            // An error leaves the progress where it is: the caller stops waiting for this worker and meets
             // the error itself.
-            let _ = exchange.help(index, round, &mut part);
+            let _ = exchange.serve_run(index, round, &mut part);
             if let Some(left) = exchange.left.get(index) {
                 left.0.store(round, Ordering::Release);
             }
@@ -203,14 +206,14 @@ fn serve(exchange: &Exchange, index: usize, mut part: Part) {
     }
 }
 
-/// The helpers of one layer.
-pub(super) struct Team {
+/// The workers of one layer.
+pub(super) struct UnitParallel {
     exchange: Arc<Exchange>,
-    helpers: Vec<JoinHandle<()>>,
+    workers: Vec<JoinHandle<()>>,
     round: usize,
 }
 
-impl Team {
+impl UnitParallel {
     /// Shares the units of the layer out to `threads` threads, the caller's own among them; `None`
     /// when there are too few.
     ///
@@ -220,54 +223,54 @@ impl Team {
         op: &Recurrent,
         shape: &Shape,
         weights: &Arc<Weights>,
-        table: &'static Table,
+        kernels: &'static KernelSet,
         chunk: usize,
         threads: usize,
-    ) -> Result<Option<Team>> {
-        let spans = Span::shares(weights, threads.min(weights.units / LEAST_SHARE));
-        if spans.len() < 2 {
+    ) -> Result<Option<UnitParallel>> {
+        let ranges = UnitRange::shares(weights, threads.min(weights.units / LEAST_UNITS_A_THREAD));
+        if ranges.len() < 2 {
             return Ok(None);
         }
-        let helpers = spans.len() - 1;
+        let workers = ranges.len() - 1;
         let atomics = || {
             (0..weights.units.next_multiple_of(UNITS))
                 .map(|_| AtomicU32::new(0))
                 .collect::<Vec<_>>()
         };
-        let counters = || (0..helpers).map(|_| Counter::default()).collect::<Vec<_>>();
+        let counters = || (0..workers).map(|_| Counter::default()).collect::<Vec<_>>();
         let exchange = Arc::new(Exchange {
             op: op.clone(),
             shape: *shape,
             weights: weights.clone(),
-            table,
-            spans,
+            kernels,
+            ranges,
             chunk,
             x: RwLock::new(vec![0.0; chunk * shape.inputs]),
             h: [atomics(), atomics(), atomics()],
             c: [atomics(), atomics(), atomics()],
             round: AtomicUsize::new(0),
             chunks: AtomicUsize::new(0),
-            given_up: AtomicUsize::new(0),
+            abandoned: AtomicUsize::new(0),
             progress: counters(),
             left: counters(),
-            leader: Counter::default(),
+            caller: Counter::default(),
             stop: AtomicBool::new(false),
         });
-        let mut team = Team { exchange, helpers: Vec::new(), round: 0 };
-        for index in 0..helpers {
-            let part = Part::new(0, 0..1, chunk, shape, weights);
-            let exchange = team.exchange.clone();
+        let mut group = UnitParallel { exchange, workers: Vec::new(), round: 0 };
+        for index in 0..workers {
+            let part = RowBlock::new(0, 0..1, chunk, shape, weights);
+            let exchange = group.exchange.clone();
             let name = format!("fuselstm units {}", index + 1);
-            team.helpers.push(
+            group.workers.push(
                 thread::Builder::new().name(name).spawn(move || serve(&exchange, index, part))?,
             );
         }
-        Ok(Some(team))
+        Ok(Some(group))
     }
 
-    /// Number of threads, the leader's among them.
+    /// Number of threads, the caller's among them.
     pub fn threads(&self) -> usize {
-        self.helpers.len() + 1
+        self.workers.len() + 1
     }
 
     /// Whether nobody is still held up in an earlier run.
@@ -275,11 +278,11 @@ impl Team {
         self.exchange.left.iter().all(|left| left.0.load(Ordering::Acquire) == self.round)
     }
 
-    /// The whole run, on the leader's thread, with `part` as its own (full) state; `alone` is what
-    /// it takes one thread. Whether all helpers stayed to the end.
+    /// The whole run, on the caller's thread, with `part` as its own (full) state; `alone` is what
+    /// it takes one thread. Whether all workers stayed to the end.
     pub fn run(
         &mut self,
-        part: &mut Part,
+        part: &mut RowBlock,
         context: &Context<'_>,
         view: &mut Option<View<'_>>,
         alone: Option<Duration>,
@@ -291,13 +294,13 @@ impl Team {
         write(&e.h[0], part.h_row());
         write(&e.c[0], part.c_row());
         e.chunks.store(0, Ordering::Relaxed);
-        e.leader.0.store(0, Ordering::Relaxed);
+        e.caller.0.store(0, Ordering::Relaxed);
         e.progress.iter().for_each(|progress| progress.0.store(0, Ordering::Relaxed));
         self.round += 1;
         e.round.store(self.round, Ordering::Release);
-        self.helpers.iter().for_each(|helper| helper.thread().unpark());
+        self.workers.iter().for_each(|worker| worker.thread().unpark());
         let own =
-            e.spans.first().ok_or_else(|| Error::internal("a team without a leader's share"))?;
+            e.ranges.first().ok_or_else(|| Error::internal("a group without a caller's share"))?;
         let mut done = 0;
         while done < e.shape.steps {
             let steps = e.chunk_at(done);
@@ -307,10 +310,10 @@ impl Team {
                 began + alone.mul_f64((done + steps.len()) as f64 / e.shape.steps as f64)
             });
             {
-                // Nobody reads it now: a helper that is late with the last chunk was given up
+                // Nobody reads it now: a worker that is late with the last chunk was timed out
                 // below.
                 let Ok(mut x) = e.x.try_write() else {
-                    return self.finish_alone(part, context, view, done, 0);
+                    return self.finish_serial(part, context, view, done, 0);
                 };
                 let from =
                     &context.operands.x[steps.start * e.shape.inputs..steps.end * e.shape.inputs];
@@ -324,7 +327,7 @@ impl Team {
                 part.advance(context, local, s % 2 == 1, own)?;
                 let next = (s + 1) % ENTRIES;
                 write(&e.h[next][own.units()], &part.h_row()[own.units()]);
-                e.leader.0.store(s + 1, Ordering::Release);
+                e.caller.0.store(s + 1, Ordering::Release);
                 let until = |now: Instant| {
                     // The mean step, the chunk's projection in it: the first step of a chunk may
                     // take as long as that does.
@@ -337,31 +340,31 @@ impl Team {
                     overtaken.map_or(patient, |overtaken| patient.min(overtaken))
                 };
                 if !self.all_done(s + 1, until) {
-                    return self.finish_alone(part, context, view, done, k);
+                    return self.finish_serial(part, context, view, done, k);
                 }
                 e.read_others(0, s + 1, part.h_row());
                 part.write_y(steps.start + local, view)?;
             }
             done += steps.len();
         }
-        for span in e.spans.iter().skip(1) {
-            read(&e.c[e.shape.steps % ENTRIES][span.units()], &mut part.c_row()[span.units()]);
+        for range in e.ranges.iter().skip(1) {
+            read(&e.c[e.shape.steps % ENTRIES][range.units()], &mut part.c_row()[range.units()]);
         }
         Ok(true)
     }
 
-    /// Waits until every helper has done `steps` steps, or the time has come that `until` names
+    /// Waits until every worker has done `steps` steps, or the time has come that `until` names
     /// when the wait begins to be long.
     fn all_done(&self, steps: usize, until: impl Fn(Instant) -> Instant) -> bool {
-        let (mut looks, mut last) = (0usize, None);
+        let (mut polls, mut last) = (0usize, None);
         while self
             .exchange
             .progress
             .iter()
             .any(|progress| progress.0.load(Ordering::Acquire) < steps)
         {
-            looks += 1;
-            if looks.is_multiple_of(LOOKS) {
+            polls += 1;
+            if polls.is_multiple_of(POLLS) {
                 let now = Instant::now();
                 if now > *last.get_or_insert_with(|| until(now)) {
                     return false;
@@ -372,12 +375,12 @@ impl Team {
         true
     }
 
-    /// Gives the helpers up in step `k` of the chunk that begins at `done`, of which the leader has
+    /// Stops waiting for the workers in step `k` of the chunk that begins at `done`, of which the caller has
     /// its own share (`k` = 0 with nothing done when the chunk's input could not be handed out),
     /// and finishes the run without them: `false`.
-    fn finish_alone(
+    fn finish_serial(
         &mut self,
-        part: &mut Part,
+        part: &mut RowBlock,
         context: &Context<'_>,
         view: &mut Option<View<'_>>,
         done: usize,
@@ -385,37 +388,37 @@ impl Team {
     ) -> Result<bool> {
         let exchange = self.exchange.clone();
         let e = &*exchange;
-        e.given_up.store(self.round, Ordering::Release);
+        e.abandoned.store(self.round, Ordering::Release);
         let s = done + k;
-        let began = e.leader.0.load(Ordering::Relaxed) > s;
+        let began = e.caller.0.load(Ordering::Relaxed) > s;
         let steps = e.chunk_at(done);
         let local = |k: usize| if e.is_reverse() { steps.len() - 1 - k } else { k };
-        // The helpers' state before this step is still there (see `ENTRIES`).
-        for span in e.spans.iter().skip(1) {
-            read(&e.c[s % ENTRIES][span.units()], &mut part.c_row()[span.units()]);
+        // The workers' state before this step is still there (see `ENTRIES`).
+        for range in e.ranges.iter().skip(1) {
+            read(&e.c[s % ENTRIES][range.units()], &mut part.c_row()[range.units()]);
         }
         let mut first = k;
         if began {
             let own = e
-                .spans
+                .ranges
                 .first()
-                .ok_or_else(|| Error::internal("a team without a leader's share"))?;
+                .ok_or_else(|| Error::internal("a group without a caller's share"))?;
             // The product reads the whole old state, so the new one is put together beside it.
             read(&e.h[(s + 1) % ENTRIES][own.units()], &mut part.m_row()[own.units()]);
             read(&e.h[s % ENTRIES], part.h_row());
-            for span in e.spans.iter().skip(1) {
-                part.project(context, steps.clone(), span)?;
-                part.advance(context, local(k), s % 2 == 1, span)?;
-                part.move_h_to_m(span.units());
-                read(&e.h[s % ENTRIES][span.units()], &mut part.h_row()[span.units()]);
+            for range in e.ranges.iter().skip(1) {
+                part.project(context, steps.clone(), range)?;
+                part.advance(context, local(k), s % 2 == 1, range)?;
+                part.move_h_to_m(range.units());
+                read(&e.h[s % ENTRIES][range.units()], &mut part.h_row()[range.units()]);
             }
             part.move_m_to_h();
             part.write_y(steps.start + local(k), view)?;
             first = k + 1;
         } else {
-            part.project(context, steps.clone(), &Span::whole(&e.weights))?;
+            part.project(context, steps.clone(), &UnitRange::whole(&e.weights))?;
         }
-        let whole = Span::whole(&e.weights);
+        let whole = UnitRange::whole(&e.weights);
         for k in first..steps.len() {
             part.advance(context, local(k), (done + k) % 2 == 1, &whole)?;
             part.write_y(steps.start + local(k), view)?;
@@ -425,12 +428,12 @@ impl Team {
     }
 }
 
-impl Drop for Team {
+impl Drop for UnitParallel {
     fn drop(&mut self) {
         self.exchange.stop.store(true, Ordering::Release);
-        for helper in self.helpers.drain(..) {
-            helper.thread().unpark();
-            let _ = helper.join();
+        for worker in self.workers.drain(..) {
+            worker.thread().unpark();
+            let _ = worker.join();
         }
     }
 }
@@ -438,7 +441,7 @@ impl Drop for Team {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
-    use super::super::{Layer, Results, Sharing};
+    use super::super::{Layer, ParallelPolicy, Results};
     use super::*;
     use crate::backend::BackendOptions;
     use crate::backend::cpu::simd;
@@ -482,8 +485,8 @@ mod tests {
             merge: Merge::Separate,
             arithmetic: Arithmetic::Float,
         };
-        let table = simd::select(None).unwrap();
-        Layer::new(&op, &[STEPS, 1, inputs], None, table, &BackendOptions::default(), threads)
+        let kernels = simd::select(None).unwrap();
+        Layer::new(&op, &[STEPS, 1, inputs], None, kernels, &BackendOptions::default(), threads)
             .unwrap()
     }
 
@@ -499,35 +502,35 @@ mod tests {
     /// Helpers that leave at any moment of a run, or never come: the result is that of one thread,
     /// bit for bit, because every unit is computed by the same kernel whoever computes it.
     #[test]
-    fn helpers_that_are_given_up() {
+    fn workers_that_time_out() {
         let x = noise(3, STEPS * 24);
         for reverse in [false, true] {
             let expected = run(&mut layer(reverse, 1), &x);
             for threads in [2, 3] {
                 let mut layer = layer(reverse, threads);
-                let exchange = layer.team.as_ref().unwrap().exchange.clone();
+                let exchange = layer.group.as_ref().unwrap().exchange.clone();
                 let stop = AtomicBool::new(false);
                 thread::scope(|scope| {
                     scope.spawn(|| {
-                        // Sends the helpers away after other times in every run.
+                        // Sends the workers away after other times in every run.
                         let mut wait = 50;
                         while !stop.load(Ordering::Relaxed) {
                             thread::sleep(Duration::from_micros(wait));
                             exchange
-                                .given_up
+                                .abandoned
                                 .store(exchange.round.load(Ordering::Acquire), Ordering::Release);
                             wait = wait * 7 % 5000 + 20;
                         }
                     });
                     for _ in 0..30 {
-                        layer.sharing = Sharing::new();
+                        layer.policy = ParallelPolicy::new();
                         assert!(run(&mut layer, &x) == expected, "{threads} threads");
                     }
                     stop.store(true, Ordering::Relaxed);
                 });
                 exchange.stop.store(true, Ordering::Release);
-                layer.sharing = Sharing::new();
-                assert!(run(&mut layer, &x) == expected, "no helper at all");
+                layer.policy = ParallelPolicy::new();
+                assert!(run(&mut layer, &x) == expected, "no worker at all");
             }
         }
     }
@@ -537,8 +540,8 @@ mod tests {
     fn a_team_rests_after_a_failure() {
         let mut layer = layer(false, 2);
         let x = noise(3, STEPS * 24);
-        layer.team.as_ref().unwrap().exchange.stop.store(true, Ordering::Release);
+        layer.group.as_ref().unwrap().exchange.stop.store(true, Ordering::Release);
         run(&mut layer, &x);
-        assert!(!layer.sharing.is_due());
+        assert!(!layer.policy.is_parallel_due());
     }
 }
