@@ -1,11 +1,11 @@
 //! From a graph to the bytes of a `.tflite` file.
 //!
 //! 1. What TensorFlow Lite has no operator for is rewritten with those it has ([`lower`]): a
-//!   direction that runs backwards alone becomes `REVERSE_V2`, the forward operator, `REVERSE_V2`;
-//!   a GRU and every other cell that no fused operator computes becomes a `WHILE` ([`lower`] says
-//!   how and why).
+//!    direction that runs backwards alone becomes `REVERSE_V2`, the forward operator, `REVERSE_V2`;
+//!    a GRU and every other cell that no fused operator computes becomes a `WHILE` ([`lower`] says
+//!    how and why).
 //! 2. Every node becomes an operator ([`plain`], [`recurrent`]), of the smallest version that says
-//!   what it does.
+//!    what it does.
 //! 3. The records become a flatbuffer ([`file`]).
 //!
 //! # States
