@@ -4,6 +4,8 @@
 
 #[path = "malformed_tensorflow/hints.rs"]
 mod hints;
+#[path = "malformed_tensorflow/limits.rs"]
+mod limits;
 #[path = "malformed_tensorflow/saved_model.rs"]
 mod saved_model;
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use common::devices;
 use fuselstm::graph::recurrent::{CellWeights, Matrix, Recurrent};
-use fuselstm::graph::{Graph, Op, State, ValueType};
+use fuselstm::graph::{Graph, Op, Reset, State, ValueType};
 use fuselstm::measure::synthetic::{CellKind, Random, Shape};
 use fuselstm::{Device, Model, Session, Tensor};
 
@@ -49,7 +49,7 @@ fn stateful(shape: Shape) -> Graph {
                 );
                 graph.nodes[index].inputs[input] = Some(value);
                 graph.nodes[index].outputs[output] = Some(next);
-                graph.states.push(State { name, value, next, reset: 0 });
+                graph.states.push(State { name, value, next, reset: Reset::ZERO });
             }
         }
     }

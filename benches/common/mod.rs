@@ -239,7 +239,12 @@ impl Streamed {
             let (value, next) = (value(), value());
             graph.nodes[0].inputs[input] = Some(value);
             graph.nodes[0].outputs[output] = Some(next);
-            graph.states.push(State { name: name.into(), value, next, reset: 0 });
+            graph.states.push(State {
+                name: name.into(),
+                value,
+                next,
+                reset: fuselstm::graph::Reset::ZERO,
+            });
         }
         let session = Session::builder(&Model::from_graph(graph).unwrap())
             .device(Device::cpu())

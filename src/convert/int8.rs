@@ -19,7 +19,7 @@ use crate::graph::recurrent::{
     Arithmetic, Cell, CellWeights, IntegerScales, Lstm, Matrix, Merge, Projection, Recurrent,
     Source,
 };
-use crate::graph::{Graph, Node, Op, ValueId, ValueType};
+use crate::graph::{Graph, Node, Op, Reset, ValueId, ValueType};
 use crate::tensor::{DType, Quantization, Tensor};
 
 /// The widest cell state whose scale the kernel takes: 2⁻⁹ · 32768.
@@ -356,7 +356,7 @@ impl Pass<'_> {
             Some(state.value) == initial
                 && Some(state.next) == last
                 && readers(graph, state.value) == 1
-                && state.reset == 0
+                && state.reset == Reset::ZERO
         });
         let shape = initial
             .or(last)
@@ -369,7 +369,7 @@ impl Pass<'_> {
                 entry.ty = ty;
             }
             if let Some(state) = out.states.get_mut(own) {
-                (state.next, state.reset) = (quantized_next, scale.1);
+                (state.next, state.reset) = (quantized_next, Reset::Fill(scale.1));
             }
             // Somebody else reads the final state: as a float, under its own name.
             let float = (readers(graph, next) > 1).then_some(next);

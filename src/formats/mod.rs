@@ -151,7 +151,7 @@ pub fn open_with(path: &Path, options: &Options) -> Result<Loaded> {
 fn open_unplaced(path: &Path, options: &Options) -> Result<Loaded> {
     let about = fs::metadata(path)?;
     if about.is_dir() {
-        if path.join("saved_model.pb").is_file() {
+        if tensorflow::is_saved_model(path) {
             return loaded(Format::SavedModel, tensorflow::open_saved_model(path, options));
         }
         return Err(Error::new(ErrorKind::UnknownFormat, "a folder without saved_model.pb"));

@@ -2,7 +2,7 @@
 
 use super::infer::{Operand, arity, has_output, infer};
 use super::types::{Dim, ValueType};
-use super::{Graph, Node, Op, State, Value, ValueId};
+use super::{Graph, Node, Op, Reset, State, Value, ValueId};
 use crate::error::{Error, Place, Result};
 
 /// Loops in loops: deeper ones are refused, so that no walk over nested graphs runs out of stack.
@@ -241,6 +241,18 @@ impl<'a> Check<'a> {
                 show(after)
             )));
         }
+        if let Reset::Tensor(stored) = &state.reset {
+            let own = ValueType::fixed(stored.dtype(), stored.shape());
+            if own.dtype != before.dtype
+                || merge(before.shape.as_deref(), own.shape.as_deref()).is_err()
+            {
+                return Err(Error::graph(format!(
+                    "expected {}, found a reset to {}",
+                    show(before),
+                    show(&own)
+                )));
+            }
+        }
         Ok(())
     }
 }
@@ -392,7 +404,7 @@ mod tests {
         graph.inputs.push(Port { name: "twice".into(), value: x });
         assert!(complaint(&graph).starts_with("input 1 (twice)"));
         let (mut graph, x, y) = small();
-        graph.states.push(State { name: "s".into(), value: x, next: y, reset: 0 });
+        graph.states.push(State { name: "s".into(), value: x, next: y, reset: Reset::Fill(0) });
         assert!(complaint(&graph).starts_with("state 0 (s)"));
         let (mut graph, _, y) = small();
         graph.values[y.index()].constant = Some(Tensor::zeros(DType::F32, &[2, 3]).unwrap());
@@ -404,7 +416,12 @@ mod tests {
         let (mut graph, x, _) = small();
         let s = graph.add_value("s", float(&[2, 3]));
         for name in ["one", "two"] {
-            graph.states.push(State { name: name.into(), value: s, next: x, reset: 0 });
+            graph.states.push(State {
+                name: name.into(),
+                value: s,
+                next: x,
+                reset: Reset::Fill(0),
+            });
         }
         assert!(complaint(&graph).starts_with("state 1 (two)"));
     }
@@ -413,7 +430,7 @@ mod tests {
     fn a_state_may_change_its_batch_and_nothing_else() {
         let (mut graph, _, y) = small();
         let s = graph.add_value("s", float(&[1, 3]));
-        graph.states.push(State { name: "s".into(), value: s, next: y, reset: 0 });
+        graph.states.push(State { name: "s".into(), value: s, next: y, reset: Reset::Fill(0) });
         check(&graph).unwrap();
         graph.values[s.index()].ty = float(&[2, 4]);
         assert!(
@@ -457,7 +474,7 @@ mod tests {
         let (mut graph, _, y) = small();
         graph.values[y.index()].ty = ValueType::unranked(DType::F32);
         let s = graph.add_value("s", float(&[1, 3]));
-        graph.states.push(State { name: "s".into(), value: s, next: y, reset: 0 });
+        graph.states.push(State { name: "s".into(), value: s, next: y, reset: Reset::Fill(0) });
         refine(&mut graph).unwrap();
         assert_eq!(graph.get(y).unwrap().ty, float(&[2, 3]));
         assert_eq!(graph.get(s).unwrap().ty, float(&[1, 3]));

@@ -14,7 +14,8 @@ pub use op::Op;
 pub use recurrent::Recurrent;
 pub use types::{Dim, Symbol, ValueType};
 
-use crate::tensor::Tensor;
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Tensor};
 
 /// Index of a value in [`Graph::values`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -125,8 +126,42 @@ pub struct State {
     pub value: ValueId,
     /// What the state is after the run; `value` itself when no node writes it.
     pub next: ValueId,
-    /// What every element is after a reset: 0, or the zero point of a quantized state.
-    pub reset: i64,
+    /// What the state is before the first run and after a reset.
+    pub reset: Reset,
+}
+
+/// The value of a state before the first run and after a reset.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reset {
+    /// This number in every element, for any batch size: 0, or the zero point of a quantized state.
+    Fill(i64),
+    /// These elements: a variable that the file stores with its value. The batch size is the
+    /// tensor's.
+    Tensor(Tensor),
+}
+
+impl Reset {
+    /// The reset of a float state.
+    pub const ZERO: Reset = Reset::Fill(0);
+
+    /// The state of a run with these sizes.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when the stored value has another shape,
+    /// [`Limit`](crate::ErrorKind::Limit) when the state is too large.
+    pub fn state(&self, dtype: DType, shape: &[usize]) -> Result<Tensor> {
+        match self {
+            Reset::Fill(value) => Tensor::filled(dtype, shape, *value),
+            Reset::Tensor(stored) if stored.shape() == shape && stored.dtype() == dtype => {
+                Ok(stored.clone())
+            }
+            Reset::Tensor(stored) => Err(Error::input(format!(
+                "the model stores this state as {} {:?}, the run needs {dtype} {shape:?}: run with the stored batch size",
+                stored.dtype(),
+                stored.shape()
+            ))),
+        }
+    }
 }
 
 impl Graph {

@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 use super::op::{Activation, Op, SvdfArithmetic, While};
 use super::recurrent::{Arithmetic, Cell, CellWeights, Layout, Merge, Recurrent, Source};
 use super::types::{Dim, ValueType};
-use super::{Graph, Node, ValueId};
+use super::{Graph, Node, Reset, ValueId};
 use crate::tensor::{DType, Tensor};
 
 /// Names longer than this lose their beginning, which is the path of the layer and the less telling
@@ -37,8 +37,11 @@ fn section(out: &mut String, graph: &Graph, indent: &str) {
         .iter()
         .map(|port| ["input".to_owned(), clip(&port.name), value(graph, port.value)]);
     let states = graph.states.iter().map(|state| {
-        let reset =
-            if state.reset == 0 { String::new() } else { format!("  reset to {}", state.reset) };
+        let reset = match &state.reset {
+            Reset::Fill(0) => String::new(),
+            Reset::Fill(value) => format!("  reset to {value}"),
+            Reset::Tensor(_) => "  reset to the stored value".to_owned(),
+        };
         ["state".to_owned(), clip(&state.name), format!("{}{reset}", value(graph, state.value))]
     });
     let outputs = graph
@@ -487,7 +490,12 @@ mod tests {
         let y = graph.add_value("y", ValueType::symbolic(DType::F32, vec![batch, Dim::Known(10)]));
         let z = graph.add_value("z", ValueType::unranked(DType::F32));
         graph.inputs.push(Port { name: "pixels\u{1b}[2J".into(), value: x });
-        graph.states.push(State { name: "memory".into(), value: h, next: h, reset: -3 });
+        graph.states.push(State {
+            name: "memory".into(),
+            value: h,
+            next: h,
+            reset: Reset::Fill(-3),
+        });
         let dense = FullyConnected {
             activation: Activation::Relu,
             keep_leading_axes: false,

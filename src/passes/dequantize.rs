@@ -15,7 +15,7 @@ use crate::error::{Error, Place, Result};
 use crate::graph::op::Activation;
 use crate::graph::op::{Binary, BinaryFunction, SvdfArithmetic, While};
 use crate::graph::recurrent::{Arithmetic, CellWeights, Direction, IntegerScales, Matrix};
-use crate::graph::{Graph, Node, Op, Recurrent, ValueId, ValueType};
+use crate::graph::{Graph, Node, Op, Recurrent, Reset, ValueId, ValueType};
 use crate::tensor::{DType, Quantization, Tensor};
 
 /// The same model in float arithmetic; a float model comes back as it is.
@@ -112,7 +112,7 @@ fn rewrite(graph: &Graph, ports: bool, report: &mut Report) -> Result<Graph> {
         let quantized = graph.get(state.value).is_some_and(|value| is_quantized(&value.ty));
         if quantized {
             report.made.push(format!("state `{}`: f32, reset to 0", state.name));
-            state.reset = 0;
+            state.reset = Reset::ZERO;
         }
         state.next = get(&read_as, state.next);
     }
@@ -615,10 +615,15 @@ mod tests {
         );
         graph.inputs.push(Port { name: "x".into(), value: x });
         graph.outputs.push(Port { name: "y".into(), value: y });
-        graph.states.push(crate::graph::State { name: "h".into(), value: h0, next: h_n, reset: 2 });
+        graph.states.push(crate::graph::State {
+            name: "h".into(),
+            value: h0,
+            next: h_n,
+            reset: Reset::Fill(2),
+        });
 
         let (float, report) = dequantize_reported(&graph).unwrap();
-        assert_eq!(float.states[0].reset, 0);
+        assert_eq!(float.states[0].reset, Reset::ZERO);
         assert_eq!(float.get(float.states[0].value).unwrap().ty.dtype, DType::F32);
         assert_eq!(float.nodes.len(), 5, "dequantize, lstm, scale, offset, quantize");
         let factor =

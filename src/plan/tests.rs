@@ -8,7 +8,7 @@ use crate::graph::op::{
     Activation, Binary, BinaryFunction, Concat, Custom, FullyConnected, Op, Pack, StridedSlice,
     Unary, While,
 };
-use crate::graph::{Dim, Port, State, ValueType};
+use crate::graph::{Dim, Port, Reset, State, ValueType};
 use crate::tensor::DType;
 
 const NEG: Op = Op::Unary(Unary::Neg);
@@ -245,7 +245,7 @@ fn a_state_takes_its_batch_from_what_is_written() {
     let state = b.0.add_value("state", ValueType::fixed(DType::F32, &[1, 4]));
     let next = b.node("next", ADD, &[x, state]);
     let y = b.node("y", NEG, &[state]);
-    b.0.states.push(State { name: "memory".into(), value: state, next, reset: 0 });
+    b.0.states.push(State { name: "memory".into(), value: state, next, reset: Reset::Fill(0) });
     b.output(y);
     let plan = b.plan(&[&[3, 4]]).unwrap();
     assert_eq!(plan.state_shapes, [vec![3, 4]]);
@@ -261,7 +261,12 @@ fn a_state_takes_its_batch_from_what_is_written() {
 fn a_state_that_no_node_writes_keeps_its_shape() {
     let mut b = Build::new();
     let state = b.0.add_value("state", ValueType::fixed(DType::F32, &[2, 4]));
-    b.0.states.push(State { name: "memory".into(), value: state, next: state, reset: 0 });
+    b.0.states.push(State {
+        name: "memory".into(),
+        value: state,
+        next: state,
+        reset: Reset::Fill(0),
+    });
     let y = b.node("y", NEG, &[state]);
     b.output(y);
     assert_eq!(b.plan(&[]).unwrap().state_shapes, [vec![2, 4]]);
@@ -274,7 +279,7 @@ fn a_state_that_grows_is_refused() {
     let x = b.input("x", &[k(1), k(4)]);
     let concat = Op::Concat(Concat { axis: 0, activation: Activation::Linear });
     let next = b.node("next", concat, &[state, x]);
-    b.0.states.push(State { name: "memory".into(), value: state, next, reset: 0 });
+    b.0.states.push(State { name: "memory".into(), value: state, next, reset: Reset::Fill(0) });
     let error = b.plan(&[&[1, 4]]).unwrap_err();
     assert!(error.to_string().contains("found [1, 4] and [2, 4]"), "{error}");
 }

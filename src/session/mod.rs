@@ -340,7 +340,7 @@ impl Session {
             .zip(shapes)
             .map(|(state, shape)| {
                 let ty = &graph.get(state.value).ok_or_else(broken)?.ty;
-                Tensor::filled(ty.dtype, shape, state.reset)
+                state.reset.state(ty.dtype, shape).within(|| format!("state '{}'", state.name))
             })
             .collect()
     }

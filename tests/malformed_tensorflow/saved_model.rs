@@ -70,3 +70,66 @@ fn saved_model_without_the_asked_signature() {
         "{error}"
     );
 }
+
+#[test]
+fn saved_model_with_two_signatures_and_no_default_says_which_there_are() {
+    let path = folder("signatures", "saved_model.pb", |bytes| {
+        let key = b"\n\x0fserving_default";
+        let at = bytes.windows(key.len()).position(|name| name == key).unwrap() + 2;
+        bytes[at..at + 15].copy_from_slice(b"serving_anybody");
+    });
+    let error = formats::open(&path).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    for name in ["serve", "serving_anybody"] {
+        assert!(error.to_string().contains(name), "{error}");
+        let options =
+            formats::Options { signature: Some(name.into()), ..formats::Options::default() };
+        let read = formats::open_with(&path, &options);
+        assert!(read.is_ok(), "{read:?}");
+    }
+}
+
+/// One kind of thing that no part of a model is, put in the place of a part.
+#[cfg(unix)]
+fn refuses_part(name: &str, part: &str, make: impl Fn(&Path), words: &[&str]) {
+    let path = folder(name, "", |_| {});
+    let part = path.join(part);
+    std::fs::remove_file(&part).unwrap();
+    make(&part);
+    let error = formats::open(&path).unwrap_err().to_string();
+    std::fs::remove_file(&part).unwrap();
+    let file = part.file_name().unwrap().to_str().unwrap();
+    for word in words.iter().chain(&[file]) {
+        assert!(error.contains(word), "'{word}' is not in: {error}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn saved_model_whose_parts_are_pipes_devices_or_links_out_of_the_folder() {
+    let outside = folder("outside", "", |_| {});
+    for part in
+        ["saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"]
+    {
+        let pipe = |path: &Path| {
+            assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+        };
+        refuses_part("pipe", part, pipe, &["not a file"]);
+        let device = |path: &Path| std::os::unix::fs::symlink("/dev/zero", path).unwrap();
+        refuses_part("device", part, device, &["link out of"]);
+        let link = |path: &Path| std::os::unix::fs::symlink(outside.join(part), path).unwrap();
+        refuses_part("link", part, link, &["link out of"]);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn saved_model_with_links_inside_of_the_folder_is_read() {
+    let path = folder("inside", "", |_| {});
+    let index = path.join("variables/variables.index");
+    std::fs::rename(&index, path.join("index")).unwrap();
+    std::os::unix::fs::symlink("../index", &index).unwrap();
+    let read = formats::open(&path);
+    std::fs::remove_file(&index).unwrap();
+    assert!(read.is_ok(), "{read:?}");
+}

@@ -147,7 +147,7 @@ mod tests {
 
     use super::*;
     use crate::graph::op::{Activation, Binary, BinaryFunction, Op};
-    use crate::graph::{Graph, Port, State, ValueType};
+    use crate::graph::{Graph, Port, Reset, State, ValueType};
     use crate::tensor::DType;
 
     fn binary(function: BinaryFunction) -> Op {
@@ -161,7 +161,12 @@ mod tests {
         let [x, memory, next, y] =
             ["x", "memory", "next", "y"].map(|name| graph.add_value(name, ty.clone()));
         graph.inputs.push(Port { name: "x".into(), value: x });
-        graph.states.push(State { name: "memory".into(), value: memory, next, reset: 0 });
+        graph.states.push(State {
+            name: "memory".into(),
+            value: memory,
+            next,
+            reset: Reset::Fill(0),
+        });
         graph.outputs.push(Port { name: "y".into(), value: y });
         graph.add_node(
             "sum",

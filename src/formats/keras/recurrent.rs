@@ -235,7 +235,12 @@ fn direction(
     if let Some(kept) = kept {
         for (value, next) in kept.into_iter().zip(&after) {
             let name = format!("{}/state", b.layer);
-            b.graph.states.push(State { name, value, next: *next, reset: 0 });
+            b.graph.states.push(State {
+                name,
+                value,
+                next: *next,
+                reset: crate::graph::Reset::ZERO,
+            });
         }
     }
     let y = slot(0).ok_or_else(|| Error::internal("a recurrent op without an output"))?;

@@ -2,12 +2,12 @@
 //! keys to places, `variables.data-00000-of-0000N` hold the bytes.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use prost::Message;
 
+use super::folder;
 use super::limits::varint;
 use super::messages::{BundleEntry, BundleHeader};
 use super::tensor;
@@ -26,29 +26,26 @@ const FOOTER: usize = 48;
 /// A bundle: where each tensor lies.
 #[derive(Debug)]
 pub struct Bundle {
-    /// Path without `.index`.
-    prefix: PathBuf,
+    folder: PathBuf,
+    /// Path inside the folder, without `.index`.
+    prefix: String,
     shards: i32,
     entries: BTreeMap<String, BundleEntry>,
 }
 
 impl Bundle {
-    /// Reads the index of the bundle at `prefix` (the path without `.index`).
-    pub fn open(prefix: &Path) -> Result<Bundle> {
-        let index = with_suffix(prefix, ".index");
-        let place = || index.display().to_string();
-        let mut file = File::open(&index).map_err(Error::from).within(place)?;
-        let length = file.metadata()?.len();
-        if length > MOST_INDEX_BYTES {
-            return Err(Error::limit(format!(
-                "the index has {length} bytes, over {MOST_INDEX_BYTES}"
-            ))
-            .within(place()));
+    /// Reads the index of the bundle at `prefix` inside `folder` (the path without `.index`);
+    /// `None` when the folder has none.
+    pub fn open(folder: &Path, prefix: &str) -> Result<Option<Bundle>> {
+        let index = format!("{prefix}.index");
+        if !folder::has(folder, &index) {
+            return Ok(None);
         }
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
+        let bytes = folder::read(folder, &index, MOST_INDEX_BYTES)?;
+        let place = || folder.join(&index).display().to_string();
         let (header, entries) = read_index(&bytes).within(place)?;
-        Ok(Bundle { prefix: prefix.to_owned(), shards: header.num_shards, entries })
+        let (folder, prefix) = (folder.to_owned(), prefix.to_owned());
+        Ok(Some(Bundle { folder, prefix, shards: header.num_shards, entries }))
     }
 
     /// Whether there is a tensor of this key.
@@ -59,11 +56,9 @@ impl Bundle {
     /// The bytes of an entry.
     pub fn bytes(&self, key: &str) -> Result<Vec<u8>> {
         let entry = self.entry(key)?;
-        let name = format!(".data-{:05}-of-{:05}", entry.shard_id, self.shards);
-        let path = with_suffix(&self.prefix, &name);
-        let read = || -> Result<Vec<u8>> {
-            let mut file = File::open(&path)?;
-            let length = file.metadata()?.len();
+        let part = format!("{}.data-{:05}-of-{:05}", self.prefix, entry.shard_id, self.shards);
+        let (mut file, length) = folder::open(&self.folder, &part)?;
+        let mut read = || -> Result<Vec<u8>> {
             let range = u64::try_from(entry.offset).ok().zip(u64::try_from(entry.size).ok());
             let (offset, size) = range
                 .filter(|(offset, size)| offset.checked_add(*size).is_some_and(|end| end <= length))
@@ -72,10 +67,10 @@ impl Bundle {
                 })?;
             file.seek(SeekFrom::Start(offset))?;
             let mut bytes = Vec::with_capacity(size as usize);
-            file.take(size).read_to_end(&mut bytes)?;
+            (&mut file).take(size).read_to_end(&mut bytes)?;
             Ok(bytes)
         };
-        read().within(|| path.display().to_string())
+        read().within(|| self.folder.join(&part).display().to_string())
     }
 
     /// A tensor.
@@ -107,12 +102,6 @@ impl Bundle {
             .get(key)
             .ok_or_else(|| Error::malformed(format!("the variables have no '{key}'")))
     }
-}
-
-fn with_suffix(prefix: &Path, suffix: &str) -> PathBuf {
-    let mut path = prefix.as_os_str().to_owned();
-    path.push(suffix);
-    PathBuf::from(path)
 }
 
 /// The header and the entries of an index.

@@ -9,6 +9,7 @@ mod bundle;
 mod conditionals;
 mod control;
 mod elementwise;
+mod folder;
 mod frames;
 mod hints;
 mod limits;
@@ -29,7 +30,7 @@ use std::collections::HashMap;
 
 use prost::Message;
 
-pub use saved_model::open_saved_model;
+pub use saved_model::{is_saved_model, open_saved_model};
 
 use self::build::Builder;
 use self::lower::{Context, Library, NoVariables, Val, Variables};
@@ -371,11 +372,14 @@ impl Reading<'_> {
     fn lower(&self, context: &mut Context<'_>) -> Result<Graph> {
         debug_assert!(std::ptr::eq(self.library, context.library));
         let mut builder = Builder::default();
+        let mut names = SymbolNames::default();
         let mut given: HashMap<usize, Vec<Val>> = HashMap::new();
         for (name, source) in &self.inputs {
             let Source::Node(index, output) = *source else { continue };
             let node = self.main.node(index)?;
-            let id = self.add_input(&mut builder, name, node).within(|| self.main.place(index))?;
+            let id = self
+                .add_input(&mut builder, &mut names, name, node)
+                .within(|| self.main.place(index))?;
             let outputs = given.entry(index).or_default();
             outputs.resize(
                 outputs.len().max(output + 1),
@@ -416,6 +420,7 @@ impl Reading<'_> {
     fn add_input(
         &self,
         builder: &mut Builder,
+        names: &mut SymbolNames,
         name: &str,
         node: &ScopeNode,
     ) -> Result<crate::graph::ValueId> {
@@ -435,7 +440,7 @@ impl Reading<'_> {
             Some(dims) => {
                 let dims = dims.into_iter().enumerate();
                 let dims = dims.map(|(axis, size)| {
-                    size.map_or_else(|| symbol(&mut builder.graph, axis), Dim::Known)
+                    size.map_or_else(|| names.symbol(&mut builder.graph, axis), Dim::Known)
                 });
                 ValueType::symbolic(dtype, dims.collect())
             }
@@ -446,13 +451,21 @@ impl Reading<'_> {
     }
 }
 
-/// A name for an open size. Two inputs may differ in theirs, so that each has its own.
-fn symbol(graph: &mut Graph, axis: usize) -> Dim {
-    let name = ["batch", "time"].get(axis).copied().unwrap_or("size");
-    let taken = graph
-        .symbols
-        .iter()
-        .filter(|symbol| symbol.trim_end_matches(char::is_numeric) == name)
-        .count();
-    graph.add_symbol(if taken == 0 { name.to_owned() } else { format!("{name}{}", taken + 1) })
+/// Names for the open sizes of inputs. Two inputs may differ in theirs, so that each has its own.
+#[derive(Default)]
+struct SymbolNames {
+    /// How many symbols there are of each of [`SymbolNames::BASES`].
+    taken: [usize; 3],
+}
+
+impl SymbolNames {
+    /// Names by axis; the last one stands for all further axes.
+    const BASES: [&str; 3] = ["batch", "time", "size"];
+
+    fn symbol(&mut self, graph: &mut Graph, axis: usize) -> Dim {
+        let mut bases = Self::BASES.iter().zip(&mut self.taken).skip(axis.min(2));
+        let Some((name, taken)) = bases.next() else { return Dim::Unknown };
+        *taken += 1;
+        graph.add_symbol(if *taken == 1 { (*name).to_owned() } else { format!("{name}{taken}") })
+    }
 }

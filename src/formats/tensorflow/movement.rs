@@ -11,9 +11,6 @@ use crate::graph::op::{
 use crate::graph::{Op, ValueId};
 use crate::tensor::DType;
 
-/// Outputs of one node at most. Unrolled layers split by time step.
-const MOST_OUTPUTS: i64 = 1 << 20;
-
 /// The table of this module.
 pub fn lower(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
     match shapes(step)? {
@@ -83,7 +80,7 @@ fn parts(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
                 .ok_or_else(|| Error::malformed("attribute 'num' is missing"))?;
             let x = step.tensor(0)?;
             let axis = step.node.int_or("axis", 0)?;
-            let count = outputs(num)?;
+            let count = outputs(step, num)?;
             step.many(Op::Unpack(Unpack { axis }), &[x], count)
         }
         "ConcatV2" => {
@@ -102,7 +99,7 @@ fn parts(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
                 .int("num_split")?
                 .ok_or_else(|| Error::malformed("attribute 'num_split' is missing"))?;
             let (axis, x) = (step.tensor(0)?, step.tensor(1)?);
-            let count = outputs(num)?;
+            let count = outputs(step, num)?;
             step.many(Op::Split, &[x, axis], count)
         }
         "SplitV" => {
@@ -112,7 +109,7 @@ fn parts(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
                 .node
                 .int("num_split")?
                 .ok_or_else(|| Error::malformed("attribute 'num_split' is missing"))?;
-            let count = outputs(num)?;
+            let count = outputs(step, num)?;
             step.many(Op::Split, &[x, axis, sizes], count)
         }
         "Slice" => three(step, Op::Slice),
@@ -147,11 +144,12 @@ fn three(step: &mut Step<'_, '_>, op: Op) -> Result<Option<Vec<Val>>> {
     step.one(op, &operands)
 }
 
-fn outputs(num: i64) -> Result<usize> {
-    match usize::try_from(num) {
-        Ok(count) if (0..=MOST_OUTPUTS).contains(&num) => Ok(count),
-        _ => Err(Error::malformed(format!("the node is said to have {num} outputs"))),
-    }
+/// Number of outputs of a node, each charged as a node is.
+fn outputs(step: &mut Step<'_, '_>, num: i64) -> Result<usize> {
+    let count = usize::try_from(num)
+        .map_err(|_| Error::malformed(format!("the node is said to have {num} outputs")))?;
+    step.context.expanded.take(count)?;
+    Ok(count)
 }
 
 fn index_type(step: &Step<'_, '_>, attr: &str) -> Result<DType> {

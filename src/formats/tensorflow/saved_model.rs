@@ -2,12 +2,12 @@
 //! and a bundle of variables.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::Path;
 
 use prost::Message;
 
 use super::bundle::Bundle;
+use super::folder;
 use super::limits;
 use super::lower::{Library, Variables};
 use super::messages::{
@@ -15,7 +15,7 @@ use super::messages::{
 };
 use super::scope::{Scope, ScopeNode, Source};
 use super::{NamedTensor, Ports, Read};
-use crate::error::{Error, ErrorKind, Place, Result};
+use crate::error::{Error, Place, Result};
 use crate::formats::Options;
 use crate::graph::Graph;
 use crate::tensor::Tensor;
@@ -24,10 +24,15 @@ use crate::tensor::Tensor;
 const MOST_BYTES: u64 = 1 << 31;
 
 /// The file that makes a folder a SavedModel.
-pub const FILE: &str = "saved_model.pb";
+const FILE: &str = "saved_model.pb";
 
 /// Key of the description of a checkpoint's objects.
 const OBJECT_GRAPH: &str = "_CHECKPOINTABLE_OBJECT_GRAPH";
+
+/// Whether a folder holds a SavedModel.
+pub fn is_saved_model(folder: &Path) -> bool {
+    folder::has(folder, FILE)
+}
 
 /// Reads a SavedModel folder; also returns what the user should know.
 ///
@@ -36,7 +41,7 @@ const OBJECT_GRAPH: &str = "_CHECKPOINTABLE_OBJECT_GRAPH";
 /// # Errors
 /// As [`read`](super::read), and [`Io`](crate::ErrorKind::Io) when a file of the folder is missing.
 pub fn open_saved_model(folder: &Path, options: &Options) -> Result<(Graph, Vec<String>)> {
-    let (graph, ports) = read_model(folder, options).within(|| FILE)?;
+    let (graph, ports) = read_model(folder, options)?;
     let graph_def =
         graph.graph_def.ok_or_else(|| Error::malformed("there is no graph").within(FILE))?;
     let read = Read { options, ports };
@@ -45,16 +50,13 @@ pub fn open_saved_model(folder: &Path, options: &Options) -> Result<(Graph, Vec<
 
 /// The graph for inference, and the ports of the signature.
 fn read_model(folder: &Path, options: &Options) -> Result<(MetaGraphDef, Option<Ports>)> {
-    let path = folder.join(FILE);
-    let length = fs::metadata(&path)?.len();
-    if length > MOST_BYTES {
-        return Err(Error::limit(format!(
-            "the file has {length} bytes, over the limit of {MOST_BYTES}"
-        )));
-    }
-    let bytes = fs::read(&path)?;
-    check_size(&bytes)?;
-    let model = SavedModel::decode(bytes.as_slice())
+    let bytes = folder::read(folder, FILE, MOST_BYTES)?;
+    decode(&bytes, options).within(|| FILE)
+}
+
+fn decode(bytes: &[u8], options: &Options) -> Result<(MetaGraphDef, Option<Ports>)> {
+    check_size(bytes)?;
+    let model = SavedModel::decode(bytes)
         .map_err(|error| Error::malformed("the SavedModel cannot be decoded").with_source(error))?;
     let is_serving = |graph: &MetaGraphDef| {
         graph.meta_info_def.as_ref().is_some_and(|info| info.tags.iter().any(|tag| tag == "serve"))
@@ -89,6 +91,8 @@ fn check_size(bytes: &[u8]) -> Result<()> {
 
 /// The asked signature; without a name `serving_default`, or the only one.
 fn signature(graph: &mut MetaGraphDef, asked: Option<&str>) -> Result<Ports> {
+    /// What savers call the signature that a server runs when none is asked for.
+    const DEFAULT: &str = "serving_default";
     // Keras stores a call that only initializes as one more signature.
     let mut all: Vec<String> =
         graph.signature_def.keys().filter(|name| !name.starts_with("__")).cloned().collect();
@@ -96,10 +100,20 @@ fn signature(graph: &mut MetaGraphDef, asked: Option<&str>) -> Result<Ports> {
     let name = match (asked, all.as_slice()) {
         (Some(name), _) => name.to_owned(),
         (None, [only]) => only.clone(),
-        (None, _) => "serving_default".to_owned(),
+        (None, _) => DEFAULT.to_owned(),
     };
-    let signature = graph.signature_def.remove(&name).ok_or_else(|| {
-        Error::malformed(format!("there is no signature '{name}'; there are: {}", all.join(", ")))
+    let signature = graph.signature_def.remove(&name).ok_or_else(|| match (asked, all.len()) {
+        (_, 0) => Error::unsupported(
+            "the model has no signature: save it with one, or name the tensors that are its outputs",
+        ),
+        (None, _) => Error::input(format!(
+            "the model has several signatures and none is '{DEFAULT}'; choose one of: {}",
+            all.join(", ")
+        )),
+        (Some(_), _) => Error::input(format!(
+            "there is no signature '{name}'; there are: {}",
+            all.join(", ")
+        )),
     })?;
     ports(signature).within(|| format!("signature '{name}'"))
 }
@@ -132,13 +146,9 @@ struct Stored {
 
 impl Stored {
     fn find(folder: &Path, main: &Scope, library: &Library) -> Result<Stored> {
-        let bundle = match Bundle::open(&folder.join("variables").join("variables")) {
-            Ok(bundle) => bundle,
-            // A model without variables may be stored without the folder.
-            Err(error) if error.kind() == ErrorKind::Io => {
-                return Ok(Stored { bundle: None, keys: HashMap::new() });
-            }
-            Err(error) => return Err(error),
+        // A model without variables may be stored without the folder.
+        let Some(bundle) = Bundle::open(folder, "variables/variables")? else {
+            return Ok(Stored { bundle: None, keys: HashMap::new() });
         };
         let mut keys = HashMap::new();
         if bundle.has(OBJECT_GRAPH) {
@@ -158,7 +168,7 @@ impl Stored {
 impl Variables for Stored {
     fn read(&self, name: &str) -> Result<Tensor> {
         let bundle = self.bundle.as_ref().ok_or_else(|| {
-            Error::new(ErrorKind::Io, "the folder has no variables/variables.index")
+            Error::new(crate::error::ErrorKind::Io, "the folder has no variables/variables.index")
         })?;
         let key = self.keys.get(name).map_or(name, String::as_str);
         bundle.read(key)

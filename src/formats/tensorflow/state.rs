@@ -8,7 +8,7 @@ use super::lower::{Context, Step, Val};
 use super::scope::{Scope, Source};
 use super::tensor::STRING;
 use crate::error::{Error, Place, Result};
-use crate::graph::{State, ValueId, ValueType};
+use crate::graph::{Graph, Reset, State, ValueId, ValueMap, ValueType};
 use crate::tensor::Tensor;
 
 /// What is known of the variables that a model writes.
@@ -66,7 +66,7 @@ pub fn read(step: &mut Step<'_, '_>, name: &str) -> Result<ValueId> {
                 "the variable '{name}', which is written, is read in a loop"
             )));
         }
-        add_state(step.builder, name, &tensor)?
+        add_state(step.builder, name, tensor)
     } else {
         step.builder.graph.add_constant(name, tensor)
     };
@@ -74,23 +74,19 @@ pub fn read(step: &mut Step<'_, '_>, name: &str) -> Result<ValueId> {
     Ok(id)
 }
 
-/// A state that keeps its value; [`finish`] puts in what the model writes.
-fn add_state(builder: &mut Builder, name: &str, tensor: &Tensor) -> Result<ValueId> {
-    let values = tensor.to_f32();
-    let first = values.first().copied().unwrap_or(0.0);
-    if values.iter().any(|&x| x != first) || first.fract() != 0.0 || first.abs() > 1e9 {
-        return Err(Error::unsupported(format!(
-            "the variable '{name}' is written by the model and does not begin with one whole number in every element"
-        )));
-    }
+/// A state that begins with the stored value; [`finish`] puts in what the model writes.
+fn add_state(builder: &mut Builder, name: &str, tensor: Tensor) -> ValueId {
     let value = builder.graph.add_value(name, ValueType::fixed(tensor.dtype(), tensor.shape()));
-    builder.graph.states.push(State {
-        name: name.to_owned(),
-        value,
-        next: value,
-        reset: first as i64,
-    });
-    Ok(value)
+    let reset = everywhere(&tensor).map_or(Reset::Tensor(tensor), Reset::Fill);
+    builder.graph.states.push(State { name: name.to_owned(), value, next: value, reset });
+    value
+}
+
+/// The whole number that every element is, if there is one: such a state takes any batch size.
+fn everywhere(tensor: &Tensor) -> Option<i64> {
+    let first = tensor.to_f32().first().map_or(0, |&first| first as i64);
+    let filled = Tensor::filled(tensor.dtype(), tensor.shape(), first).ok()?;
+    (filled == *tensor).then_some(first)
 }
 
 /// The nodes of a function that write variables.
@@ -158,12 +154,43 @@ pub fn refuse(scope: &Scope) -> Result<()> {
     }
 }
 
-/// Gives the states what the model writes to them. A variable that nobody reads is no state: no
-/// result depends on it.
+/// Gives the states what the model writes to them, and drops those that no result depends on: a
+/// counter that only counts, the seeds of dropout.
 pub fn finish(context: &Context<'_>, builder: &mut Builder) {
     for state in &mut builder.graph.states {
         if let Some(&value) = context.states.writes.get(&state.name) {
             state.next = value;
+        }
+    }
+    let live = live_states(&builder.graph);
+    let mut live = live.into_iter();
+    builder.graph.states.retain(|_| live.next().unwrap_or(true));
+}
+
+/// Which states a result depends on, in this run or a later one.
+fn live_states(graph: &Graph) -> Vec<bool> {
+    let producers = graph.producers();
+    let mut needed: ValueMap<bool> = ValueMap::new(graph);
+    let mut live = vec![false; graph.states.len()];
+    let mut open: Vec<ValueId> = graph.outputs.iter().map(|port| port.value).collect();
+    loop {
+        while let Some(id) = open.pop() {
+            if needed[id] {
+                continue;
+            }
+            needed.set(id, true);
+            if let Some(node) = producers[id].and_then(|id| graph.node(id)) {
+                open.extend(node.inputs.iter().flatten());
+            }
+        }
+        for (state, live) in graph.states.iter().zip(&mut live) {
+            if !*live && needed[state.value] {
+                *live = true;
+                open.push(state.next);
+            }
+        }
+        if open.is_empty() {
+            return live;
         }
     }
 }

@@ -129,8 +129,14 @@ fn type_number(name: &str) -> Option<i64> {
     NAMES.iter().position(|known| *known == name).map(|position| position as i64 + base)
 }
 
+/// The text behind the byte-order mark that some editors put in front of UTF-8.
+fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
+}
+
 /// Whether the bytes begin as a GraphDef in text form does.
 pub fn recognizes(bytes: &[u8]) -> bool {
+    let bytes = without_mark(bytes);
     let mut parser = Parser { bytes, at: 0 };
     parser.space();
     let word = parser.word();
@@ -141,6 +147,7 @@ pub fn recognizes(bytes: &[u8]) -> bool {
 
 /// The binary form of a GraphDef in text form.
 pub fn to_binary(bytes: &[u8]) -> Result<Vec<u8>> {
+    let bytes = without_mark(bytes);
     let mut parser = Parser { bytes, at: 0 };
     let message = parser.message(Some(Message::Graph), None, DEEPEST).map_err(|error| {
         let line = bytes.iter().take(parser.at).filter(|&&byte| byte == b'\n').count() + 1;

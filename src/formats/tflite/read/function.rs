@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::{opcode, schema};
 use super::{MOST_NESTED_LOOPS, Model, control, lstm, plain, rnn, tensor};
 use crate::error::{Error, Place, Result};
-use crate::graph::{Dim, Graph, Node, Op, Port, State, ValueId, ValueType};
+use crate::graph::{Dim, Graph, Node, Op, Port, Reset, State, ValueId, ValueType};
 use crate::tensor::{DType, Tensor};
 
 /// Reads a subgraph. `callers` are the subgraphs whose loops it is read for, outermost first.
@@ -252,6 +252,7 @@ impl<'m> Function<'m> {
         };
         let value = self.graph.add_value(tensor.name(), ty);
         self.states.insert(position, self.graph.states.len());
+        let reset = Reset::Fill(reset);
         self.graph.states.push(State { name: tensor.name().to_owned(), value, next: value, reset });
         Ok(value)
     }

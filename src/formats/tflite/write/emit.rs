@@ -9,7 +9,7 @@ use super::file::{Code, Field, File, OperatorRecord, Options, SubGraph, TensorRe
 use super::sizes::Sizes;
 use super::{plain, recurrent};
 use crate::error::{Error, Place, Result};
-use crate::graph::{Graph, Node, Op, ValueId, ValueType};
+use crate::graph::{Graph, Node, Op, Reset, ValueId, ValueType};
 use crate::tensor::{DType, Quantization, Tensor};
 
 /// Writes the main graph as subgraph 0, and the subgraphs of its loops behind it.
@@ -143,8 +143,13 @@ impl<'e> Emit<'e> {
             .as_ref()
             .and_then(Quantization::as_per_tensor)
             .map_or(0, |(_, zero)| zero);
-        if state.reset != zero {
-            let (name, reset) = (&state.name, state.reset);
+        let name = &state.name;
+        let refused = match &state.reset {
+            Reset::Fill(value) if *value == zero => None,
+            Reset::Fill(value) => Some(value.to_string()),
+            Reset::Tensor(_) => Some("a stored value".to_owned()),
+        };
+        if let Some(reset) = refused {
             return Err(Error::unsupported(format!(
                 "state {name:?} is reset to {reset}: a variable tensor is reset to {zero}"
             )));
