@@ -276,7 +276,7 @@ fn crosscheck_takes_other_sizes_where_the_model_can_follow() {
     // Written for a batch of one.
     let (status, document) = json(&["crosscheck", &digits(), "--batch", "3", "--device", "cpu"]);
     assert_eq!((status, document["checks"][0]["elements"].as_u64()), (0, Some(30)), "{document:#}");
-    let Some(models) = models() else { return };
+    let models = models();
     let model = models.join("bsl_separate/model.tflite");
     let sizes = ["--batch", "5", "--time", "4", "--device", "cpu"];
     let (status, document) = json(&[&["crosscheck", model.to_str().unwrap()], &sizes[..]].concat());
@@ -286,7 +286,7 @@ fn crosscheck_takes_other_sizes_where_the_model_can_follow() {
 
 #[test]
 fn crosscheck_finds_a_difference_and_where_it_is() {
-    let Some(models) = models() else { return };
+    let models = models();
     let (model, golden) = (
         models.join("bsl_separate/model.tflite"),
         models.join("bsl_separate/golden/model_tflite.npz"),
@@ -327,7 +327,7 @@ fn crosscheck_finds_a_difference_and_where_it_is() {
 
 #[test]
 fn hybrid_models_are_exact_on_reference_and_stated_elsewhere() {
-    let Some(models) = models() else { return };
+    let models = models();
     let (model, golden) =
         (models.join("usl_hybrid/model.tflite"), models.join("usl_hybrid/golden/model_tflite.npz"));
     let arguments = [

@@ -44,7 +44,7 @@ fn checks(pair: &Pair, device: &Device) -> Vec<Check> {
 
 /// All pairs on one device; the message lists everything that failed.
 fn whole_corpus(device: &Device) {
-    corpus().into_iter().for_each(|pairs| all_hold(device, &pairs));
+    all_hold(device, &corpus());
 }
 
 fn all_hold(device: &Device, pairs: &[Pair]) {
@@ -98,7 +98,7 @@ fn every_pair_on_cpu() {
 #[test]
 fn every_loop_and_keras_model_on_reference_and_cpu() {
     for device in [Device::reference(), Device::cpu()] {
-        loops_and_keras().into_iter().for_each(|pairs| all_hold(&device, &pairs));
+        all_hold(&device, &loops_and_keras());
     }
 }
 

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use fuselstm::graph::{Graph, Op};
 use fuselstm::measure::compare::{Tolerance, compare};
@@ -10,9 +10,9 @@ use fuselstm::measure::golden;
 use fuselstm::measure::inputs::{Sizes, seeded};
 use fuselstm::{Device, Model, Session};
 
-fn models() -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "..", "shared", "models"].iter().collect()
-}
+mod common;
+
+use common::{Pair, is_whole_corpus, model, selected};
 
 /// Recurrent ops and loops, at any depth.
 fn count(graph: &Graph) -> (usize, usize) {
@@ -27,13 +27,11 @@ fn count(graph: &Graph) -> (usize, usize) {
 }
 
 /// The outputs of every run of a golden file, compared with it.
-fn run(model: &Model, golden_file: &str, atol: f64) -> Result<(), String> {
+fn run(model: &Model, golden_file: &Path, atol: f64) -> Result<(), String> {
     let session =
         Session::new(model, Device::reference()).map_err(|error| format!("session: {error}"))?;
     let mut stream = session.stream();
-    for run in
-        golden::load(models().join(golden_file)).map_err(|error| format!("golden file: {error}"))?
-    {
+    for run in golden::load(golden_file).map_err(|error| format!("golden file: {error}"))? {
         if !run.continues() {
             stream.reset();
         }
@@ -56,10 +54,8 @@ fn run(model: &Model, golden_file: &str, atol: f64) -> Result<(), String> {
 
 /// Opens one pair, checks both forms of the graph against the golden file and that nothing is left
 /// to fuse.
-fn check(row: &serde_json::Value) -> Result<usize, String> {
-    let field = |name: &str| row[name].as_str().unwrap();
-    let model =
-        Model::open(models().join(field("model"))).map_err(|error| format!("open: {error}"))?;
+fn check(pair: &Pair) -> Result<usize, String> {
+    let model = Model::open(&pair.model).map_err(|error| format!("open: {error}"))?;
     let (recurrent, loops) = count(model.graph());
     let declined: Vec<String> = model
         .reports()
@@ -70,12 +66,12 @@ fn check(row: &serde_json::Value) -> Result<usize, String> {
     if std::env::var("PRINT").is_ok() {
         eprintln!("{}", model.graph());
     }
-    let atol = row["atol"].as_f64().unwrap();
-    run(&model, field("golden"), atol).map_err(|error| format!("fused: {error} [{declined:?}]"))?;
+    run(&model, &pair.golden, pair.atol)
+        .map_err(|error| format!("fused: {error} [{declined:?}]"))?;
     if std::env::var("UNFUSED").is_ok() {
         let unfused = Model::from_graph((**model.source_graph()).clone())
             .map_err(|error| format!("unfused: {error}"))?;
-        run(&unfused, field("golden"), atol).map_err(|error| format!("unfused: {error}"))?;
+        run(&unfused, &pair.golden, pair.atol).map_err(|error| format!("unfused: {error}"))?;
     }
     if loops > 0 || recurrent == 0 {
         return Err(format!("{recurrent} recurrent ops, {loops} loops: {declined:?}"));
@@ -83,23 +79,12 @@ fn check(row: &serde_json::Value) -> Result<usize, String> {
     Ok(recurrent)
 }
 
-/// The pairs that a test takes; `CORPUS=part` in the environment narrows them to cases whose name
-/// contains it.
-fn corpus(what: &str, takes: impl Fn(&serde_json::Value) -> bool) {
-    let index = models().join("index.json");
-    let Ok(text) = std::fs::read_to_string(&index) else {
-        eprintln!("SKIPPED: the corpus is not there: {}", index.display());
-        return;
-    };
-    let rows: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let only = std::env::var("CORPUS").unwrap_or_default();
+/// Checks the pairs that `wanted` takes and lists all that fail.
+fn all_fuse(what: &str, wanted: impl Fn(&Pair) -> bool) {
     let mut failed = Vec::new();
-    for row in rows.as_array().unwrap().iter().filter(|row| takes(row)) {
-        let model = row["model"].as_str().unwrap();
-        if !model.contains(&only) {
-            continue;
-        }
-        match check(row) {
+    for pair in selected(wanted) {
+        let model = pair.model.display();
+        match check(&pair) {
             Ok(count) => eprintln!("{model}: {count} recurrent"),
             Err(error) => failed.push(format!("{model}: {error}")),
         }
@@ -109,18 +94,18 @@ fn corpus(what: &str, takes: impl Fn(&serde_json::Value) -> bool) {
 
 #[test]
 fn loops_of_tflite_files() {
-    corpus("loops", |row| row["control_flow"] == "while");
+    all_fuse("loops", |pair| pair.control_flow == "while");
 }
 
 #[test]
 fn graphs_of_tensorflow() {
     // Custom hints become custom ops: there is no recurrent layer in them.
-    corpus("graphdef", |row| row["kind"] == "graphdef" && row["case"] != "oph_custom_function");
+    all_fuse("graphdef", |pair| pair.kind == "graphdef" && pair.case != "oph_custom_function");
 }
 
 #[test]
 fn saved_models() {
-    corpus("saved_model", |row| row["kind"] == "saved_model");
+    all_fuse("saved_model", |pair| pair.kind == "saved_model");
 }
 
 /// What today's converter makes of plain TensorFlow graphs: loops, and chains whose first step is
@@ -136,13 +121,10 @@ fn converted_files() {
         ("plain_lstmcell_peep_proj", 1),
         ("plain_multirnn_static", 2),
     ];
-    if !models().exists() {
-        eprintln!("SKIPPED: the corpus is not there: {}", models().display());
-        return;
-    }
     let mut failed = Vec::new();
     for (case, layers) in cases {
-        let model = Model::open(models().join(case).join("converted_b3.tflite")).unwrap();
+        let Some(file) = model(&format!("{case}/converted_b3.tflite")) else { continue };
+        let model = Model::open(file).unwrap();
         let reasons: Vec<_> = model.reports().iter().flat_map(|report| &report.declined).collect();
         if count(model.graph()).1 != 0 || count(model.graph()).0 == 0 {
             failed.push(format!(
@@ -184,5 +166,7 @@ fn same_function(model: &Model) -> Result<(), String> {
 
 #[test]
 fn unrolled_tflite_files() {
-    corpus("unrolled", |row| row["case"] == "k3_lstm_unroll" && row["kind"] == "tflite");
+    if is_whole_corpus() {
+        all_fuse("unrolled", |pair| pair.case == "k3_lstm_unroll" && pair.kind == "tflite");
+    }
 }

@@ -3,6 +3,7 @@
 //! allocation.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
 #[path = "malformed_tflite/edit.rs"]
 mod edit;
 #[path = "malformed_tflite/memory.rs"]

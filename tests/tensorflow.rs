@@ -9,31 +9,26 @@ use fuselstm::formats;
 use fuselstm::measure::golden;
 use fuselstm::{Device, Model, Session, Tensor};
 
-const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/models");
+mod common;
 
-/// A (model, golden file) pair of the corpus.
+/// A (model, golden file) pair.
 struct Pair {
     model: String,
     golden: String,
     atol: f32,
 }
 
+/// The pairs of a kind in the corpus.
 fn pairs(kind: &str) -> Vec<Pair> {
-    let index = Path::new(CORPUS).join("index.json");
-    let Ok(text) = std::fs::read_to_string(&index) else {
-        eprintln!("SKIPPED: no corpus at {}", index.display());
-        return Vec::new();
-    };
-    let index: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let text =
-        |pair: &serde_json::Value, key: &str| format!("{CORPUS}/{}", pair[key].as_str().unwrap());
-    let of_kind = index.as_array().unwrap().iter().filter(|pair| pair["kind"] == kind);
-    let pairs = of_kind.map(|pair| Pair {
-        model: text(pair, "model"),
-        golden: text(pair, "golden"),
-        atol: pair["atol"].as_f64().unwrap() as f32,
-    });
-    pairs.collect()
+    let of_kind = common::selected(|pair| pair.kind == kind).into_iter();
+    let text = |path: std::path::PathBuf| path.to_str().unwrap().to_owned();
+    of_kind
+        .map(|pair| Pair {
+            model: text(pair.model),
+            golden: text(pair.golden),
+            atol: pair.atol as f32,
+        })
+        .collect()
 }
 
 fn show(error: fuselstm::Error) -> String {
@@ -77,10 +72,10 @@ fn distance(name: &str, got: &Tensor, expected: &Tensor) -> Result<f32, String> 
 /// Runs every pair of a kind and lists all that fail.
 fn check(kind: &str, count: usize) {
     let pairs = pairs(kind);
-    assert!(pairs.is_empty() || pairs.len() >= count, "only {} pairs of kind {kind}", pairs.len());
-    let only = std::env::var("CASE").unwrap_or_default();
+    let whole = common::is_whole_corpus() && std::env::var_os("CORPUS").is_none();
+    assert!(!whole || pairs.len() >= count, "only {} pairs of kind {kind}", pairs.len());
     let mut failed = Vec::new();
-    for pair in pairs.iter().filter(|pair| pair.model.contains(&only)) {
+    for pair in &pairs {
         match worst(pair) {
             Ok(worst) if worst <= pair.atol => println!("{}: {worst:.1e}", pair.model),
             Ok(worst) => {
@@ -221,16 +216,13 @@ fn stubbed_graphs_are_read_as_they_stand() {
         assert!(worst.as_ref().is_ok_and(|worst| *worst <= pair.atol), "{stub}: {worst:?}");
         checked += 1;
     }
-    assert!(pairs.is_empty() || checked >= 12, "only {checked} stubbed graphs were run");
+    let whole = common::is_whole_corpus() && std::env::var_os("CORPUS").is_none();
+    assert!(!whole || checked >= 12, "only {checked} stubbed graphs were run");
 }
 
 #[test]
 fn hinted_calls_of_other_names_become_custom_ops_on_request() {
-    let path = format!("{CORPUS}/oph_custom_function/graph.pb");
-    if !Path::new(&path).exists() {
-        eprintln!("SKIPPED: no corpus at {CORPUS}");
-        return;
-    }
+    let Some(path) = common::model("oph_custom_function/graph.pb") else { return };
     let options = formats::Options { custom_ops: true, ..formats::Options::default() };
     let graph = formats::open_with(Path::new(&path), &options).unwrap().graph;
     let customs = graph.nodes.iter().filter_map(|node| match &node.op {

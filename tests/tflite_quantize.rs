@@ -10,11 +10,13 @@ use fuselstm::tensor::npz;
 use fuselstm::{Device, Model, Session, Tensor};
 use serde_json::Value;
 
-const SHARED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared");
+mod common;
+
+use common::example_data;
 
 /// Images `[1, 28, 28]` from 0 to 1, and their labels.
-fn digits(shared: &Path) -> Vec<(Tensor, i32)> {
-    let arrays = npz::load(shared.join("models/mnist_tutorial/test.npz")).unwrap();
+fn digits() -> Vec<(Tensor, i32)> {
+    let arrays = npz::load(example_data("digits.npz")).unwrap();
     let array = |name: &str| arrays.iter().find(|(key, _)| key == name).unwrap().1.clone();
     let (images, labels) = (array("images"), array("labels"));
     let images = images.as_slice::<u8>().unwrap().chunks(28 * 28);
@@ -44,13 +46,8 @@ fn accuracy(model: &Model, digits: &[(Tensor, i32)]) -> f64 {
 
 #[test]
 fn the_digit_model_stays_accurate() {
-    let shared = Path::new(SHARED);
-    if !shared.is_dir() {
-        eprintln!("NOT TESTED: the corpus {SHARED} is absent");
-        return;
-    }
-    let model = Model::open(shared.join("models/mnist_tutorial/toco_b1.tflite")).unwrap();
-    let digits = digits(shared);
+    let model = Model::open(example_data("digits.tflite")).unwrap();
+    let digits = digits();
     let (calibration, test) = digits.split_at(100);
     let out = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let mut files = Vec::new();
@@ -88,10 +85,15 @@ fn the_digit_model_stays_accurate() {
         );
         return;
     }
+    // The 1,000 images lie beside the large corpus.
+    if !common::is_whole_corpus() {
+        eprintln!("NOT TESTED in the real interpreter: the small corpus has no test set");
+        return;
+    }
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tools/accuracy.py");
     let output = Command::new(python)
         .arg(script)
-        .arg(shared.join("data"))
+        .arg(common::models().join("../data"))
         .args(files.iter().map(|(file, _)| file))
         .output()
         .unwrap();

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use fuselstm::convert::{Options, to_tflite};
@@ -11,14 +11,7 @@ use fuselstm::tensor::npz;
 use fuselstm::{Device, Model, Session, Tensor};
 use serde_json::{Value, json};
 
-fn models() -> Option<PathBuf> {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/models"));
-    if path.is_dir() {
-        return Some(path.to_owned());
-    }
-    eprintln!("NOT TESTED: the corpus {} is absent", path.display());
-    None
-}
+mod common;
 
 /// One run of a golden file.
 #[derive(Default)]
@@ -98,35 +91,23 @@ fn check_reference(model: &Model, runs: &[Run]) -> fuselstm::Result<f64> {
     Ok(worst)
 }
 
-/// Pairs of the index that are converted.
-fn pairs(models: &Path) -> Vec<Value> {
-    let index: Vec<Value> =
-        serde_json::from_slice(&std::fs::read(models.join("index.json")).unwrap()).unwrap();
-    let filter = std::env::var("FUSELSTM_TEST_FILTER").unwrap_or_default();
-    index
-        .into_iter()
-        .filter(|pair| pair["kind"] != "onnx" && pair["model"].as_str().unwrap().contains(&filter))
-        .collect()
-}
-
 #[test]
 fn converted_files_compute_the_same() {
-    let Some(models) = models() else { return };
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("converted");
     std::fs::create_dir_all(&out).unwrap();
     let (mut failed, mut entries, mut refused, mut count) = (Vec::new(), Vec::new(), Vec::new(), 0);
-    for pair in pairs(&models) {
-        let name = pair["model"].as_str().unwrap();
-        let golden = models.join(pair["golden"].as_str().unwrap());
-        let atol = pair["atol"].as_f64().unwrap();
-        let model = match Model::open(models.join(name)) {
+    let corpus = common::models();
+    for pair in common::selected(|pair| pair.kind != "onnx") {
+        let name = &pair.model.strip_prefix(&corpus).unwrap().display().to_string();
+        let (golden, atol) = (&pair.golden, pair.atol);
+        let model = match Model::open(&pair.model) {
             Ok(model) => model,
             Err(error) => {
                 refused.push(format!("{name}: not read: {error}"));
                 continue;
             }
         };
-        for (number, runs) in groups(runs(&golden)).into_iter().enumerate() {
+        for (number, runs) in groups(runs(golden)).into_iter().enumerate() {
             count += 1;
             let shapes = runs[0].inputs.iter().map(|(name, tensor)| {
                 (port_name(&model, name), tensor.shape().iter().map(|size| Some(*size)).collect())

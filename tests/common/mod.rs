@@ -9,40 +9,64 @@ use fuselstm::Device;
 /// A model of the corpus and its golden file.
 pub struct Pair {
     pub case: String,
+    pub kind: String,
+    /// `while` where the model is a `.tflite` file whose recurrence is a loop.
+    pub control_flow: String,
     pub model: PathBuf,
     pub golden: PathBuf,
     pub arithmetic: String,
     pub atol: f64,
 }
 
-/// The folder with the corpus; `None`, said loudly, when this checkout has none.
-pub fn models() -> Option<PathBuf> {
-    let models: PathBuf = [env!("CARGO_MANIFEST_DIR"), "..", "shared", "models"].iter().collect();
-    if models.join("index.json").is_file() {
-        return Some(models);
+/// The folder that `FUSELSTM_CORPUS` names, which has to be there.
+fn named_corpus() -> Option<PathBuf> {
+    let named = PathBuf::from(std::env::var_os("FUSELSTM_CORPUS")?);
+    assert!(
+        named.join("index.json").is_file(),
+        "FUSELSTM_CORPUS names {}, which has no index.json",
+        named.display()
+    );
+    Some(named)
+}
+
+/// Whether the tests use a corpus larger than the one in this repository.
+pub fn is_whole_corpus() -> bool {
+    named_corpus().is_some()
+}
+
+/// The folder with the corpus: the one that `FUSELSTM_CORPUS` names, else that of this repository.
+pub fn models() -> PathBuf {
+    named_corpus()
+        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/corpus"))
+}
+
+/// A file or folder of the corpus; `None`, said loudly, where the small corpus lacks it.
+pub fn model(name: &str) -> Option<PathBuf> {
+    let path = models().join(name);
+    if path.exists() {
+        return Some(path);
     }
-    eprintln!("NOT TESTED: the corpus is not at {}", models.display());
+    assert!(!is_whole_corpus(), "{} is absent", path.display());
+    eprintln!("NOT TESTED: {name} is not in the small corpus (set FUSELSTM_CORPUS)");
     None
 }
 
-/// Every TFLite pair whose recurrence is not a WHILE loop. `CORPUS=part` in the environment narrows
-/// them to cases of that name.
-pub fn corpus() -> Option<Vec<Pair>> {
-    let pairs = selected(|kind, control_flow| kind == "tflite" && control_flow != "while")?;
-    assert!(!pairs.is_empty(), "no pair of the corpus was selected");
-    Some(pairs)
+/// Every TFLite pair whose recurrence is not a WHILE loop.
+pub fn corpus() -> Vec<Pair> {
+    selected(|pair| pair.kind == "tflite" && pair.control_flow != "while")
 }
 
 /// The TFLite pairs that [`corpus`] leaves out, and those of Keras.
-pub fn loops_and_keras() -> Option<Vec<Pair>> {
-    selected(|kind, control_flow| {
-        (kind == "tflite" && control_flow == "while") || kind.starts_with("keras")
+pub fn loops_and_keras() -> Vec<Pair> {
+    selected(|pair| {
+        (pair.kind == "tflite" && pair.control_flow == "while") || pair.kind.starts_with("keras")
     })
 }
 
-/// The pairs whose kind and control flow `wanted` takes.
-pub fn selected(wanted: impl Fn(&str, &str) -> bool) -> Option<Vec<Pair>> {
-    let models = models()?;
+/// The pairs that `wanted` takes, at least one. `CORPUS=part` in the environment narrows them to
+/// models whose path contains it.
+pub fn selected(wanted: impl Fn(&Pair) -> bool) -> Vec<Pair> {
+    let models = models();
     let index =
         std::fs::read_to_string(models.join("index.json")).expect("the corpus has an index");
     let index: serde_json::Value = serde_json::from_str(&index).expect("the index is JSON");
@@ -50,18 +74,21 @@ pub fn selected(wanted: impl Fn(&str, &str) -> bool) -> Option<Vec<Pair>> {
     let text =
         |row: &serde_json::Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
     let rows = index.as_array().expect("the index is a list").iter();
-    let pairs: Vec<Pair> = rows
-        .filter(|row| wanted(&text(row, "kind"), &text(row, "control_flow")))
-        .filter(|row| text(row, "case").contains(&only))
-        .map(|row| Pair {
-            case: text(row, "case"),
-            model: models.join(text(row, "model")),
-            golden: models.join(text(row, "golden")),
-            arithmetic: text(row, "arithmetic"),
-            atol: row["atol"].as_f64().expect("every pair has a tolerance"),
-        })
+    let pairs = rows.map(|row| Pair {
+        case: text(row, "case"),
+        kind: text(row, "kind"),
+        control_flow: text(row, "control_flow"),
+        model: models.join(text(row, "model")),
+        golden: models.join(text(row, "golden")),
+        arithmetic: text(row, "arithmetic"),
+        atol: row["atol"].as_f64().expect("every pair has a tolerance"),
+    });
+    let pairs: Vec<Pair> = pairs
+        .filter(|pair| pair.model.to_string_lossy().contains(&only))
+        .filter(|pair| wanted(pair))
         .collect();
-    Some(pairs)
+    assert!(!pairs.is_empty() || !only.is_empty(), "no pair of the corpus was selected");
+    pairs
 }
 
 /// The GPU, or `None`, said loudly, when there is no adapter. `FUSELSTM_REQUIRE_GPU=1` makes its

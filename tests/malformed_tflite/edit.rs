@@ -1,8 +1,8 @@
 //! Changes fields of a valid file in place, found by their path through its tables.
 
-use std::path::Path;
-
 use flatbuffers::FlatBufferBuilder;
+
+use crate::common;
 
 /// The bytes of a file.
 pub struct Edit {
@@ -11,7 +11,7 @@ pub struct Edit {
 
 /// The model of a corpus folder; says so when the corpus is absent.
 pub fn corpus(name: &str) -> Option<Edit> {
-    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/models")).join(name);
+    let folder = common::model(name)?;
     let file = ["model.tflite", "model_float.tflite"]
         .map(|file| folder.join(file))
         .into_iter()
