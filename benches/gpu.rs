@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fuselstm::backend::STRATEGIES;
-use fuselstm::measure::synthetic::{CellKind, Random, Shape};
+use fuselstm::graph::synthetic::{CellKind, Random, Shape};
 use fuselstm::{Device, Model, Outputs, Session};
 
 /// Steps, batch rows, units, layers: small enough for a software driver.

@@ -8,7 +8,6 @@
 
 use std::time::Instant;
 
-use fuselstm::measure::report::{duration, error, table};
 use fuselstm::measure::stats::Summary;
 use fuselstm::measure::{Tolerance, compare::compare};
 use fuselstm::tensor::npz;
@@ -70,23 +69,21 @@ fn main() -> Result<()> {
             compare(stored, &Tensor::from_vec(stored.shape(), logits)?, Tolerance::DEVICE, &[])?;
         let first: String = classes.iter().take(6).map(|class| format!("{:^19}", class)).collect();
         println!("{first}  {}: {}", session.device(), session.description());
-        rows.push(vec![
-            session.device().to_owned(),
+        rows.push(format!(
+            " {:<9} {:>21} {:>18} {:>15} {:>10}",
+            session.device(),
             format!("{same} of {}", classes.len()),
             format!("{right} of {}", classes.len()),
-            error(distance.max_abs),
-            duration(Summary::of(&times).median),
-        ]);
+            format!("{:.1e}", distance.max_abs),
+            format!("{:.1} µs", Summary::of(&times).median * 1e6),
+        ));
     }
-    println!();
     println!(
-        "{}",
-        table(
-            &["device", "class as TensorFlow", "class as labeled", "logits off by", "an image"],
-            1,
-            rows
-        )
+        "\n {:<9} {:>21} {:>18} {:>15} {:>10}",
+        "device", "class as TensorFlow", "class as labeled", "logits off by", "an image"
     );
+    println!("{}", "─".repeat(79));
+    rows.iter().for_each(|row| println!("{row}"));
     Ok(())
 }
 

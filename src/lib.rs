@@ -108,9 +108,15 @@
 //! | `Custom` | carried and written, not run |
 
 pub mod backend;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
+#[cfg(feature = "tflite")]
 pub mod convert;
 mod error;
 pub mod eval;
+#[cfg(any(feature = "tflite", feature = "npz"))]
+mod files;
 pub mod formats;
 pub mod graph;
 pub mod measure;
@@ -118,6 +124,17 @@ pub mod passes;
 pub mod plan;
 mod session;
 pub mod tensor;
+mod text;
+
+/// What the tests, the benchmarks and the examples of this crate reach beside its public face. It
+/// may change with any version.
+#[doc(hidden)]
+pub mod internal {
+    /// Numbers and names as people read them.
+    pub mod text {
+        pub use crate::text::*;
+    }
+}
 
 pub use error::{Error, ErrorKind, Result};
 pub use session::{

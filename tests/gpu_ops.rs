@@ -5,8 +5,8 @@
 use fuselstm::graph::infer::{Operand, infer};
 use fuselstm::graph::op::*;
 use fuselstm::graph::recurrent::Matrix;
+use fuselstm::graph::synthetic::Random;
 use fuselstm::graph::{Graph, Op, Port, ValueType};
-use fuselstm::measure::synthetic::Random;
 use fuselstm::{DType, Device, Model, Session, Tensor};
 
 /// An operand: given at run time, or a constant.

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use common::devices;
 use fuselstm::graph::recurrent::{CellWeights, Matrix, Recurrent};
+use fuselstm::graph::synthetic::{CellKind, Random, Shape};
 use fuselstm::graph::{Graph, Op, Reset, State, ValueType};
-use fuselstm::measure::synthetic::{CellKind, Random, Shape};
 use fuselstm::{Device, Model, Session, Tensor};
 
 const CELLS: [CellKind; 3] = [CellKind::Lstm, CellKind::Gru, CellKind::Rnn];

@@ -8,7 +8,7 @@ mod common;
 use std::panic::catch_unwind;
 
 use fuselstm::graph::Graph;
-use fuselstm::measure::synthetic::Random;
+use fuselstm::graph::synthetic::Random;
 use fuselstm::{Device, Model, Session, Tensor};
 
 /// Flips a file suffers, one after another on the same copy of the file.

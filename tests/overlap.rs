@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use fuselstm::measure::synthetic::{CellKind, Random, Shape};
+use fuselstm::graph::synthetic::{CellKind, Random, Shape};
 use fuselstm::{Device, Model, Outputs, Result, Session};
 
 /// Wakes the thread that polls.

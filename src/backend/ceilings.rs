@@ -1,9 +1,11 @@
 //! What a device can do at best, measured on the spot, for the share of it that a network reaches.
 
+#[cfg(feature = "serde")]
 use serde::{Deserialize, Serialize};
 
 /// Rates and latencies of a device.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub struct Ceilings {
     /// `cpu` or `gpu`.
     pub device: String,
@@ -25,7 +27,8 @@ pub struct Ceilings {
 }
 
 /// Bytes in a second, from one place.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub struct Bandwidth {
     /// `L1`, `L2`, `L3`, `memory` (each read); `copy` (a GPU's memory, reads and writes counted).
     pub level: String,

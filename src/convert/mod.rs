@@ -4,9 +4,13 @@ mod calibrate;
 mod int8;
 mod weights;
 
+use std::path::Path;
+
 use crate::error::{Error, Result};
+use crate::files;
 use crate::formats::tflite;
 use crate::graph::{Dim, Graph, Op};
+use crate::session::Model;
 use crate::tensor::Tensor;
 
 /// How a model is written.
@@ -86,6 +90,19 @@ pub fn to_tflite(graph: &Graph, options: &Options) -> Result<Converted> {
         graph: written.graph,
         warnings,
     })
+}
+
+impl Model {
+    /// Writes the model as a `.tflite` file with fused recurrent ops, the file whole or not at all,
+    /// and says what was written.
+    ///
+    /// # Errors
+    /// Those of [`to_tflite`], and [`Io`](crate::ErrorKind::Io).
+    pub fn save_tflite(&self, path: impl AsRef<Path>, options: &Options) -> Result<Converted> {
+        let converted = to_tflite(self.graph(), options)?;
+        files::write_whole(path.as_ref(), &converted.bytes)?;
+        Ok(converted)
+    }
 }
 
 /// Recurrent ops in a graph and in the loops of it.

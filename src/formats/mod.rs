@@ -1,8 +1,11 @@
 //! File formats: bytes to a graph, a graph to bytes. A format is known by its magic bytes, never by
 //! the file's name alone.
 
+#[cfg(feature = "keras")]
 pub mod keras;
+#[cfg(feature = "tensorflow")]
 pub mod tensorflow;
+#[cfg(feature = "tflite")]
 pub mod tflite;
 
 use std::fs;
@@ -27,6 +30,18 @@ pub enum Format {
     Keras,
     /// Keras HDF5 file with its configuration.
     KerasH5,
+}
+
+impl std::fmt::Display for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Format::Tflite => "tflite",
+            Format::GraphDef => "graphdef",
+            Format::SavedModel => "saved_model",
+            Format::Keras => "keras",
+            Format::KerasH5 => "keras_h5",
+        })
+    }
 }
 
 /// What reading a file yields.
@@ -71,10 +86,11 @@ pub fn read(bytes: &[u8]) -> Result<Loaded> {
 /// As [`read`]; [`InvalidInput`](crate::ErrorKind::InvalidInput) for an option that the format has
 /// no use for, or a tensor that the model does not have.
 pub fn read_with(bytes: &[u8], options: &Options) -> Result<Loaded> {
-    if !tflite::recognizes(bytes) && tensorflow::recognizes(bytes) {
-        return loaded(Format::GraphDef, tensorflow::read(bytes, options));
+    let Some(format) = recognize(bytes) else { return Err(unknown(bytes)) };
+    if format == Format::GraphDef {
+        return read_graph_def(bytes, options);
     }
-    let mut model = read_plain(bytes)?;
+    let mut model = loaded(format, read_plain(format, bytes))?;
     if options.signature.is_some() || options.custom_ops {
         return Err(Error::input(
             "signatures and custom ops can be chosen in TensorFlow models only",
@@ -84,18 +100,79 @@ pub fn read_with(bytes: &[u8], options: &Options) -> Result<Loaded> {
     Ok(model)
 }
 
+/// The first bytes of an HDF5 file.
+const HDF5_MAGIC: &[u8] = b"\x89HDF\r\n\x1a\n";
+/// The first bytes of a zip archive.
+const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
+/// The identifier of a `.tflite` file, behind the offset of its root.
+const TFLITE_MAGIC: &[u8] = b"TFL3";
+
+/// The format of a file that begins like this.
+fn recognize(bytes: &[u8]) -> Option<Format> {
+    match bytes {
+        _ if bytes.get(4..8) == Some(TFLITE_MAGIC) => Some(Format::Tflite),
+        _ if bytes.starts_with(ZIP_MAGIC) => Some(Format::Keras),
+        _ if bytes.starts_with(HDF5_MAGIC) => Some(Format::KerasH5),
+        #[cfg(feature = "tensorflow")]
+        _ if tensorflow::recognizes(bytes) => Some(Format::GraphDef),
+        _ => None,
+    }
+}
+
 /// The formats that take no options of their own.
-fn read_plain(bytes: &[u8]) -> Result<Loaded> {
-    if tflite::recognizes(bytes) {
-        return loaded(Format::Tflite, tflite::read(bytes));
+fn read_plain(format: Format, bytes: &[u8]) -> Result<(Graph, Vec<String>)> {
+    match format {
+        #[cfg(feature = "tflite")]
+        Format::Tflite => tflite::read(bytes),
+        #[cfg(feature = "keras")]
+        Format::Keras => keras::read_archive(bytes),
+        #[cfg(feature = "keras")]
+        Format::KerasH5 => keras::read_h5(bytes),
+        other => {
+            let _ = bytes;
+            Err(absent(other))
+        }
     }
-    if bytes.starts_with(keras::ZIP_MAGIC) {
-        return loaded(Format::Keras, keras::read_archive(bytes));
-    }
-    if bytes.starts_with(keras::HDF5_MAGIC) {
-        return loaded(Format::KerasH5, keras::read_h5(bytes));
-    }
-    Err(unknown(bytes))
+}
+
+#[cfg(feature = "tensorflow")]
+fn read_graph_def(bytes: &[u8], options: &Options) -> Result<Loaded> {
+    loaded(Format::GraphDef, tensorflow::read(bytes, options))
+}
+
+#[cfg(not(feature = "tensorflow"))]
+fn read_graph_def(_: &[u8], _: &Options) -> Result<Loaded> {
+    Err(absent(Format::GraphDef))
+}
+
+#[cfg(feature = "tensorflow")]
+use tensorflow::is_saved_model;
+
+#[cfg(not(feature = "tensorflow"))]
+fn is_saved_model(path: &Path) -> bool {
+    path.join("saved_model.pb").is_file()
+}
+
+#[cfg(feature = "tensorflow")]
+fn open_saved_model(path: &Path, options: &Options) -> Result<Loaded> {
+    loaded(Format::SavedModel, tensorflow::open_saved_model(path, options))
+}
+
+#[cfg(not(feature = "tensorflow"))]
+fn open_saved_model(_: &Path, _: &Options) -> Result<Loaded> {
+    Err(absent(Format::SavedModel))
+}
+
+/// The refusal of a format whose reader was not built.
+fn absent(format: Format) -> Error {
+    let feature = match format {
+        Format::Tflite => "tflite",
+        Format::GraphDef | Format::SavedModel => "tensorflow",
+        Format::Keras | Format::KerasH5 => "keras",
+    };
+    Error::unsupported(format!(
+        "this build does not read {format} files (cargo feature `{feature}`)"
+    ))
 }
 
 /// Keeps the outputs that were asked for, any value of the graph by its name; inputs must be those
@@ -151,8 +228,8 @@ pub fn open_with(path: &Path, options: &Options) -> Result<Loaded> {
 fn open_unplaced(path: &Path, options: &Options) -> Result<Loaded> {
     let about = fs::metadata(path)?;
     if about.is_dir() {
-        if tensorflow::is_saved_model(path) {
-            return loaded(Format::SavedModel, tensorflow::open_saved_model(path, options));
+        if is_saved_model(path) {
+            return open_saved_model(path, options);
         }
         return Err(Error::new(ErrorKind::UnknownFormat, "a folder without saved_model.pb"));
     }

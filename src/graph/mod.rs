@@ -7,6 +7,7 @@ pub mod infer;
 pub mod op;
 pub mod print;
 pub mod recurrent;
+pub mod synthetic;
 mod types;
 
 pub use index::{Index, ValueMap};

@@ -28,15 +28,9 @@ impl Tolerance {
     pub const DEVICE: Tolerance = Tolerance { atol: 1e-5, rtol: 1e-5 };
 
     /// `cpu` and `gpu` with weights of less precision against `reference` with those of the file:
-    /// the project's bars for layers whose outputs are of the order of 1, relative beyond. Measured
-    /// on layers of 64 to 512 units: f16 3e-5 to 2e-4, bf16 up to 4e-3, int8 up to 3e-2.
+    /// [`Precision::allowed`] for outputs of the order of 1, relative beyond.
     pub fn of(precision: Precision) -> Tolerance {
-        let bar = |x: f64| Tolerance { atol: x, rtol: x };
-        match precision {
-            Precision::Full => Tolerance::DEVICE,
-            Precision::F16 => bar(5e-3),
-            Precision::Bf16 | Precision::Int8 => bar(5e-2),
-        }
+        Tolerance { atol: precision.allowed(), rtol: precision.allowed() }
     }
 
     /// This tolerance with `more` added to the absolute part.

@@ -5,10 +5,15 @@
 //! state that the run before it left. A tensor is named as in the model, or by its position.
 //! Outputs that the file does not name are not checked.
 
+#[cfg(feature = "npz")]
 use std::path::Path;
 
-use crate::error::{Error, Place as _, Result};
-use crate::tensor::{Tensor, npz};
+#[cfg(feature = "npz")]
+use crate::error::Place as _;
+use crate::error::{Error, Result};
+use crate::tensor::Tensor;
+#[cfg(feature = "npz")]
+use crate::tensor::npz;
 
 /// One run of a golden file.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,8 +41,9 @@ impl Run {
 /// Reads a golden file.
 ///
 /// # Errors
-/// Those of [`npz::load`]; [`Malformed`](crate::ErrorKind::Malformed) for a key that is not of this
+/// Those of [`npz::load`](crate::tensor::npz::load); [`Malformed`](crate::ErrorKind::Malformed) for a key that is not of this
 /// form and for a file without runs.
+#[cfg(feature = "npz")]
 pub fn load(path: impl AsRef<Path>) -> Result<Vec<Run>> {
     let path = path.as_ref();
     runs(npz::load(path)?).within(|| path.display().to_string())

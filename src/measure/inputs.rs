@@ -1,9 +1,9 @@
 //! Seeded random inputs for any model, at any batch size and length.
 
 use super::layout::{AxisRole, input_roles};
-use super::synthetic::Random;
 use crate::error::{Error, Result};
 use crate::graph::Graph;
+use crate::graph::synthetic::Random;
 use crate::session::{Axis, Model, TensorSpec};
 use crate::tensor::{DType, Tensor, element_count};
 

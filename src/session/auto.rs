@@ -75,7 +75,7 @@ impl Cost {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::measure::synthetic::{CellKind, Shape};
+    use crate::graph::synthetic::{CellKind, Shape};
 
     /// A network with its time and batch set.
     fn cost(hidden: usize, time: usize, batch: usize) -> Cost {

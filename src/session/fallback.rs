@@ -191,7 +191,7 @@ mod tests {
     use super::*;
     use crate::Error;
     use crate::backend::reference::Reference;
-    use crate::measure::synthetic::{CellKind, Random, Shape};
+    use crate::graph::synthetic::{CellKind, Random, Shape};
     use crate::session::Session;
     use crate::{Device, Model, Tensor};
 

@@ -83,23 +83,6 @@ impl Model {
         Model::from_loaded(formats::read(bytes)?)
     }
 
-    /// Writes the model as a `.tflite` file with fused recurrent ops, and says what was written.
-    ///
-    /// # Errors
-    /// Those of [`convert::to_tflite`](crate::convert::to_tflite), and
-    /// [`Io`](crate::ErrorKind::Io).
-    pub fn save_tflite(
-        &self,
-        path: impl AsRef<Path>,
-        options: &crate::convert::Options,
-    ) -> Result<crate::convert::Converted> {
-        let path = path.as_ref();
-        let converted = crate::convert::to_tflite(self.graph(), options)?;
-        std::fs::write(path, &converted.bytes)
-            .map_err(|error| Error::from(error).within(path.display().to_string()))?;
-        Ok(converted)
-    }
-
     /// A model of a graph that a program built, as it is: it is checked, and no pass is run.
     ///
     /// # Errors

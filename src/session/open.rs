@@ -10,9 +10,9 @@ use crate::backend::reference::Reference;
 use crate::backend::{Backend, BackendOptions, Precision};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
-#[cfg(feature = "gpu")]
-use crate::measure::report::bytes;
 use crate::passes::dequantize::dequantize;
+#[cfg(feature = "gpu")]
+use crate::text::bytes;
 
 /// An open device.
 pub(super) struct Opened {

@@ -1,6 +1,7 @@
 //! Dense tensors in host memory: a shape and a shared vector of one element type.
 
 mod dtype;
+#[cfg(feature = "npz")]
 pub mod npz;
 mod quantization;
 mod shape;

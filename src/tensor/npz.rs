@@ -105,7 +105,7 @@ pub fn save<'a>(
 ) -> Result<()> {
     let path = path.as_ref();
     let bytes = to_bytes(entries)?;
-    std::fs::write(path, bytes).map_err(Error::from).within(|| path.display().to_string())
+    crate::files::write_whole(path, &bytes)
 }
 
 /// The bytes of a `.npz` archive, entries in this order, stored without compression.

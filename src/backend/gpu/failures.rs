@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::testing::{open, run};
 use crate::ErrorKind;
 use crate::backend::{Backend, BackendOptions, Io};
-use crate::measure::synthetic::{CellKind, Random, Shape};
+use crate::graph::synthetic::{CellKind, Random, Shape};
 use crate::plan::Plan;
 use crate::tensor::Tensor;
 

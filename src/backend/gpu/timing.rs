@@ -184,7 +184,7 @@ mod tests {
 
     use crate::backend::gpu::testing::open;
     use crate::backend::{Backend, BackendOptions, Counters, Io};
-    use crate::measure::synthetic::{CellKind, Random, Shape};
+    use crate::graph::synthetic::{CellKind, Random, Shape};
     use crate::plan::Plan;
     use crate::tensor::Tensor;
 

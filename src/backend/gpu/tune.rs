@@ -176,7 +176,7 @@ mod tests {
     use super::*;
     use crate::backend::BackendOptions;
     use crate::backend::gpu::testing::open;
-    use crate::measure::synthetic::{CellKind, Random, Shape};
+    use crate::graph::synthetic::{CellKind, Random, Shape};
 
     #[test]
     fn every_candidate_is_timed_or_refused_with_a_reason() {

@@ -166,7 +166,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::measure::synthetic::{CellKind, Shape};
+    use crate::graph::synthetic::{CellKind, Shape};
 
     fn report(driver: &str) -> AdapterReport {
         AdapterReport {

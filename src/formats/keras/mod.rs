@@ -24,12 +24,6 @@ use builder::Builder;
 use config::Config;
 use weights::Weights;
 
-/// The first bytes of an HDF5 file.
-pub const HDF5_MAGIC: &[u8] = b"\x89HDF\r\n\x1a\n";
-
-/// The first bytes of a zip archive.
-pub const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
-
 /// Reads a `.keras` archive. Also returns what the user should know.
 ///
 /// # Errors

@@ -15,8 +15,3 @@ mod write;
 
 pub use read::read;
 pub(crate) use write::{count_loops, write};
-
-/// Whether the bytes begin as a `.tflite` file does.
-pub(super) fn recognizes(bytes: &[u8]) -> bool {
-    schema::has_identifier(bytes)
-}

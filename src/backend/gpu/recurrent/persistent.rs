@@ -21,7 +21,7 @@ use crate::backend::gpu::record::{Phase, Recorder, Repeat};
 use crate::backend::reference::Reference;
 use crate::backend::{Backend, Io, Program};
 use crate::error::{Error, Result};
-use crate::measure::synthetic::{CellKind, Random, Shape};
+use crate::graph::synthetic::{CellKind, Random, Shape};
 use crate::plan::Plan;
 use crate::tensor::Tensor;
 

@@ -7,6 +7,8 @@ mod crosscheck;
 mod devices;
 mod inspect;
 mod run;
+mod svg;
+mod table;
 
 use std::process::ExitCode;
 
@@ -47,7 +49,8 @@ enum Command {
     Devices(devices::Args),
 }
 
-fn main() -> ExitCode {
+/// Runs the command that the arguments of this process name.
+pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

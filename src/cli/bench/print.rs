@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use fuselstm::backend::ceilings::Ceilings;
-use fuselstm::measure::bench::{self, Row};
-use fuselstm::measure::report::{bytes, error, table};
+use super::row::{self, Row};
+use crate::backend::ceilings::Ceilings;
+use crate::cli::table::table;
+use crate::text::{bytes, error};
 use serde_json::{Value, json};
 
 use super::Format;
-use crate::common::{Failure, Output};
+use crate::cli::common::{Failure, Output};
 
 /// Columns that tell the rows of one machine apart, then numbers.
 const HEADINGS: &[&str] = &[
@@ -254,7 +255,7 @@ pub(super) fn compare(
     let old = document.get("rows").cloned().unwrap_or(document);
     let old: Vec<Row> =
         serde_json::from_value(old).map_err(|error| unreadable(error.to_string()))?;
-    let changes = bench::against(rows, &old);
+    let changes = row::against(rows, &old);
     if changes.is_empty() {
         return Err(unreadable("none of these rows is in it".to_owned()));
     }
@@ -272,7 +273,7 @@ pub(super) fn compare(
             path.display()
         ));
     }
-    Ok(!changes.iter().any(bench::Change::is_regression))
+    Ok(!changes.iter().any(row::Change::is_regression))
 }
 
 #[cfg(test)]

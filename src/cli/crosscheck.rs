@@ -2,20 +2,21 @@
 
 use std::path::PathBuf;
 
-use fuselstm::backend::{BackendOptions, Precision};
-use fuselstm::formats::{Format, Options};
-use fuselstm::measure::Tolerance;
-use fuselstm::measure::compare::Comparison;
-use fuselstm::measure::crosscheck::{
+use super::table::table;
+use crate::backend::{BackendOptions, Precision};
+use crate::formats::{Format, Options};
+use crate::measure::Tolerance;
+use crate::measure::compare::Comparison;
+use crate::measure::crosscheck::{
     Check, Intermediate, Rule, check, intermediates, is_quantized, rule, seeded_runs,
 };
-use fuselstm::measure::golden::{self, Run};
-use fuselstm::measure::inputs::Sizes;
-use fuselstm::measure::report::{error, table};
-use fuselstm::{Device, Model, Tensor};
+use crate::measure::golden::{self, Run};
+use crate::measure::inputs::Sizes;
+use crate::text::error;
+use crate::{Device, Model, Tensor};
 use serde_json::{Value, json};
 
-use crate::common::{self, Failure, Output};
+use crate::cli::common::{self, Failure, Output};
 
 /// Arguments of `crosscheck`.
 ///
@@ -36,7 +37,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "D,D…", value_delimiter = ',')]
     device: Vec<Device>,
     /// Largest absolute error; for integer outputs in integer steps [default: 1e-5; on devices with
-    /// --precision f16 5e-3, bf16 and int8 5e-2, and as much relative].
+    /// --precision f16 5e-3, bf16 4e-2, int8 5e-2, and as much relative].
     #[arg(long, value_name = "X", value_parser = tolerance)]
     atol: Option<f64>,
     /// Error relative to the expected value's magnitude, on top of --atol [default: 0 with
@@ -159,7 +160,7 @@ impl Args {
         if self.golden.is_some() {
             devices.insert(0, Device::reference());
         }
-        if fuselstm::devices().iter().any(|device| device.is_gpu && device.is_usable) {
+        if crate::devices().iter().any(|device| device.is_gpu && device.is_usable) {
             devices.push(Device::gpu());
         } else {
             log::warn!("no GPU adapter was found: the gpu is not checked");
@@ -190,7 +191,7 @@ impl Args {
 struct Report {
     devices: Vec<(String, String)>,
     checks: Vec<Check>,
-    intermediates: Vec<(String, Result<Vec<Intermediate>, fuselstm::Error>)>,
+    intermediates: Vec<(String, Result<Vec<Intermediate>, crate::Error>)>,
     holds: bool,
 }
 
@@ -362,7 +363,7 @@ fn comparison_json(c: &Comparison) -> Value {
 
 fn print_intermediates(
     device: &str,
-    result: &Result<Vec<Intermediate>, fuselstm::Error>,
+    result: &Result<Vec<Intermediate>, crate::Error>,
     output: &mut Output,
 ) {
     let values = match result {
@@ -398,7 +399,7 @@ fn print_intermediates(
 }
 
 fn intermediates_json(
-    (device, result): &(String, Result<Vec<Intermediate>, fuselstm::Error>),
+    (device, result): &(String, Result<Vec<Intermediate>, crate::Error>),
 ) -> Value {
     let value_json = |value: &Intermediate| {
         let mut json = comparison_json(&value.comparison);

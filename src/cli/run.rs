@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use fuselstm::measure::report::{duration, table};
-use fuselstm::tensor::npz;
-use fuselstm::{Device, Outputs, Tensor};
+use super::table::table;
+use crate::tensor::npz;
+use crate::text::duration;
+use crate::{Device, Outputs, Tensor};
 use serde_json::json;
 
-use crate::common::{self, Failure, Output};
+use crate::cli::common::{self, Failure, Output};
 
 /// Arguments of `run`.
 #[derive(clap::Args)]
@@ -59,7 +60,7 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
 
 fn report(
     args: &Args,
-    session: &fuselstm::Session,
+    session: &crate::Session,
     results: &Outputs,
     last: f64,
     output: &mut Output,

@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
-use fuselstm::backend::BackendOptions;
-use fuselstm::backend::ceilings::Ceilings;
-use fuselstm::measure::bench::{self, Effort, Row};
-use fuselstm::measure::sweep::Sizes;
-use fuselstm::measure::synthetic::{CellKind, Random, Shape};
-use fuselstm::tensor::npz;
-use fuselstm::{Device, Error, ErrorKind, Model, Outputs, Session, Tensor};
+use super::row::{self, Effort, Row};
+use super::sweep::Sizes;
+use crate::backend::BackendOptions;
+use crate::backend::ceilings::Ceilings;
+use crate::graph::synthetic::{CellKind, Random, Shape};
+use crate::tensor::npz;
+use crate::{Device, Error, ErrorKind, Model, Outputs, Session, Tensor};
 
 use super::Args;
 use super::setups::Setup;
-use crate::common::{self, Failure};
+use crate::cli::common::{self, Failure};
 
 fn sizes(list: &Option<Sizes>, default: usize) -> Vec<usize> {
     list.as_ref().map_or_else(|| vec![default], |list| list.0.clone())
@@ -220,18 +220,18 @@ impl Sessions {
         inputs: &[(&str, &Tensor)],
         effort: Effort,
     ) -> Result<Option<(Row, Outputs)>, Failure> {
-        let Some(measured) = attempt(bench::measure(&self.plain, inputs, effort), setup)? else {
+        let Some(measured) = attempt(row::measure(&self.plain, inputs, effort), setup)? else {
             return Ok(None);
         };
         let mut row = Row::of(&self.plain, &measured);
-        row.precision = bench::precision_name(setup.options.precision).to_owned();
+        row.precision = setup.options.precision.to_string();
         row.threads = setup.options.threads;
         let notes = self.plain.notes_for(inputs)?;
         row.tuned = notes.iter().any(|note| note.starts_with(TUNED));
         let named = strategies(&notes);
         row.strategy = if named.is_empty() { row.device.clone() } else { named };
         if let Some(clocked) = &self.clocked {
-            match bench::phases(clocked, inputs, CLOCKED_RUNS) {
+            match row::phases(clocked, inputs, CLOCKED_RUNS) {
                 Ok(phases) => row.phases_ms = phases,
                 Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Limit) => {
                     log::warn!("{}: phases are left out: {error}", setup.device);
@@ -254,17 +254,6 @@ fn error(model: &Model, inputs: &[(&str, &Tensor)], outputs: &Outputs) -> Result
         }
     }
     Ok(far)
-}
-
-/// What a row of this precision may be away from the reference, on networks whose outputs are at
-/// most 1: as `crosscheck` states it. Bfloat16 has three bits less than f16.
-pub(super) fn allowed(precision: &str) -> f64 {
-    match precision {
-        "f16" => 5e-3,
-        "bf16" => 4e-2,
-        "int8" => 5e-2,
-        _ => 1e-5,
-    }
 }
 
 /// How the note begins that says what was tuned.

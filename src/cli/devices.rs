@@ -1,16 +1,16 @@
 //! `fuselstm devices`: what this machine can run models on.
 
-use fuselstm::Device;
+use crate::Device;
 use serde_json::json;
 
-use crate::common::{Failure, Output};
+use crate::cli::common::{Failure, Output};
 
 /// Arguments of `devices`: none.
 #[derive(clap::Args)]
 pub(crate) struct Args {}
 
 pub(crate) fn run(_: &Args, output: &mut Output) -> Result<bool, Failure> {
-    let devices = fuselstm::devices();
+    let devices = crate::devices();
     for device in &devices {
         output.line(format!("{:<10} {}", device.name, device.description));
         for (what, value) in &device.properties {
@@ -25,7 +25,7 @@ pub(crate) fn run(_: &Args, output: &mut Output) -> Result<bool, Failure> {
             "this build has no GPU support (cargo feature `gpu`)"
         });
     }
-    let properties = |device: &fuselstm::DeviceReport| {
+    let properties = |device: &crate::DeviceReport| {
         device
             .properties
             .iter()

@@ -1,11 +1,10 @@
 //! Which devices are measured, each with which options.
 
-use fuselstm::Device;
-use fuselstm::backend::{BackendOptions, STRATEGIES};
-use fuselstm::measure::bench;
+use crate::Device;
+use crate::backend::{BackendOptions, STRATEGIES};
 
 use super::Args;
-use crate::common::Failure;
+use crate::cli::common::Failure;
 
 /// One device with one choice of options.
 pub(super) struct Setup<'a> {
@@ -50,8 +49,7 @@ pub(super) fn setups(args: &Args) -> Result<Vec<Setup<'_>>, Failure> {
             }
             _ => vec![None],
         };
-        for precision in &args.precision {
-            let precision = bench::precision_of(precision)?;
+        for &precision in &args.precision {
             for &threads in &threads {
                 for strategy in &strategies {
                     let (strategy, untuned) = (strategy.clone(), args.untuned && device.is_gpu());

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::stats::Summary;
-use super::synthetic::Shape;
 use crate::backend::ceilings::Ceilings;
 use crate::backend::{Counters, PhaseTimes, Precision};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::graph::synthetic::Shape;
+use crate::measure::stats::Summary;
 use crate::session::{Outputs, Session};
 use crate::tensor::Tensor;
 
@@ -219,7 +219,7 @@ impl Default for Row {
             hidden: None,
             layers: None,
             bidirectional: None,
-            precision: precision_name(Precision::Full).to_owned(),
+            precision: Precision::Full.to_string(),
             threads: None,
             runs: 0,
             median_ms: 0.0,
@@ -301,12 +301,16 @@ impl Row {
 
     /// Bytes of the recurrent weights as this row's precision stores them.
     fn weight_bytes(&self, shape: &Shape) -> f64 {
-        let of_f32 = match self.precision.as_str() {
-            "f16" | "bf16" => 0.5,
-            "int8" => 0.25,
-            _ => 1.0,
-        };
-        shape.recurrent_bytes() * of_f32
+        let bytes = self.precision.parse().unwrap_or(Precision::Full).bytes();
+        shape.recurrent_bytes() * bytes as f64 / Precision::Full.bytes() as f64
+    }
+
+    /// How far the row may be from the reference.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a precision that there is not.
+    pub fn allowed(&self) -> Result<f64> {
+        self.precision.parse().map(Precision::allowed)
     }
 
     /// The row in words.
@@ -345,32 +349,6 @@ fn host() -> &'static str {
         let (os, architecture) = (std::env::consts::OS, std::env::consts::ARCH);
         format!("{os} {architecture}{}, {threads} threads", model.unwrap_or_default())
     })
-}
-
-/// The name of a precision on the command line and in rows.
-pub fn precision_name(precision: Precision) -> &'static str {
-    match precision {
-        Precision::Full => "full",
-        Precision::F16 => "f16",
-        Precision::Bf16 => "bf16",
-        Precision::Int8 => "int8",
-    }
-}
-
-/// The precision of a name; `f32` is another name of `full`.
-///
-/// # Errors
-/// [`InvalidInput`](crate::ErrorKind::InvalidInput) that lists the names.
-pub fn precision_of(name: &str) -> Result<Precision> {
-    match name {
-        "full" | "f32" => Ok(Precision::Full),
-        "f16" => Ok(Precision::F16),
-        "bf16" => Ok(Precision::Bf16),
-        "int8" => Ok(Precision::Int8),
-        other => {
-            Err(Error::input(format!("precision `{other}`: expected full, f16, bf16 or int8")))
-        }
-    }
 }
 
 /// A row beside the same row of an earlier time.

@@ -3,10 +3,10 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use fuselstm::backend::{BackendOptions, Precision};
-use fuselstm::measure::inputs::{Sizes, seeded};
-use fuselstm::tensor::npz;
-use fuselstm::{Device, Error, ErrorKind, Model, Session, Tensor};
+use crate::backend::{BackendOptions, Precision};
+use crate::measure::inputs::{Sizes, seeded};
+use crate::tensor::npz;
+use crate::{Device, Error, ErrorKind, Model, Session, Tensor};
 use serde_json::{Value, json};
 
 /// Why a command ends, and with which status.
@@ -122,14 +122,11 @@ pub(crate) fn start_log(verbose: bool) {
 /// Reads a model; its warnings go to stderr. Whatever is wrong with the file is an unreadable
 /// input.
 pub(crate) fn open(path: &Path) -> Result<Model, Failure> {
-    open_with(path, &fuselstm::formats::Options::default())
+    open_with(path, &crate::formats::Options::default())
 }
 
 /// As [`open`], with options of the reader.
-pub(crate) fn open_with(
-    path: &Path,
-    options: &fuselstm::formats::Options,
-) -> Result<Model, Failure> {
+pub(crate) fn open_with(path: &Path, options: &crate::formats::Options) -> Result<Model, Failure> {
     let model =
         Model::open_with(path, options).map_err(|error| Failure::usage(Failure::from(error)))?;
     for warning in model.warnings() {
@@ -144,9 +141,9 @@ pub(crate) struct Options {
     /// Threads of the cpu device.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// How the weights of float models are stored and multiplied.
-    #[arg(long, value_enum, default_value = "full")]
-    precision: PrecisionName,
+    /// How the weights of float models are stored and multiplied: full, f16, bf16 (cpu) or int8.
+    #[arg(long, value_name = "P", default_value = "full")]
+    precision: Precision,
     /// Force a recurrent strategy of the gpu device.
     #[arg(long, value_name = "NAME")]
     strategy: Option<String>,
@@ -156,30 +153,12 @@ pub(crate) struct Options {
     product: Option<String>,
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum PrecisionName {
-    /// As the file has them.
-    Full,
-    /// IEEE half precision.
-    F16,
-    /// Bfloat16 (cpu).
-    Bf16,
-    /// Int8 with a scale for each row.
-    Int8,
-}
-
 impl Options {
     /// The options as the library takes them.
     pub(crate) fn backend(&self) -> BackendOptions {
-        let precision = match self.precision {
-            PrecisionName::Full => Precision::Full,
-            PrecisionName::F16 => Precision::F16,
-            PrecisionName::Bf16 => Precision::Bf16,
-            PrecisionName::Int8 => Precision::Int8,
-        };
         BackendOptions {
             threads: self.threads,
-            precision,
+            precision: self.precision,
             strategy: self.strategy.clone(),
             product: self.product.clone(),
             ..BackendOptions::default()

@@ -1,20 +1,23 @@
 //! `fuselstm bench`: times a model, or synthetic networks over a grid of sizes.
 
+mod chart;
 mod measure;
 mod print;
+mod row;
 mod setups;
+mod sweep;
 
 use std::path::PathBuf;
 
+use crate::Device;
+use crate::backend::Precision;
+use crate::graph::synthetic::CellKind;
 use clap::ValueEnum;
-use fuselstm::Device;
-use fuselstm::measure::bench::{self, Effort};
-use fuselstm::measure::chart;
-use fuselstm::measure::sweep::Sizes;
-use fuselstm::measure::synthetic::CellKind;
+use row::Effort;
 use serde_json::json;
+use sweep::Sizes;
 
-use crate::common::{Failure, Output};
+use crate::cli::common::{Failure, Output};
 
 /// Arguments of `bench`.
 ///
@@ -67,7 +70,7 @@ pub(crate) struct Args {
         num_args = 0..=1,
         default_missing_value = "full,f16,bf16,int8"
     )]
-    precision: Vec<String>,
+    precision: Vec<Precision>,
     /// Threads of the cpu device.
     #[arg(long, value_name = "SIZES")]
     threads: Option<Sizes>,
@@ -173,7 +176,7 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
             log::warn!("{line}");
         }
     };
-    for (like, hidden) in bench::crossovers(&rows) {
+    for (like, hidden) in row::crossovers(&rows) {
         let shape = format!("T = {}, B = {}", like.time.unwrap_or(0), like.batch.unwrap_or(0));
         says(match hidden {
             Some(hidden) => format!("{shape}: the gpu is faster than the cpu from H = {hidden} on"),
@@ -182,7 +185,7 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
     }
     let mut holds = true;
     for row in rows.iter().filter(|row| row.max_abs.is_some()) {
-        let (far, most) = (row.max_abs.unwrap_or(0.0), measure::allowed(&row.precision));
+        let (far, most) = (row.max_abs.unwrap_or(0.0), row.allowed()?);
         if far > most || far.is_nan() {
             holds = false;
             says(format!(
@@ -192,8 +195,7 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
         }
     }
     if let Some(path) = &args.svg {
-        let drawn = std::fs::write(path, chart::steps(&rows));
-        drawn.map_err(|error| Failure::from(format!("{}: {error}", path.display())))?;
+        crate::files::write_whole(path, chart::steps(&rows).as_bytes())?;
     }
     if let Some(path) = &args.against {
         holds &= print::compare(&rows, path, says)?;

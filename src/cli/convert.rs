@@ -2,16 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
+use super::table::table;
+use crate::convert::{self, Converted, Options, Quantize};
+use crate::measure::compare::{Tolerance, compare};
+use crate::measure::golden;
+use crate::tensor::npz;
+use crate::text::bytes;
+use crate::{Axis, Device, Error, Model, Session, Tensor, TensorSpec, formats};
 use clap::ValueEnum;
-use fuselstm::convert::{self, Converted, Options, Quantize};
-use fuselstm::measure::compare::{Tolerance, compare};
-use fuselstm::measure::golden;
-use fuselstm::measure::report::{bytes, table};
-use fuselstm::tensor::npz;
-use fuselstm::{Axis, Device, Error, Model, Session, Tensor, TensorSpec, formats};
 use serde_json::{Value, json};
 
-use crate::common::{self, Failure, Output};
+use crate::cli::common::{self, Failure, Output};
 
 /// Arguments of `convert`.
 #[derive(clap::Args)]
@@ -94,8 +95,7 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
     };
     let options = Options { batch: args.batch, shapes, quantize, calibration: samples.clone() };
     let converted = convert::to_tflite(model.graph(), &options)?;
-    std::fs::write(&args.file, &converted.bytes)
-        .map_err(|error| Failure::from(format!("{}: {error}", args.file.display())))?;
+    crate::files::write_whole(&args.file, &converted.bytes)?;
     for left in model.reports().iter().flat_map(|report| &report.declined) {
         output.line(format!("left as it was: {}: {}", left.what, left.reason));
     }
@@ -211,8 +211,8 @@ fn cut(array: &Tensor, split: &PerSample, batch: Option<usize>) -> Result<Vec<Te
     let mut parts = Vec::with_capacity(count);
     for part in values.chunks_exact(each.max(1)).take(count) {
         parts.push(match array.dtype() {
-            fuselstm::DType::F32 => Tensor::from_slice(&shape, part)?,
-            fuselstm::DType::I32 => {
+            crate::DType::F32 => Tensor::from_slice(&shape, part)?,
+            crate::DType::I32 => {
                 Tensor::from_vec(&shape, part.iter().map(|&x| x as i32).collect::<Vec<i32>>())?
             }
             other => return Err(Error::input(format!("samples of {other}"))),

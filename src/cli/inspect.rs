@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use fuselstm::formats::Format;
-use fuselstm::graph::{Graph, Op};
-use fuselstm::measure::inputs::{Sizes, shapes};
-use fuselstm::measure::report::{bytes, table};
-use fuselstm::measure::svg;
-use fuselstm::plan::Plan;
-use fuselstm::{Axis, Device, Error, Model, TensorSpec};
+use super::svg;
+use super::table::table;
+use crate::graph::{Graph, Op};
+use crate::measure::inputs::{Sizes, shapes};
+use crate::plan::Plan;
+use crate::text::bytes;
+use crate::{Axis, Device, Error, Model, TensorSpec};
 use serde_json::{Value, json};
 
-use crate::common::{self, Failure, Output};
+use crate::cli::common::{self, Failure, Output};
 
 /// Arguments of `inspect`.
 #[derive(clap::Args)]
@@ -40,7 +40,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
     let model = common::open(&args.model)?;
-    let format = model.format().map_or("none", format_name);
+    let format = model.format().map_or_else(|| "none".to_owned(), |format| format.to_string());
     output.line(format!("{} ({format})\n", args.model.display()));
     output.line(model.graph().to_string());
     output.line(counts_table(&model));
@@ -71,10 +71,10 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
     }
     if let Some(path) = &args.svg {
         let picture = svg::graph(model.graph(), |op| op.name().to_owned());
-        std::fs::write(path, picture).map_err(|error| format!("{}: {error}", path.display()))?;
+        crate::files::write_whole(path, picture.as_bytes())?;
         output.line(format!("the graph is drawn in {}", path.display()));
     }
-    let mut document = to_json(&model, format, plan.as_ref().ok());
+    let mut document = to_json(&model, &format, plan.as_ref().ok());
     document["devices"] = devices
         .iter()
         .map(|(device, notes)| json!({ "device": device, "notes": notes }))
@@ -101,16 +101,6 @@ fn choices(
         .collect();
     session.prepare(&named)?;
     Ok((format!("{}: {}", session.device(), session.description()), session.notes()))
-}
-
-fn format_name(format: Format) -> &'static str {
-    match format {
-        Format::Tflite => "tflite",
-        Format::GraphDef => "graphdef",
-        Format::SavedModel => "saved_model",
-        Format::Keras => "keras",
-        Format::KerasH5 => "keras_h5",
-    }
 }
 
 /// How many ops of each kind there are before and after the passes.

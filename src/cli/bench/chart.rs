@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::bench::Row;
+use super::row::Row;
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 440.0;
@@ -150,7 +150,7 @@ pub fn steps(rows: &[Row]) -> String {
             let _ = writeln!(svg, r##"<circle cx="{cx:.1}" cy="{cy:.1}" r="3" fill="{color}"/>"##);
         }
         let (at, row) = (WIDTH - RIGHT + 16.0, TOP + 16.0 * index as f64);
-        let name = super::svg::escape(&line.name);
+        let name = crate::cli::svg::escape(&line.name);
         let _ =
             writeln!(svg, r##"<text x="{at}" y="{:.1}" fill="{color}">{name}</text>"##, row + 8.0);
     }

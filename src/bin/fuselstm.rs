@@ -1,0 +1,5 @@
+//! The command `fuselstm`.
+
+fn main() -> std::process::ExitCode {
+    fuselstm::cli::main()
+}
