@@ -8,8 +8,8 @@
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use fuselstm::backend::STRATEGIES;
 use fuselstm::graph::synthetic::{CellKind, Random, Shape};
+use fuselstm::internal::backend::STRATEGIES;
 use fuselstm::{Device, Model, Outputs, Session};
 
 /// Steps, batch rows, units, layers: small enough for a software driver.

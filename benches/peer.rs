@@ -15,7 +15,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use common::{Bench, Shape};
-use fuselstm::backend::{BackendOptions, Precision};
+use fuselstm::internal::backend::{BackendOptions, Precision};
 
 fn floats(path: &Path) -> Vec<f32> {
     let bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));

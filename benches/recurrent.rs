@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::{Bench, Shape, Streamed};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use fuselstm::backend::{BackendOptions, Precision};
+use fuselstm::internal::backend::{BackendOptions, Precision};
 
 const SHAPES: [Shape; 14] = [
     Shape::layer(128, 1, 64, 64),

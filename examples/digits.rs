@@ -10,20 +10,18 @@ use std::time::Instant;
 
 use fuselstm::measure::stats::Summary;
 use fuselstm::measure::{Tolerance, compare::compare};
-use fuselstm::tensor::npz;
-use fuselstm::{Device, Error, Model, Result, Session, Tensor, devices};
+use fuselstm::types::npz;
+use fuselstm::{Device, Model, Result, Session, Tensor};
 
 /// The model compiled in, as a program that ships with its model would have it.
 const MODEL: &[u8] = include_bytes!("data/digits.tflite");
 const DIGITS: &[u8] = include_bytes!("data/digits.npz");
 
-fn main() -> Result<()> {
+fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let data = npz::from_bytes(DIGITS)?;
     let entry = |name: &str| {
-        let found = data.iter().find(|(key, _)| key == name);
-        found
-            .map(|(_, tensor)| tensor)
-            .ok_or_else(|| Error::input(format!("digits.npz has no `{name}`")))
+        let found = data.iter().find(|(key, _)| key == name).map(|(_, tensor)| tensor);
+        found.ok_or_else(|| format!("digits.npz has no `{name}`"))
     };
     let (images, labels, stored) = (entry("images")?, entry("labels")?.to_i64()?, entry("logits")?);
     let images: Vec<Tensor> = images
@@ -89,7 +87,7 @@ fn main() -> Result<()> {
 
 /// The GPU, when this machine has an adapter (a software driver counts).
 fn gpu() -> Option<Device> {
-    let found = devices().iter().any(|device| device.is_gpu && device.is_usable);
+    let found = Device::list().iter().any(|device| device.is_gpu && device.is_usable);
     if !found {
         println!("no GPU adapter here (`fuselstm devices` says more): reference and cpu only");
     }

@@ -47,7 +47,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     /// A new error without a place.
-    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Error {
             inner: Box::new(Inner {
                 kind,
@@ -59,50 +59,50 @@ impl Error {
     }
 
     /// Shorthand for [`ErrorKind::Malformed`].
-    pub fn malformed(message: impl Into<String>) -> Self {
+    pub(crate) fn malformed(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Malformed, message)
     }
 
     /// Shorthand for [`ErrorKind::Unsupported`].
-    pub fn unsupported(message: impl Into<String>) -> Self {
+    pub(crate) fn unsupported(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unsupported, message)
     }
 
     /// Shorthand for [`ErrorKind::InvalidGraph`].
-    pub fn graph(message: impl Into<String>) -> Self {
+    pub(crate) fn graph(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::InvalidGraph, message)
     }
 
     /// Shorthand for [`ErrorKind::InvalidInput`].
-    pub fn input(message: impl Into<String>) -> Self {
+    pub(crate) fn input(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::InvalidInput, message)
     }
 
     /// Shorthand for [`ErrorKind::Limit`].
-    pub fn limit(message: impl Into<String>) -> Self {
+    pub(crate) fn limit(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Limit, message)
     }
 
     /// Shorthand for [`ErrorKind::Device`].
-    pub fn device(message: impl Into<String>) -> Self {
+    pub(crate) fn device(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Device, message)
     }
 
     /// Shorthand for [`ErrorKind::Internal`].
-    pub fn internal(message: impl Into<String>) -> Self {
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Internal, message)
     }
 
     /// The same error, found inside `place`: puts `place` in front of the path.
     #[must_use]
-    pub fn within(mut self, place: impl Into<String>) -> Self {
+    pub(crate) fn within(mut self, place: impl Into<String>) -> Self {
         self.inner.path.insert(0, place.into());
         self
     }
 
     /// The same error with the error that caused it.
     #[must_use]
-    pub fn with_source(
+    pub(crate) fn with_source(
         mut self,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {

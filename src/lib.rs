@@ -107,41 +107,31 @@
 //! | `While` | loops that no pass could fuse |
 //! | `Custom` | carried and written, not run |
 
-pub mod backend;
+mod backend;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
 #[cfg(feature = "tflite")]
-pub mod convert;
+mod convert;
 mod error;
-pub mod eval;
+mod eval;
 #[cfg(any(feature = "tflite", feature = "npz"))]
 mod files;
-pub mod formats;
+mod formats;
 pub mod graph;
-pub mod measure;
-pub mod passes;
-pub mod plan;
-mod session;
-pub mod tensor;
-mod text;
-
-/// What the tests, the benchmarks and the examples of this crate reach beside its public face. It
-/// may change with any version.
 #[doc(hidden)]
-pub mod internal {
-    /// Numbers and names as people read them.
-    pub mod text {
-        pub use crate::text::*;
-    }
-}
+pub mod internal;
+pub mod measure;
+mod passes;
+mod plan;
+mod session;
+mod tensor;
+mod text;
+pub mod types;
 
 pub use error::{Error, ErrorKind, Result};
-pub use session::{
-    Axis, Device, DeviceReport, Model, Outputs, Session, SessionBuilder, Stream, TensorSpec,
-    devices,
-};
-pub use tensor::{DType, Element, Tensor};
+pub use session::{Device, Model, Outputs, Session, SessionBuilder, Stream};
+pub use tensor::{DType, Tensor};
 
 /// The example of the README compiles and runs.
 #[cfg(doctest)]

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use common::{example_data, gpu_or_skip, models};
-use fuselstm::tensor::npz;
+use fuselstm::types::npz;
 use fuselstm::{DType, Tensor};
 use serde_json::Value;
 

@@ -10,7 +10,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{Bench, Kind, Shape, Streamed};
-use fuselstm::backend::{BackendOptions, Precision};
+use fuselstm::internal::backend::{BackendOptions, Precision};
 
 struct Counting;
 

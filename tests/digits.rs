@@ -6,7 +6,7 @@
 mod common;
 
 use common::{devices, example_data};
-use fuselstm::tensor::npz;
+use fuselstm::types::npz;
 use fuselstm::{Model, Session, Tensor};
 
 fn class(scores: &[f32]) -> usize {

@@ -9,8 +9,8 @@ use fuselstm::graph::op::{
     Activation, Binary, BinaryFunction, FullyConnected, Gather, MatMul, Pack, Unpack, While,
 };
 use fuselstm::graph::{Graph, Op, Port, ValueId, ValueType};
+use fuselstm::internal::passes::run_all;
 use fuselstm::measure::compare::{Tolerance, compare};
-use fuselstm::passes::run_all;
 use fuselstm::{DType, Device, Model, Session, Tensor};
 
 const TIME: usize = 5;

@@ -175,7 +175,7 @@ fn options_that_a_device_would_ignore_are_refused() {
         Session::builder(&model).device(Device::cpu()).strategy("loop"),
         Session::builder(&model)
             .device(Device::reference())
-            .precision(fuselstm::backend::Precision::F16),
+            .precision(fuselstm::internal::backend::Precision::F16),
     ] {
         assert_eq!(builder.build().unwrap_err().kind(), ErrorKind::InvalidInput);
     }

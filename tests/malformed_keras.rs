@@ -4,7 +4,7 @@
 
 use std::io::{Cursor, Write};
 
-use fuselstm::formats::{self, Format};
+use fuselstm::internal::formats::{self, Format};
 use fuselstm::{Error, ErrorKind};
 use serde_json::{Value as Json, json};
 use zip::write::{SimpleFileOptions, ZipWriter};

@@ -13,7 +13,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use fuselstm::{Device, Error, ErrorKind, Model, Session, Tensor, formats};
+use fuselstm::internal::formats;
+use fuselstm::{Device, Error, ErrorKind, Model, Session, Tensor};
 
 /// A float placeholder `x` with two elements.
 const X: &str = r#"node { name: "x" op: "Placeholder" attr { key: "dtype" value { type: DT_FLOAT } }

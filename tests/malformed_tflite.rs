@@ -10,8 +10,8 @@ mod edit;
 mod memory;
 
 use edit::{Edit, corpus};
-use fuselstm::formats::read;
-use fuselstm::tensor::npz;
+use fuselstm::internal::formats::read;
+use fuselstm::types::npz;
 use fuselstm::{Device, ErrorKind, Model, Session, Tensor};
 
 /// What one load may hold at a time: what the issue of this reader asks for.
@@ -49,7 +49,8 @@ fn small_zeros(dtype: fuselstm::DType, shape: &[usize]) -> fuselstm::Result<Tens
     let count =
         shape.iter().try_fold(1usize, |count, size| count.checked_mul(*size)).unwrap_or(usize::MAX);
     if count > 10_000 {
-        return Err(fuselstm::Error::limit("too much work for this test"));
+        // As many as no tensor has: the library's own refusal of too much.
+        return Tensor::zeros(dtype, &[usize::MAX, 2]);
     }
     Tensor::zeros(dtype, shape)
 }
@@ -283,7 +284,7 @@ fn files_over_two_gibibytes_are_a_limit() {
     let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("sparse.tflite");
     let file = std::fs::File::create(&path).unwrap();
     file.set_len(3 << 30).unwrap();
-    let (result, peak) = memory::peak(|| fuselstm::formats::open(&path));
+    let (result, peak) = memory::peak(|| fuselstm::internal::formats::open(&path));
     std::fs::remove_file(&path).unwrap();
     assert_eq!(result.unwrap_err().kind(), ErrorKind::Limit);
     assert!(peak < 1 << 20);

@@ -29,7 +29,7 @@ fn read_and_run(bytes: &[u8]) -> Result<(), fuselstm::Error> {
             ty.shape.iter().flatten().map(|dim| dim.known().unwrap_or(2)).collect()
         })
         .collect();
-    let plan = fuselstm::plan::Plan::new(model.graph(), &shapes)?;
+    let plan = fuselstm::internal::plan::Plan::new(model.graph(), &shapes)?;
     let has_loop = graph.nodes.iter().any(|node| node.op.name() == "While");
     if has_loop || plan.peak_bytes > 1 << 20 {
         return Ok(());

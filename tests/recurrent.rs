@@ -8,16 +8,16 @@ mod common;
 
 use std::sync::Arc;
 
-use fuselstm::backend::cpu::CpuBackend;
-use fuselstm::backend::reference::Reference;
-use fuselstm::backend::{Backend, BackendOptions, Io, Precision};
 use fuselstm::graph::op::Activation;
 use fuselstm::graph::recurrent::{
     Arithmetic, Cell, CellWeights, Direction, Gru, Layout, Lstm, Masking, Matrix, Merge,
     Projection, Recurrent, Rnn, Source,
 };
 use fuselstm::graph::{Graph, Op, Port, ValueId, ValueType};
-use fuselstm::plan::Plan;
+use fuselstm::internal::backend::cpu::CpuBackend;
+use fuselstm::internal::backend::reference::Reference;
+use fuselstm::internal::backend::{Backend, BackendOptions, Io, Precision};
+use fuselstm::internal::plan::Plan;
 use fuselstm::{DType, Tensor};
 use proptest::prelude::*;
 
@@ -391,7 +391,8 @@ fn random_layers_on_the_gpu() {
     if common::gpu_or_skip().is_none() {
         return;
     }
-    let gpu = fuselstm::backend::gpu::Gpu::open("gpu", &BackendOptions::default()).unwrap();
+    let gpu =
+        fuselstm::internal::backend::gpu::Gpu::open("gpu", &BackendOptions::default()).unwrap();
     let config = ProptestConfig {
         cases: 48,
         failure_persistence: None,

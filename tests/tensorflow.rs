@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use fuselstm::formats;
+use fuselstm::internal::formats;
 use fuselstm::measure::golden;
 use fuselstm::{Device, Model, Session, Tensor};
 

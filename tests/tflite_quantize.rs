@@ -5,8 +5,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use fuselstm::convert::{Options, Quantize, to_tflite};
-use fuselstm::tensor::npz;
+use fuselstm::internal::convert::{Options, Quantize, to_tflite};
+use fuselstm::types::npz;
 use fuselstm::{Device, Model, Session, Tensor};
 use serde_json::Value;
 

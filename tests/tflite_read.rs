@@ -26,7 +26,7 @@ fn every_file_of_the_corpus_is_read() {
     assert!(files.len() >= least, "only {} files found", files.len());
     let mut failed = Vec::new();
     for file in &files {
-        let read = fuselstm::formats::open(file);
+        let read = fuselstm::internal::formats::open(file);
         // Two converters took the batch axis of this model for the time axis; no interpreter runs
         // what they wrote.
         let broken = file.to_str().unwrap().contains("oph_lstm_static_fixedbatch");

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-use fuselstm::convert::{Options, to_tflite};
-use fuselstm::tensor::npz;
+use fuselstm::internal::convert::{Options, to_tflite};
+use fuselstm::types::npz;
 use fuselstm::{Device, Model, Session, Tensor};
 use serde_json::{Value, json};
 
@@ -136,9 +136,12 @@ fn converted_files_compute_the_same() {
             let stateless = model.graph().states.is_empty();
             let entry = |name: &str, file: &Path| json!({"name": name, "file": file, "golden": golden, "runs": tags, "stateless": stateless, "atol": atol});
             entries.push(entry(&label, &file));
-            let axes = |input: &fuselstm::TensorSpec| input.axes.clone().unwrap_or_default();
+            let axes = |input: &fuselstm::types::TensorSpec| input.axes.clone().unwrap_or_default();
             let open = model.inputs().iter().any(|input| {
-                axes(input).iter().skip(1).any(|axis| !matches!(axis, fuselstm::Axis::Known(_)))
+                axes(input)
+                    .iter()
+                    .skip(1)
+                    .any(|axis| !matches!(axis, fuselstm::types::Axis::Known(_)))
             });
             if open && !runs[0].inputs.is_empty() {
                 // The batch alone is fixed: the interpreter chooses the length.

@@ -5,15 +5,15 @@
 
 use std::sync::Arc;
 
-use fuselstm::backend::cpu::CpuBackend;
-use fuselstm::backend::{Backend, BackendOptions, Io, Program};
 use fuselstm::graph::op::Activation;
 use fuselstm::graph::recurrent::{
     Arithmetic, Cell, CellWeights, Direction, Gru, Layout, Lstm, Masking, Matrix, Merge, Recurrent,
     Rnn, Source,
 };
 use fuselstm::graph::{Graph, Op, Port, State, ValueType};
-use fuselstm::plan::Plan;
+use fuselstm::internal::backend::cpu::CpuBackend;
+use fuselstm::internal::backend::{Backend, BackendOptions, Io, Program};
+use fuselstm::internal::plan::Plan;
 use fuselstm::{DType, Device, Model, Outputs, Session, Stream, Tensor};
 
 /// A cell.

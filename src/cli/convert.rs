@@ -6,9 +6,10 @@ use super::table::table;
 use crate::convert::{self, Converted, Options, Quantize};
 use crate::measure::compare::{Tolerance, compare};
 use crate::measure::golden;
+use crate::session::{Axis, TensorSpec};
 use crate::tensor::npz;
 use crate::text::bytes;
-use crate::{Axis, Device, Error, Model, Session, Tensor, TensorSpec, formats};
+use crate::{Device, Error, Model, Session, Tensor, formats};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 

@@ -160,7 +160,7 @@ impl Args {
         if self.golden.is_some() {
             devices.insert(0, Device::reference());
         }
-        if crate::devices().iter().any(|device| device.is_gpu && device.is_usable) {
+        if Device::list().iter().any(|device| device.is_gpu && device.is_usable) {
             devices.push(Device::gpu());
         } else {
             log::warn!("no GPU adapter was found: the gpu is not checked");

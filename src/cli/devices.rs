@@ -10,7 +10,7 @@ use crate::cli::common::{Failure, Output};
 pub(crate) struct Args {}
 
 pub(crate) fn run(_: &Args, output: &mut Output) -> Result<bool, Failure> {
-    let devices = crate::devices();
+    let devices = Device::list();
     for device in &devices {
         output.line(format!("{:<10} {}", device.name, device.description));
         for (what, value) in &device.properties {
@@ -25,7 +25,7 @@ pub(crate) fn run(_: &Args, output: &mut Output) -> Result<bool, Failure> {
             "this build has no GPU support (cargo feature `gpu`)"
         });
     }
-    let properties = |device: &crate::DeviceReport| {
+    let properties = |device: &crate::session::DeviceReport| {
         device
             .properties
             .iter()

@@ -8,8 +8,9 @@ use super::table::table;
 use crate::graph::{Graph, Op};
 use crate::measure::inputs::{Sizes, shapes};
 use crate::plan::Plan;
+use crate::session::{Axis, TensorSpec};
 use crate::text::bytes;
-use crate::{Axis, Device, Error, Model, TensorSpec};
+use crate::{Device, Error, Model};
 use serde_json::{Value, json};
 
 use crate::cli::common::{self, Failure, Output};

@@ -41,7 +41,7 @@ impl Run {
 /// Reads a golden file.
 ///
 /// # Errors
-/// Those of [`npz::load`](crate::tensor::npz::load); [`Malformed`](crate::ErrorKind::Malformed) for a key that is not of this
+/// Those of [`npz::load`]; [`Malformed`](crate::ErrorKind::Malformed) for a key that is not of this
 /// form and for a file without runs.
 #[cfg(feature = "npz")]
 pub fn load(path: impl AsRef<Path>) -> Result<Vec<Run>> {

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub use device::Device;
 pub use model::{Axis, Model, TensorSpec};
-pub use open::{DeviceReport, devices};
+pub use open::DeviceReport;
 pub use stream::{Outputs, Stream};
 
 use crate::backend::ceilings::Ceilings;

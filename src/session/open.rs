@@ -145,8 +145,15 @@ pub struct DeviceReport {
     pub properties: Vec<(&'static str, String)>,
 }
 
-/// Every device of this machine: `reference`, `cpu`, then the GPU adapters in the order of `gpu:N`.
-pub fn devices() -> Vec<DeviceReport> {
+impl Device {
+    /// Every device of this machine: `reference`, `cpu`, then the GPU adapters in the order of
+    /// `gpu:N`.
+    pub fn list() -> Vec<DeviceReport> {
+        devices()
+    }
+}
+
+fn devices() -> Vec<DeviceReport> {
     let on_processor = |name: &str, description: String| DeviceReport {
         name: name.to_owned(),
         description,

@@ -94,7 +94,7 @@ pub fn selected(wanted: impl Fn(&Pair) -> bool) -> Vec<Pair> {
 /// The GPU, or `None`, said loudly, when there is no adapter. `FUSELSTM_REQUIRE_GPU=1` makes its
 /// absence a failure.
 pub fn gpu_or_skip() -> Option<Device> {
-    if fuselstm::devices().iter().any(|device| device.is_gpu && device.is_usable) {
+    if Device::list().iter().any(|device| device.is_gpu && device.is_usable) {
         return Some(Device::gpu());
     }
     let required =

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use fuselstm::graph::op::*;
 use fuselstm::graph::recurrent::*;
 use fuselstm::graph::{Op, ValueType};
-use fuselstm::tensor::Quantization;
+use fuselstm::types::Quantization;
 use fuselstm::{DType, Tensor};
 use proptest::prelude::*;
 
@@ -314,7 +314,7 @@ fn evaluate(op: &Op, operands: &[Option<Typed>], outputs: &[Option<ValueType>]) 
     let inputs: Vec<_> =
         operands.iter().map(|x| x.as_ref().map(|(tensor, ty)| (tensor, ty))).collect();
     let outputs: Vec<_> = outputs.iter().map(Option::as_ref).collect();
-    if let Ok(results) = fuselstm::eval::evaluate(op, &inputs, &outputs) {
+    if let Ok(results) = fuselstm::internal::eval::evaluate(op, &inputs, &outputs) {
         assert_eq!(results.len(), outputs.len());
         for (result, ty) in results.iter().zip(&outputs) {
             assert_eq!(result.as_ref().map(Tensor::dtype), ty.map(|ty| ty.dtype));

@@ -1,4 +1,4 @@
-//! What every op means, as [`fuselstm::eval::evaluate`] computes it.
+//! What every op means, as [`fuselstm::internal::eval::evaluate`] computes it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod any_operands;

@@ -4,7 +4,7 @@
 use fuselstm::DType;
 use fuselstm::graph::op::*;
 use fuselstm::graph::{Op, ValueType};
-use fuselstm::tensor::Quantization;
+use fuselstm::types::Quantization;
 
 use super::support::{Typed, assert_close, eval_typed, f, i, plain, q, qtype, tensor};
 

@@ -52,7 +52,8 @@ fn run(op: &Op, x: &Tensor, states: &[Tensor], types: [DType; 2]) -> [Tensor; 3]
         operands.iter().map(|x| x.as_ref().map(|(tensor, ty)| (tensor, ty))).collect();
     let [h, c] = types.map(ValueType::unranked);
     let mut results =
-        fuselstm::eval::evaluate(op, &inputs, &[Some(&h), None, Some(&h), Some(&c)]).unwrap();
+        fuselstm::internal::eval::evaluate(op, &inputs, &[Some(&h), None, Some(&h), Some(&c)])
+            .unwrap();
     [0, 2, 3].map(|slot| results[slot].take().unwrap())
 }
 
@@ -243,7 +244,8 @@ fn integer_memory_layer_bit_for_bit() {
     let step = |state: Option<&Tensor>| {
         let inputs = [Some((&x, &y_ty)), state.map(|state| (state, &state_ty))];
         let mut results =
-            fuselstm::eval::evaluate(&op, &inputs, &[Some(&y_ty), Some(&state_ty)]).unwrap();
+            fuselstm::internal::eval::evaluate(&op, &inputs, &[Some(&y_ty), Some(&state_ty)])
+                .unwrap();
         (results[0].take().unwrap(), results[1].take().unwrap())
     };
     let (y, state) = step(None);

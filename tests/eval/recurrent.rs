@@ -150,7 +150,7 @@ fn run_checked(layer: &Recurrent, operands: &Operands) -> fuselstm::Result<Vec<O
     };
     let outputs: Vec<_> =
         (0..layer.output_slots()).map(|slot| wanted(slot).then_some(&ty)).collect();
-    fuselstm::eval::evaluate(&Op::Recurrent(layer.clone()), &inputs, &outputs)
+    fuselstm::internal::eval::evaluate(&Op::Recurrent(layer.clone()), &inputs, &outputs)
 }
 
 fn run(layer: &Recurrent, operands: &Operands) -> Vec<Option<Tensor>> {
@@ -642,7 +642,8 @@ fn the_memory_layer_by_hand() {
     {
         let inputs = [Some((&x, &ty)), Some((&state, &ty))];
         let results =
-            fuselstm::eval::evaluate(&svdf(activation), &inputs, &[Some(&ty), Some(&ty)]).unwrap();
+            fuselstm::internal::eval::evaluate(&svdf(activation), &inputs, &[Some(&ty), Some(&ty)])
+                .unwrap();
         // 10·1 + 1·3 + 2·(−1) + 3·(−3) + 0.5
         assert_eq!(results[0], Some(f(&[1, 1], &[expected])));
         assert_eq!(results[1], Some(f(&[1, 4], &[1.0, 3.0, -1.0, -3.0])));

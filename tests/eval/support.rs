@@ -1,8 +1,9 @@
 //! Short ways to write operands and to run one op.
 
 use fuselstm::graph::{Op, ValueType};
-use fuselstm::tensor::Quantization;
-use fuselstm::{DType, Element, Result, Tensor};
+use fuselstm::types::Element;
+use fuselstm::types::Quantization;
+use fuselstm::{DType, Result, Tensor};
 
 /// A tensor and its type.
 pub type Typed = (Tensor, ValueType);
@@ -52,7 +53,7 @@ pub fn eval_typed(op: &Op, inputs: &[Option<Typed>], outputs: &[ValueType]) -> R
     let inputs: Vec<_> =
         inputs.iter().map(|input| input.as_ref().map(|(tensor, ty)| (tensor, ty))).collect();
     let outputs: Vec<_> = outputs.iter().map(Some).collect();
-    fuselstm::eval::evaluate(op, &inputs, &outputs)
+    fuselstm::internal::eval::evaluate(op, &inputs, &outputs)
         .map(|results| results.into_iter().map(|result| result.expect("a wanted result")).collect())
 }
 

@@ -1,4 +1,4 @@
-//! The `reference` backend: the equations as written ([`crate::eval`]), slow and obvious; the judge
+//! The `reference` backend: the equations as written (`eval`), slow and obvious; the judge
 //! of every other backend.
 
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! TensorFlow Lite files.
 //!
-//! [`read`] turns the first subgraph of a file into a [`Graph`](crate::graph::Graph): every
+//! `read` turns the first subgraph of a file into a [`Graph`](crate::graph::Graph): every
 //! recurrent operator becomes an [`Op::Recurrent`](crate::graph::Op::Recurrent), every variable
 //! tensor a state, every `WHILE` a structured loop. The bytes are verified before anything is read
 //! (`schema.rs`), read without unsafe code (`wire.rs`), and what is decoded from them is bounded: a
