@@ -39,15 +39,10 @@ fn main() {
         bidirectional: case["bidir"].as_bool().unwrap(),
         ..Shape::layer(size("T"), size("B"), size("I"), size("H"))
     };
-    let precision = match rest.first().map(String::as_str) {
-        None | Some("full") => Precision::Full,
-        Some("f16") => Precision::F16,
-        Some("bf16") => Precision::Bf16,
-        Some("int8") => Precision::Int8,
-        Some(other) => panic!("no precision `{other}`"),
-    };
+    let precision: Precision = rest.first().map_or(Precision::Full, |name| name.parse().unwrap());
     let seconds: f64 = rest.get(1).map_or(0.8, |s| s.parse().unwrap());
-    let instruction_set = std::env::var("FUSELSTM_INSTRUCTION_SET").ok();
+    let instruction_set =
+        std::env::var("FUSELSTM_INSTRUCTION_SET").ok().map(|name| name.parse().unwrap());
     let options = BackendOptions {
         threads: threads.parse().ok(),
         precision,

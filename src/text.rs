@@ -1,5 +1,44 @@
 //! Numbers and names as people read them.
 
+/// Gives an enum without fields its list, `Display` and `FromStr`: one list of names, which is
+/// printed, parsed, and stands in the error for any other name.
+macro_rules! by_name {
+    ($enum:ident, $what:literal, $($variant:ident => $name:literal),+ $(,)?) => {
+        impl $enum {
+            /// All of them.
+            pub const ALL: &[$enum] = &[$($enum::$variant),+];
+
+            /// Its name.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $($enum::$variant => $name),+
+                }
+            }
+        }
+
+        impl ::std::fmt::Display for $enum {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+                f.pad(self.name())
+            }
+        }
+
+        impl ::std::str::FromStr for $enum {
+            type Err = $crate::error::Error;
+
+            fn from_str(name: &str) -> $crate::error::Result<Self> {
+                let found = $enum::ALL.iter().copied().find(|choice| choice.name() == name);
+                found.ok_or_else(|| {
+                    let names = [$($name),+].join(", ");
+                    $crate::error::Error::input(format!(
+                        "there is no {} `{name}`: expected one of {names}", $what
+                    ))
+                })
+            }
+        }
+    };
+}
+pub(crate) use by_name;
+
 /// A distance: `0`, or two digits and an exponent.
 pub fn error(value: f64) -> String {
     if value == 0.0 { "0".to_owned() } else { format!("{value:.1e}") }

@@ -2,7 +2,10 @@
 //! [`Tensor`](crate::Tensor) take and return: options, what a model declares, what was counted.
 
 pub use crate::backend::ceilings::{Bandwidth, Ceilings};
-pub use crate::backend::{BackendOptions, Choice, Counters, PhaseTimes, Precision, Trial, Tuning};
+pub use crate::backend::{
+    AdapterSelector, BackendOptions, Choice, Counters, InstructionSet, PhaseTimes, Precision,
+    Trial, Tuning,
+};
 #[cfg(feature = "tflite")]
 pub use crate::convert::{Converted, Options as WriteOptions, Quantize};
 pub use crate::formats::{Format, Options as ReadOptions};

@@ -16,7 +16,9 @@ use fuselstm::graph::recurrent::{
 use fuselstm::graph::{Graph, Op, Port, ValueId, ValueType};
 use fuselstm::internal::backend::cpu::CpuBackend;
 use fuselstm::internal::backend::reference::Reference;
-use fuselstm::internal::backend::{Backend, BackendOptions, Io, Precision};
+use fuselstm::internal::backend::{
+    AdapterSelector, Backend, BackendOptions, InstructionSet, Io, Precision,
+};
 use fuselstm::internal::plan::Plan;
 use fuselstm::{DType, Tensor};
 use proptest::prelude::*;
@@ -216,16 +218,12 @@ fn run(backend: &dyn Backend, graph: &Arc<Graph>, inputs: &[Tensor]) -> Vec<Tens
     outputs
 }
 
-fn instruction_sets() -> Vec<&'static str> {
-    let all = ["avx512", "avx2", "neon", "portable"];
-    let has = |name: &&str| {
-        CpuBackend::new(BackendOptions {
-            instruction_set: Some((*name).to_owned()),
-            ..Default::default()
-        })
-        .is_ok()
+fn instruction_sets() -> Vec<InstructionSet> {
+    let has = |set: &InstructionSet| {
+        CpuBackend::new(BackendOptions { instruction_set: Some(*set), ..Default::default() })
+            .is_ok()
     };
-    all.into_iter().filter(has).collect()
+    InstructionSet::ALL.iter().copied().filter(has).collect()
 }
 
 fn largest_difference(a: &[Tensor], b: &[Tensor]) -> f32 {
@@ -245,8 +243,7 @@ fn check(case: &Case, tolerance: f32) {
     let graph = Arc::new(graph);
     let expected = run(&Reference, &graph, &inputs);
     for name in instruction_sets() {
-        let options =
-            BackendOptions { instruction_set: Some(name.to_owned()), ..Default::default() };
+        let options = BackendOptions { instruction_set: Some(name), ..Default::default() };
         let found = run(&CpuBackend::new(options).unwrap(), &graph, &inputs);
         let difference = largest_difference(&found, &expected);
         assert!(difference <= tolerance, "{name}: {difference} over {tolerance} in {case:?}");
@@ -391,8 +388,11 @@ fn random_layers_on_the_gpu() {
     if common::gpu_or_skip().is_none() {
         return;
     }
-    let gpu =
-        fuselstm::internal::backend::gpu::Gpu::open("gpu", &BackendOptions::default()).unwrap();
+    let gpu = fuselstm::internal::backend::gpu::Gpu::open(
+        &AdapterSelector::Any,
+        &BackendOptions::default(),
+    )
+    .unwrap();
     let config = ProptestConfig {
         cases: 48,
         failure_persistence: None,
@@ -550,11 +550,8 @@ fn reduced_precision() {
                 (Precision::Bf16, 1e-5, 8e-3),
                 (Precision::Int8, 1e-4, 3e-2),
             ] {
-                let options = BackendOptions {
-                    instruction_set: Some(name.to_owned()),
-                    precision,
-                    ..Default::default()
-                };
+                let options =
+                    BackendOptions { instruction_set: Some(name), precision, ..Default::default() };
                 let found = run(&CpuBackend::new(options).unwrap(), &graph, &inputs);
                 let difference = largest_difference(&found, &expected);
                 assert!(

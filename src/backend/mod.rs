@@ -5,7 +5,6 @@ use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +19,10 @@ pub mod ceilings;
 pub mod cpu;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+mod options;
 pub mod reference;
+
+pub use options::{AdapterSelector, InstructionSet, Precision};
 
 /// A device that can run plans. It keeps what the programs of one session share: uploaded or packed
 /// weights, pipelines.
@@ -237,70 +239,6 @@ pub struct BackendOptions {
     /// GPU: measure the phases of every run with timestamps ([`Counters::phases`]); an error where
     /// the adapter has none. Costs a little in every run.
     pub timestamps: bool,
-    /// CPU: force an instruction set by name (`avx512`, `avx2`, `neon`, `portable`); an error when
-    /// the processor lacks it.
-    pub instruction_set: Option<String>,
-}
-
-/// Storage and multiplication of the weights of float models. Sums are always f32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Precision {
-    /// As the file has them: f32, f16, or int8 of hybrid and integer models dequantized.
-    #[default]
-    Full,
-    /// Rounded to IEEE half precision.
-    F16,
-    /// Rounded to bfloat16 (cpu only).
-    Bf16,
-    /// Int8 with a scale for each row.
-    Int8,
-}
-
-impl Precision {
-    /// Every precision, the most exact one first.
-    pub const ALL: [Precision; 4] =
-        [Precision::Full, Precision::F16, Precision::Bf16, Precision::Int8];
-
-    /// How far outputs of the order of 1 may be from the reference: the bar of the project. Measured
-    /// on layers of 64 to 512 units: f16 3e-5 to 2e-4, bf16 up to 4e-3, int8 up to 3e-2.
-    pub const fn allowed(self) -> f64 {
-        match self {
-            Precision::Full => 1e-5,
-            Precision::F16 => 5e-3,
-            Precision::Bf16 => 4e-2,
-            Precision::Int8 => 5e-2,
-        }
-    }
-
-    /// Size of a stored weight, bytes; that of the file's f32 for [`Precision::Full`].
-    pub const fn bytes(self) -> usize {
-        match self {
-            Precision::Full => 4,
-            Precision::F16 | Precision::Bf16 => 2,
-            Precision::Int8 => 1,
-        }
-    }
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Precision::Full => "full",
-            Precision::F16 => "f16",
-            Precision::Bf16 => "bf16",
-            Precision::Int8 => "int8",
-        })
-    }
-}
-
-impl FromStr for Precision {
-    type Err = Error;
-
-    /// The precision of a name; `f32` is another name of `full`.
-    fn from_str(name: &str) -> Result<Self> {
-        let named = || Precision::ALL.into_iter().find(|precision| precision.to_string() == name);
-        if name == "f32" { Some(Precision::Full) } else { named() }.ok_or_else(|| {
-            Error::input(format!("precision `{name}`: expected full, f16, bf16 or int8"))
-        })
-    }
+    /// CPU: force an instruction set; an error when the processor lacks it.
+    pub instruction_set: Option<InstructionSet>,
 }

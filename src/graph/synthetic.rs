@@ -1,9 +1,8 @@
 //! Recurrent networks of any size with seeded random weights, to measure and to compare devices on.
 
-use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::graph::op::Activation;
 use crate::graph::recurrent::{
     Arithmetic, Cell, CellWeights, Direction, Gru, Layout, Lstm, Masking, Matrix, Merge, Recurrent,
@@ -11,6 +10,7 @@ use crate::graph::recurrent::{
 };
 use crate::graph::{Dim, Graph, Op, Port, ValueType};
 use crate::tensor::{DType, Tensor};
+use crate::text::by_name;
 
 /// Which cell a synthetic network is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,29 +23,9 @@ pub enum CellKind {
     Rnn,
 }
 
-impl FromStr for CellKind {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "lstm" => Ok(CellKind::Lstm),
-            "gru" => Ok(CellKind::Gru),
-            "rnn" => Ok(CellKind::Rnn),
-            other => Err(Error::input(format!("cell `{other}`: expected lstm, gru or rnn"))),
-        }
-    }
-}
+by_name!(CellKind, "cell", Lstm => "lstm", Gru => "gru", Rnn => "rnn");
 
 impl CellKind {
-    /// `lstm`, `gru` or `rnn`.
-    pub fn name(self) -> &'static str {
-        match self {
-            CellKind::Lstm => "lstm",
-            CellKind::Gru => "gru",
-            CellKind::Rnn => "rnn",
-        }
-    }
-
     fn cell(self) -> Cell {
         match self {
             CellKind::Lstm => Cell::Lstm(Lstm {

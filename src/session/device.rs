@@ -3,12 +3,14 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::backend::AdapterSelector;
 use crate::error::Error;
 
 /// Where a session runs.
 ///
 /// As text: `auto`, `reference`, `cpu`, `gpu`, `gpu:N` (the N-th adapter of `fuselstm devices`) or
-/// `gpu:NAME` (the first adapter whose name contains NAME, whatever the case).
+/// `gpu:NAME` (the first adapter whose name contains NAME, whatever the case; `gpu:name=4090` where
+/// NAME looks like a number).
 ///
 /// ```
 /// let device: fuselstm::Device = "gpu:llvmpipe".parse()?;
@@ -25,15 +27,7 @@ pub(super) enum Kind {
     Auto,
     Reference,
     Cpu,
-    Gpu(Adapter),
-}
-
-/// Which adapter.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Adapter {
-    Any,
-    Index(usize),
-    Name(String),
+    Gpu(AdapterSelector),
 }
 
 impl Device {
@@ -55,17 +49,17 @@ impl Device {
 
     /// The best GPU adapter; a software driver when there is nothing else.
     pub const fn gpu() -> Self {
-        Device { kind: Kind::Gpu(Adapter::Any) }
+        Device { kind: Kind::Gpu(AdapterSelector::Any) }
     }
 
     /// The GPU adapter of this number, as `fuselstm devices` counts them.
     pub const fn gpu_index(index: usize) -> Self {
-        Device { kind: Kind::Gpu(Adapter::Index(index)) }
+        Device { kind: Kind::Gpu(AdapterSelector::Index(index)) }
     }
 
     /// The first GPU adapter whose name contains `name`, whatever the case.
     pub fn gpu_named(name: impl Into<String>) -> Self {
-        Device { kind: Kind::Gpu(Adapter::Name(name.into())) }
+        Device { kind: Kind::Gpu(AdapterSelector::Name(name.into())) }
     }
 
     /// Whether this asks for a GPU.
@@ -98,9 +92,7 @@ impl FromStr for Device {
                 None | Some("") => Err(Error::input(format!(
                     "no device is called `{text}`: auto, reference, cpu, gpu, gpu:N or gpu:NAME was expected"
                 ))),
-                Some(adapter) => Ok(adapter
-                    .parse()
-                    .map_or_else(|_| Device::gpu_named(adapter), Device::gpu_index)),
+                Some(adapter) => Ok(Device { kind: Kind::Gpu(adapter.parse()?) }),
             },
         }
     }
@@ -112,9 +104,8 @@ impl fmt::Display for Device {
             Kind::Auto => f.pad("auto"),
             Kind::Reference => f.pad("reference"),
             Kind::Cpu => f.pad("cpu"),
-            Kind::Gpu(Adapter::Any) => f.pad("gpu"),
-            Kind::Gpu(Adapter::Index(index)) => f.pad(&format!("gpu:{index}")),
-            Kind::Gpu(Adapter::Name(name)) => f.pad(&format!("gpu:{name}")),
+            Kind::Gpu(AdapterSelector::Any) => f.pad("gpu"),
+            Kind::Gpu(selector) => f.pad(&format!("gpu:{selector}")),
         }
     }
 }
@@ -126,11 +117,22 @@ mod tests {
 
     #[test]
     fn text_and_device_are_each_others_inverse() {
-        for text in
-            ["auto", "reference", "cpu", "gpu", "gpu:0", "gpu:17", "gpu:Radeon RX", "gpu:nvidia"]
-        {
+        for text in [
+            "auto",
+            "reference",
+            "cpu",
+            "gpu",
+            "gpu:0",
+            "gpu:17",
+            "gpu:Radeon RX",
+            "gpu:nvidia",
+            "gpu:name=4090",
+        ] {
             assert_eq!(text.parse::<Device>().unwrap().to_string(), text);
         }
+        let named = Device::gpu_named("4090");
+        assert_ne!(named, Device::gpu_index(4090));
+        assert_eq!(named.to_string().parse::<Device>().unwrap(), named);
         for text in ["", "GPU", "gpu:", "tpu", "cpu:0", "auto ", "gpu0"] {
             assert!(text.parse::<Device>().is_err(), "{text}");
         }

@@ -7,7 +7,7 @@ use super::device::{Device, Kind};
 use super::fallback::Fallback;
 use crate::backend::cpu::CpuBackend;
 use crate::backend::reference::Reference;
-use crate::backend::{Backend, BackendOptions, Precision};
+use crate::backend::{AdapterSelector, Backend, BackendOptions, Precision};
 use crate::error::{Error, Result};
 use crate::graph::Graph;
 use crate::passes::dequantize::dequantize;
@@ -36,9 +36,9 @@ pub(super) fn open(
             refuse_options(options, "cpu", true, false)?;
             Ok(Opened { backend: cpu(options)?, graph: float(graph)?, notes: Vec::new() })
         }
-        Kind::Gpu(_) => {
+        Kind::Gpu(adapter) => {
             refuse_options(options, "gpu", false, true)?;
-            Ok(Opened { backend: gpu(device, options)?, graph: float(graph)?, notes: Vec::new() })
+            Ok(Opened { backend: gpu(adapter, options)?, graph: float(graph)?, notes: Vec::new() })
         }
     }
 }
@@ -119,12 +119,12 @@ fn cpu(options: &BackendOptions) -> Result<Arc<dyn Backend>> {
 }
 
 #[cfg(feature = "gpu")]
-fn gpu(device: &Device, options: &BackendOptions) -> Result<Arc<dyn Backend>> {
-    Ok(Arc::new(crate::backend::gpu::Gpu::open(&device.to_string(), options)?))
+fn gpu(adapter: &AdapterSelector, options: &BackendOptions) -> Result<Arc<dyn Backend>> {
+    Ok(Arc::new(crate::backend::gpu::Gpu::open(adapter, options)?))
 }
 
 #[cfg(not(feature = "gpu"))]
-fn gpu(_: &Device, _: &BackendOptions) -> Result<Arc<dyn Backend>> {
+fn gpu(_: &AdapterSelector, _: &BackendOptions) -> Result<Arc<dyn Backend>> {
     Err(Error::device("this build has no gpu backend (cargo feature `gpu`)"))
 }
 

@@ -39,7 +39,7 @@ impl CpuBackend {
         if options.threads == Some(0) {
             return Err(Error::input("the number of threads must be at least 1"));
         }
-        let kernels = simd::select(options.instruction_set.as_deref())?;
+        let kernels = simd::select(options.instruction_set)?;
         Ok(CpuBackend { kernels, options, pool: Mutex::new(None) })
     }
 

@@ -301,7 +301,9 @@ mod tests {
             [(Precision::Full, 2e-6), (Precision::F16, 5e-3), (Precision::Int8, 5e-2)]
         {
             let options = product_of(precision);
-            if let Err(refused) = super::super::Gpu::open("gpu", &options) {
+            if let Err(refused) =
+                super::super::Gpu::open(&crate::backend::AdapterSelector::Any, &options)
+            {
                 assert_eq!(refused.kind(), crate::ErrorKind::Unsupported);
                 assert!(
                     refused.to_string().contains("cooperative matrices it lists: "),
@@ -331,7 +333,8 @@ mod tests {
         );
         let options =
             BackendOptions { product: Some("tiled-32".into()), ..BackendOptions::default() };
-        let refused = super::super::Gpu::open("gpu", &options).err().unwrap();
+        let refused =
+            super::super::Gpu::open(&crate::backend::AdapterSelector::Any, &options).err().unwrap();
         assert!(
             refused.kind() == crate::ErrorKind::InvalidInput
                 && refused.to_string().contains("tiled-64")

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::cooperative::{self, Cooperative};
-use crate::backend::Precision;
+use crate::backend::{AdapterSelector, Precision};
 use crate::error::{Error, Result};
 
 /// Bytes of immediates that a kernel may take: 32 words. Every Vulkan driver grants at least this.
@@ -178,9 +178,8 @@ fn preference(report: &AdapterReport) -> usize {
         .unwrap_or(5)
 }
 
-/// Index of the adapter that `selector` names: `gpu`, `gpu:N` or `gpu:NAME` (part of the name, in
-/// any case).
-fn choose(selector: &str, reports: &[AdapterReport]) -> Result<usize> {
+/// Index of the adapter that `selector` names.
+fn choose(selector: &AdapterSelector, reports: &[AdapterReport]) -> Result<usize> {
     if reports.is_empty() {
         return Err(Error::device(
             "no GPU adapter: a Vulkan, Metal or DirectX 12 driver was looked for, a software one included",
@@ -188,18 +187,19 @@ fn choose(selector: &str, reports: &[AdapterReport]) -> Result<usize> {
     }
     let listed =
         || reports.iter().map(|r| format!("{}: {r}", r.index)).collect::<Vec<_>>().join("; ");
-    let wanted = selector.strip_prefix("gpu").unwrap_or(selector).trim_start_matches(':');
-    let chosen = if wanted.is_empty() {
-        let usable = reports.iter().filter(|r| r.refused.is_none()).min_by_key(|r| preference(r));
-        usable.or(reports.first())
-    } else if let Ok(index) = wanted.parse::<usize>() {
-        reports.iter().find(|r| r.index == index)
-    } else {
-        let wanted = wanted.to_lowercase();
-        reports.iter().find(|r| r.name.to_lowercase().contains(&wanted))
+    let chosen = match selector {
+        AdapterSelector::Any => {
+            let usable = reports.iter().filter(|r| r.refused.is_none());
+            usable.min_by_key(|r| preference(r)).or(reports.first())
+        }
+        AdapterSelector::Index(index) => reports.iter().find(|r| r.index == *index),
+        AdapterSelector::Name(name) => {
+            let name = name.to_lowercase();
+            reports.iter().find(|r| r.name.to_lowercase().contains(&name))
+        }
     };
     let report = chosen.ok_or_else(|| {
-        Error::device(format!("no adapter {wanted:?}; this machine has {}", listed()))
+        Error::device(format!("no adapter `{selector}`; this machine has {}", listed()))
     })?;
     match &report.refused {
         Some(reason) => Err(Error::device(format!("adapter {report} cannot be used: {reason}"))),
@@ -210,7 +210,10 @@ fn choose(selector: &str, reports: &[AdapterReport]) -> Result<usize> {
 impl Device {
     /// Opens the adapter that `selector` names, see [`choose`]; with cooperative matrices for
     /// weights of a precision where that is given.
-    pub(super) fn open(selector: &str, cooperative: Option<Precision>) -> Result<Device> {
+    pub(super) fn open(
+        selector: &AdapterSelector,
+        cooperative: Option<Precision>,
+    ) -> Result<Device> {
         let adapters = found();
         let reports: Vec<_> =
             adapters.iter().enumerate().map(|(index, adapter)| report(index, adapter)).collect();
@@ -374,11 +377,16 @@ mod tests {
             report(1, "Iris", "integrated"),
             report(2, "H200", "discrete"),
         ];
-        assert_eq!(choose("gpu", &reports).ok(), Some(2));
-        assert_eq!(choose("gpu:1", &reports).ok(), Some(1));
-        assert_eq!(choose("gpu:LLVM", &reports).ok(), Some(0));
-        let missing = choose("gpu:7", &reports).map_err(|e| e.to_string());
+        let named = |name: &str| AdapterSelector::Name(name.to_owned());
+        assert_eq!(choose(&AdapterSelector::Any, &reports).ok(), Some(2));
+        assert_eq!(choose(&AdapterSelector::Index(1), &reports).ok(), Some(1));
+        assert_eq!(choose(&named("LLVM"), &reports).ok(), Some(0));
+        // A name of digits is a name: no adapter has the number 200.
+        assert_eq!(choose(&named("200"), &reports).ok(), Some(2));
+        let missing = choose(&AdapterSelector::Index(7), &reports).map_err(|e| e.to_string());
         assert!(missing.as_ref().is_err_and(|m| m.contains("Iris")), "{missing:?}");
-        assert!(choose("gpu", &[]).is_err_and(|e| e.kind() == crate::ErrorKind::Device));
+        assert!(
+            choose(&AdapterSelector::Any, &[]).is_err_and(|e| e.kind() == crate::ErrorKind::Device)
+        );
     }
 }

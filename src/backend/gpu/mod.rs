@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::ceilings::Ceilings;
-use super::{Backend, BackendOptions, Choice, Program, Tuning};
+use super::{AdapterSelector, Backend, BackendOptions, Choice, Program, Tuning};
 use crate::error::Result;
 use crate::plan::Plan;
 use crate::tensor::Tensor;
@@ -51,8 +51,7 @@ struct Shared {
 }
 
 impl Gpu {
-    /// Opens an adapter: `gpu` for the best one, `gpu:N` or `gpu:NAME` (part of its name) for one
-    /// of [`adapters`].
+    /// Opens an adapter, one of [`adapters`].
     ///
     /// # Errors
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for bfloat16 weights and for an unknown
@@ -60,7 +59,7 @@ impl Gpu {
     /// none such, or it lacks something that is needed; the message says what this machine has;
     /// [`Unsupported`](crate::ErrorKind::Unsupported) for the cooperative product where the adapter
     /// does not list the matrices that it needs.
-    pub fn open(selector: &str, options: &BackendOptions) -> Result<Gpu> {
+    pub fn open(selector: &AdapterSelector, options: &BackendOptions) -> Result<Gpu> {
         weights::Storing::of(options.precision)?;
         let product = options.product.as_deref().map(dense::Form::named).transpose()?;
         options.strategy.as_deref().map(recurrent::known).transpose()?;

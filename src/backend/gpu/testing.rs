@@ -21,7 +21,10 @@ pub(super) fn gpu() -> Option<&'static Gpu> {
 /// An adapter of its own.
 pub(crate) fn open(options: &BackendOptions) -> Option<Gpu> {
     // The tests leave the files of the user alone.
-    match Gpu::open("gpu", &BackendOptions { uncached: true, ..options.clone() }) {
+    match Gpu::open(
+        &crate::backend::AdapterSelector::Any,
+        &BackendOptions { uncached: true, ..options.clone() },
+    ) {
         Ok(gpu) => Some(gpu),
         Err(error) => {
             eprintln!("SKIPPED, there is no GPU to test on: {error}");

@@ -68,7 +68,8 @@ pub(crate) struct Args {
         value_delimiter = ',',
         default_value = "full",
         num_args = 0..=1,
-        default_missing_value = "full,f16,bf16,int8"
+        default_missing_value = "full,f16,bf16,int8",
+        value_parser = precision
     )]
     precision: Vec<Precision>,
     /// Threads of the cpu device.
@@ -142,6 +143,11 @@ enum Format {
     Json,
     /// One JSON object a line.
     Jsonl,
+}
+
+/// A precision; `f32` is another name of `full`.
+fn precision(name: &str) -> crate::Result<Precision> {
+    if name == "f32" { Ok(Precision::Full) } else { name.parse() }
 }
 
 fn positive(text: &str) -> Result<f64, String> {

@@ -25,6 +25,7 @@ pub(crate) use pool::{Pool, for_each_part};
 
 use kernels::{GruRows, Int8Row, LstmRows, Product, ProductI8, Start, WIDEST_PANEL};
 
+use crate::backend::InstructionSet;
 use crate::error::{Error, Result};
 use crate::graph::op::Activation;
 
@@ -75,22 +76,22 @@ fn available() -> Vec<&'static KernelSet> {
     sets
 }
 
-/// The best kernels, or the one of this name.
+/// The best kernels, or those of this instruction set.
 ///
 /// # Errors
 /// [`Device`](crate::ErrorKind::Device) when the processor lacks the instruction set, naming those
 /// it has.
-pub(crate) fn select(name: Option<&str>) -> Result<&'static KernelSet> {
+pub(crate) fn select(wanted: Option<InstructionSet>) -> Result<&'static KernelSet> {
     let sets = available();
-    let found = match name {
+    let found = match wanted {
         None => sets.first(),
-        Some(name) => sets.iter().find(|kernels| kernels.name == name),
+        Some(set) => sets.iter().find(|kernels| kernels.name == set.name()),
     };
     found.copied().ok_or_else(|| {
         let have: Vec<_> = sets.iter().map(|kernels| kernels.name).collect();
         Error::device(format!(
             "this processor cannot run the instruction set `{}`; it has {}",
-            name.unwrap_or_default(),
+            wanted.map_or("", InstructionSet::name),
             have.join(", ")
         ))
     })

@@ -602,7 +602,10 @@ fn rounded_weights() {
         }
     }
     let bf16 = BackendOptions { precision: Precision::Bf16, ..BackendOptions::default() };
-    assert!(Gpu::open("gpu", &bf16).is_err_and(|e| e.kind() == crate::ErrorKind::InvalidInput));
+    assert!(
+        Gpu::open(&crate::backend::AdapterSelector::Any, &bf16)
+            .is_err_and(|e| e.kind() == crate::ErrorKind::InvalidInput)
+    );
 }
 
 /// A row of NaN stays alone.
