@@ -5,12 +5,13 @@ use std::rc::Rc;
 
 use super::build::Builder;
 use super::conditionals::CHOICE;
-use super::lists::{self, Items, List};
-use super::lower::{self, Context, Step, Val};
+use super::lists;
+use super::lower;
 use super::messages::Attr;
 use super::prune::prune;
 use super::scope::{Scope, Source};
 use super::state;
+use super::step::{Context, Items, List, Step, Val};
 use super::tensor::{self, STRING};
 use crate::error::{Error, Place, Result};
 use crate::graph::op::While;

@@ -1,27 +1,12 @@
 //! Element-wise ops, reductions and choices.
 
-use super::lower::{Step, Val};
+use super::step::{Random, Step, Val};
 use crate::error::{Error, Result};
 use crate::graph::op::{
     Activation, ArgMax, Binary, BinaryFunction, Reduce, ReduceFunction, Softmax, Unary,
 };
 use crate::graph::{Op, ValueId};
 use crate::tensor::{DType, Tensor};
-
-/// Uniform random numbers of some shape. Dropout adds them to its keep probability, rounds down,
-/// and multiplies; with a keep probability of 1 the factor is 1 whatever the numbers are.
-#[derive(Clone, Debug)]
-pub struct Random {
-    /// The shape, as an integer tensor.
-    shape: ValueId,
-    dtype: DType,
-    /// Every number is at least this …
-    low: f64,
-    /// … and less than this.
-    high: f64,
-    /// A scalar that is known only when the model runs was added to them.
-    shift: Option<ValueId>,
-}
 
 /// The table of this module.
 pub fn lower(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {

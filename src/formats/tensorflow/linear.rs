@@ -1,6 +1,6 @@
 //! Matrix products and convolutions.
 
-use super::lower::{Step, Val};
+use super::step::{Step, Val};
 use crate::error::{Error, Result};
 use crate::graph::Op;
 use crate::graph::op::{Activation, Conv2d, MatMul};

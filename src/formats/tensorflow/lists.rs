@@ -5,33 +5,12 @@
 //! the flow is what carries the contents here. A list that is only reserved becomes zeros as soon
 //! as the shape of its items is known.
 
-use super::lower::{Step, Val};
+use super::step::{Items, List, Step, Val};
 use super::tensor;
 use crate::error::{Error, Result};
 use crate::graph::op::{Concat, Gather, StridedSlice};
 use crate::graph::{Dim, Op, ValueId, ValueType};
 use crate::tensor::{DType, Tensor};
-
-/// A list of tensors of one shape.
-#[derive(Clone, Debug)]
-pub struct List {
-    pub items: Items,
-    /// Number of items, when a value says it.
-    pub length: Option<ValueId>,
-    pub dtype: DType,
-    /// Sizes of an item as declared, `None` for an open one; `None` as a whole when the rank is
-    /// open.
-    pub item: Option<Vec<Option<usize>>>,
-}
-
-/// What a list holds.
-#[derive(Clone, Debug)]
-pub enum Items {
-    /// `[n, item…]`.
-    Tensor(ValueId),
-    /// Nothing yet.
-    Reserved,
-}
 
 /// The table of this module.
 pub fn lower(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {

@@ -2,7 +2,7 @@
 
 use super::build::Size;
 use super::elementwise::function_op;
-use super::lower::{Step, Val};
+use super::step::{Step, Val};
 use crate::error::{Error, Result};
 use crate::graph::op::{
     Activation, BinaryFunction, Concat, Gather, Pack, Reduce, ReduceFunction, ReverseSequence,

@@ -8,13 +8,14 @@ use prost::Message;
 
 use super::bundle::Bundle;
 use super::folder;
+use super::library::Library;
 use super::limits;
-use super::lower::{Library, Variables};
 use super::messages::{
     Attr, MetaGraphDef, SavedModel, SignatureDef, TensorInfo, TrackableObjectGraph,
 };
+use super::read::{NamedTensor, Ports, Read};
 use super::scope::{Scope, ScopeNode, Source};
-use super::{NamedTensor, Ports, Read};
+use super::step::Variables;
 use crate::error::{Error, Place, Result};
 use crate::formats::Options;
 use crate::graph::Graph;

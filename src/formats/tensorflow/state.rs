@@ -1,26 +1,14 @@
 //! Variables: their values as constants, or as states where the model writes them in every run
 //! (stateful layers).
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use super::build::Builder;
-use super::lower::{Context, Step, Val};
+
 use super::scope::{Scope, Source};
+use super::step::{Context, Step, Val};
 use super::tensor::STRING;
 use crate::error::{Error, Place, Result};
 use crate::graph::{Graph, Reset, State, ValueId, ValueMap, ValueType};
 use crate::tensor::Tensor;
-
-/// What is known of the variables that a model writes.
-#[derive(Debug, Default)]
-pub struct States {
-    /// Variables that are states: known from a first reading of the model.
-    pub names: BTreeSet<String>,
-    /// What the model writes, by variable.
-    pub writes: BTreeMap<String, ValueId>,
-    /// Loops and branches around what is being read: nothing may be written there.
-    pub conditional: usize,
-}
 
 /// The table of this module.
 pub fn lower(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::hints::CUSTOM;
-use super::lower::{Step, Val};
+use super::step::{Step, Val};
 use crate::error::{Error, Place, Result};
 use crate::graph::op::{Activation, Custom};
 use crate::graph::recurrent::{
