@@ -402,7 +402,7 @@ fn a_decoder_that_reads_its_own_output_stays_a_loop() {
         TIME,
     ));
     assert_eq!(count(&graph), (0, 1));
-    assert!(reasons.contains("depends on the turn before"), "{reasons}");
+    assert!(reasons.contains("depends on the iteration before"), "{reasons}");
 }
 
 #[test]
@@ -414,7 +414,7 @@ fn a_loop_that_ends_early_stays_a_loop() {
     };
     let (graph, reasons) = fused(looped(rnn, &[UNITS], TIME - 1));
     assert_eq!(count(&graph), (0, 1));
-    assert!(reasons.contains("number of turns"), "{reasons}");
+    assert!(reasons.contains("trip count"), "{reasons}");
 }
 
 /// `steps` steps of a plain cell with shared weights; with `feedback`, the input of a step is the

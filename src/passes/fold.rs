@@ -11,12 +11,14 @@ use std::hash::{Hash, Hasher};
 
 use half::f16;
 
-use super::Report;
-use crate::error::Result;
+use super::alias::{Aliases, results, used};
+use super::budget::Budget;
+use super::{Declined, Report};
+use crate::error::{Error, Result};
 use crate::eval::evaluate;
 use crate::graph::infer::{Operand, infer};
 use crate::graph::op::{Activation, While};
-use crate::graph::{Dim, Graph, Node, Op, ValueId, ValueType};
+use crate::graph::{Dim, Graph, Node, Op, ValueId, ValueMap, ValueType};
 use crate::tensor::{DType, Tensor};
 
 /// Results of up to this many elements are computed ahead whatever they are made of; larger ones
@@ -28,10 +30,10 @@ const SMALL: usize = 4096;
 ///
 /// # Errors
 /// None of its own; a node that cannot be computed stays.
-pub fn fold(graph: Graph) -> Result<(Graph, Report)> {
+pub fn fold(graph: Graph, budget: &mut Budget) -> Result<(Graph, Report)> {
     let mut report = Report::new("fold");
     let mut counts = Counts::default();
-    let graph = rewrite(graph, &mut counts);
+    let graph = rewrite(graph, &mut counts, budget);
     for (count, what) in [
         (counts.folded, "nodes computed ahead"),
         (counts.aliased, "nodes that change nothing left out"),
@@ -42,12 +44,18 @@ pub fn fold(graph: Graph) -> Result<(Graph, Report)> {
             report.made.push(format!("{count} {what}"));
         }
     }
+    if counts.too_much > 0 {
+        report.declined.push(Declined {
+            what: format!("{} nodes of constants", counts.too_much),
+            reason: "the results are too large, or too much work, for the size of the model".into(),
+        });
+    }
     Ok((graph, report))
 }
 
-/// As [`fold`], without a report: for passes that clear up between their rounds.
-pub(super) fn clear(graph: Graph) -> Graph {
-    rewrite(graph, &mut Counts::default())
+/// As [`fold`], without a report: for passes that clean up between their rounds.
+pub(super) fn cleanup(graph: Graph, budget: &mut Budget) -> Graph {
+    rewrite(graph, &mut Counts::default(), budget)
 }
 
 #[derive(Default)]
@@ -56,64 +64,115 @@ struct Counts {
     aliased: usize,
     dead: usize,
     invariants: usize,
+    /// Nodes that were left because the budget was spent.
+    too_much: usize,
 }
 
-fn rewrite(mut graph: Graph, counts: &mut Counts) -> Graph {
-    let mut alias: Vec<ValueId> = (0..graph.values.len() as u32).map(ValueId).collect();
+fn rewrite(mut graph: Graph, counts: &mut Counts, budget: &mut Budget) -> Graph {
+    let mut aliases = Aliases::default();
     let mut constants = Constants::default();
     for index in 0..graph.values.len() {
-        constants.merge(&graph, ValueId(index as u32), &mut alias);
+        constants.merge(&graph, ValueId::at(index), &mut aliases);
     }
+    let mut known = Known::default();
     let nodes = std::mem::take(&mut graph.nodes);
     for mut node in nodes {
-        for input in node.inputs.iter_mut().flatten() {
-            *input = read(&alias, *input);
-        }
+        aliases.read_operands(&mut node);
         if let Op::While(inner) = &mut node.op {
-            inner.condition = rewrite(std::mem::take(&mut inner.condition), counts);
-            inner.body = rewrite(std::mem::take(&mut inner.body), counts);
-            counts.invariants += move_invariants(&graph, &mut node, &mut alias);
+            inner.condition = rewrite(std::mem::take(&mut inner.condition), counts, budget);
+            inner.body = rewrite(std::mem::take(&mut inner.body), counts, budget);
+            counts.invariants += move_invariants(&graph, &mut node, &mut aliases);
         }
         refine(&mut graph, &node);
         // A name that the caller sees is kept by its port.
-        if let Some(from) = unchanged(&graph, &node)
-            && let Some(Some(to)) = node.outputs.first().copied()
-        {
-            set(&mut alias, to, from);
+        if let (Some(from), Some(to)) = (unchanged(&graph, &node), node.output(0)) {
+            aliases.set(to, from);
             counts.aliased += 1;
             continue;
         }
-        if let Some(results) = computed(&graph, &node) {
-            for (output, tensor) in node.outputs.iter().zip(results) {
-                let (Some(id), Some(tensor)) = (output, tensor) else { continue };
-                if let Some(value) = graph.get_mut(*id) {
-                    let quantization = value.ty.quantization.take();
-                    value.ty = ValueType {
-                        quantization,
-                        ..ValueType::fixed(tensor.dtype(), tensor.shape())
-                    };
-                    value.constant = Some(tensor);
-                }
-                constants.merge(&graph, *id, &mut alias);
-            }
+        if known.same(&node, &mut aliases) {
             counts.folded += 1;
             continue;
         }
+        match computed(&graph, &node, budget) {
+            Computed::Results(results) => {
+                for (output, tensor) in node.outputs.iter().zip(results) {
+                    let (Some(id), Some(tensor)) = (*output, tensor) else { continue };
+                    let bytes = tensor.byte_len();
+                    declare_constant(&mut graph, id, tensor);
+                    if constants.merge(&graph, id, &mut aliases) {
+                        // An equal one is there already: this copy is not kept.
+                        budget.give_back(bytes);
+                        if let Some(value) = graph.get_mut(id) {
+                            value.constant = None;
+                        }
+                    }
+                }
+                known.note(node);
+                counts.folded += 1;
+                continue;
+            }
+            Computed::TooMuch => counts.too_much += 1,
+            Computed::Not => {}
+        }
         graph.nodes.push(node);
     }
-    for port in &mut graph.outputs {
-        port.value = read(&alias, port.value);
-    }
-    for state in &mut graph.states {
-        state.next = read(&alias, state.next);
-    }
+    aliases.read_results(&mut graph);
     counts.dead += remove_dead(&mut graph);
     compact(graph)
 }
 
-/// What a node's results are, from what its operands are known to be now: the more exact one of
+fn declare_constant(graph: &mut Graph, id: ValueId, tensor: Tensor) {
+    if let Some(value) = graph.get_mut(id) {
+        let quantization = value.ty.quantization.take();
+        value.ty = ValueType { quantization, ..ValueType::fixed(tensor.dtype(), tensor.shape()) };
+        value.constant = Some(tensor);
+    }
+}
+
+/// Nodes that were computed ahead, by their operands: unrolled steps take the same piece of the
+/// same weight again and again.
+#[derive(Default)]
+struct Known {
+    nodes: HashMap<Vec<Option<ValueId>>, Vec<Node>>,
+}
+
+impl Known {
+    /// Whether the same was computed before; its results then stand for those of the node.
+    fn same(&self, node: &Node, aliases: &mut Aliases) -> bool {
+        let Some(known) = self.nodes.get(&node.inputs) else { return false };
+        let is_same = |other: &&Node| {
+            let wanted = node.outputs.iter().zip(&other.outputs);
+            other.op == node.op
+                && other.outputs.len() == node.outputs.len()
+                && wanted.into_iter().all(|(own, other)| own.is_none() || other.is_some())
+        };
+        let Some(other) = known.iter().find(is_same) else { return false };
+        for (own, other) in node.outputs.iter().zip(&other.outputs) {
+            if let (Some(own), Some(other)) = (*own, *other) {
+                aliases.set(own, other);
+            }
+        }
+        true
+    }
+
+    fn note(&mut self, node: Node) {
+        self.nodes.entry(node.inputs.clone()).or_default().push(node);
+    }
+}
+
+/// Declares the results of a node from what its operands are known to be now: the more exact one of
 /// this and the declaration.
 pub(super) fn refine(graph: &mut Graph, node: &Node) {
+    // A node that is not understood keeps what the file declares of it.
+    let _ = try_refine(graph, node);
+}
+
+/// As [`refine`].
+///
+/// # Errors
+/// Operands that the op does not take, or a declared element type that is not that of its results.
+pub(super) fn try_refine(graph: &mut Graph, node: &Node) -> Result<()> {
     let operands: Vec<Option<Operand<'_>>> = node
         .inputs
         .iter()
@@ -122,9 +181,13 @@ pub(super) fn refine(graph: &mut Graph, node: &Node) {
             Some(Operand { ty: &value.ty, known: value.constant.as_ref() })
         })
         .collect();
-    let Ok(types) = infer(&node.op, &operands, node.outputs.len()) else { return };
+    let types = infer(&node.op, &operands, node.outputs.len())?;
     for (output, inferred) in node.outputs.iter().zip(types) {
         let Some(value) = output.and_then(|id| graph.get_mut(id)) else { continue };
+        if value.ty.dtype != inferred.dtype {
+            let (found, declared) = (inferred.dtype, value.ty.dtype);
+            return Err(Error::graph(format!("expected a result of {declared}, found {found}")));
+        }
         value.ty.shape = match (value.ty.shape.take(), inferred.shape) {
             (Some(declared), Some(inferred)) if declared.len() == inferred.len() => {
                 Some(declared.iter().zip(&inferred).map(|(&a, &b)| a.refined_by(b)).collect())
@@ -133,6 +196,7 @@ pub(super) fn refine(graph: &mut Graph, node: &Node) {
             (declared, _) => declared,
         };
     }
+    Ok(())
 }
 
 /// The operand that a node passes on as it is.
@@ -193,52 +257,92 @@ fn unchanged(graph: &Graph, node: &Node) -> Option<ValueId> {
     same.then_some(input)
 }
 
+/// What came of computing a node ahead.
+enum Computed {
+    Results(Vec<Option<Tensor>>),
+    /// Its operands are not all constant, or it is no op to compute ahead.
+    Not,
+    /// It could be, but the budget does not allow it.
+    TooMuch,
+}
+
 /// The results of a node whose operands are all constant, when they are worth keeping.
-fn computed(graph: &Graph, node: &Node) -> Option<Vec<Option<Tensor>>> {
+fn computed(graph: &Graph, node: &Node, budget: &mut Budget) -> Computed {
     match &node.op {
         Op::Recurrent(_) | Op::Svdf(_) | Op::While(_) | Op::Custom(_) | Op::Shape(_) => {
-            return None;
+            return Computed::Not;
         }
         _ => {}
     }
-    let mut size = 0usize;
-    let mut inputs = Vec::with_capacity(node.inputs.len());
-    for input in &node.inputs {
-        inputs.push(match input {
-            None => None,
-            Some(id) => {
-                let value = graph.get(*id)?;
-                let tensor = value.constant.as_ref()?;
-                size = size.max(tensor.byte_len());
-                Some((tensor, &value.ty))
-            }
-        });
-    }
-    let outputs: Vec<Option<&ValueType>> = node
-        .outputs
-        .iter()
-        .map(|output| output.and_then(|id| graph.get(id)).map(|value| &value.ty))
-        .collect();
+    let operands: Option<Vec<_>> = node.inputs.iter().map(|id| constant(graph, *id)).collect();
+    let Some(inputs) = operands else { return Computed::Not };
+    let largest = inputs.iter().flatten().map(|(tensor, _)| tensor.byte_len()).max().unwrap_or(0);
+    let outputs: Vec<Option<&ValueType>> =
+        node.outputs.iter().map(|output| graph.ty((*output)?)).collect();
     // Sizes before the work: nothing large is even computed.
+    let (mut bytes, mut elements) = (0usize, 0usize);
     for ty in outputs.iter().flatten() {
-        let count = ty.known_shape()?.iter().try_fold(1usize, |n, &size| n.checked_mul(size))?;
-        let bytes = count.checked_mul(ty.dtype.size())?;
+        let Some(count) = count(ty) else { return Computed::Not };
+        let Some(size) = count.checked_mul(ty.dtype.size()) else { return Computed::Not };
         // Half-precision weights are worth twice their size: the cells behind them can be seen.
-        if count > SMALL && bytes > size.saturating_mul(2) {
-            return None;
+        if count > SMALL && size > largest.saturating_mul(2) {
+            return Computed::Not;
+        }
+        (bytes, elements) = (bytes.saturating_add(size), elements.saturating_add(count));
+    }
+    if !budget.take(bytes, work(node, &inputs, elements)) {
+        return Computed::TooMuch;
+    }
+    let results = evaluate(&node.op, &inputs, &outputs).ok();
+    let complete = |results: &Vec<Option<Tensor>>| {
+        let pairs = results.iter().zip(&node.outputs);
+        pairs.into_iter().all(|(result, output)| output.is_none() || result.is_some())
+    };
+    match results.filter(complete) {
+        Some(results) => Computed::Results(results),
+        None => {
+            budget.give_back(bytes);
+            Computed::Not
         }
     }
-    let results = evaluate(&node.op, &inputs, &outputs).ok()?;
-    results
-        .iter()
-        .zip(&node.outputs)
-        .all(|(result, output)| output.is_none() || result.is_some())
-        .then_some(results)
+}
+
+type Constant<'g> = Option<(&'g Tensor, &'g ValueType)>;
+
+/// A constant operand, or the absence of one; `None` when it is no constant.
+fn constant(graph: &Graph, id: Option<ValueId>) -> Option<Constant<'_>> {
+    let Some(id) = id else { return Some(None) };
+    let value = graph.get(id)?;
+    Some(Some((value.constant.as_ref()?, &value.ty)))
+}
+
+/// Number of elements.
+fn count(ty: &ValueType) -> Option<usize> {
+    ty.known_shape()?.iter().try_fold(1usize, |n, &size| n.checked_mul(size))
+}
+
+/// Elements that are read and written; for products, multiply-adds.
+fn work(node: &Node, inputs: &[Constant<'_>], outputs: usize) -> usize {
+    let size = |slot: usize| inputs.get(slot).copied().flatten().map_or(0, |(t, _)| t.len());
+    let read = (0..inputs.len()).map(size).fold(outputs, usize::saturating_add);
+    match &node.op {
+        // Each row of the result meets all of the weights.
+        Op::FullyConnected(_) | Op::MatMul(_) | Op::Conv2d(_) => {
+            let columns = inputs
+                .get(1)
+                .copied()
+                .flatten()
+                .and_then(|(t, _)| t.shape().iter().copied().filter(|&size| size > 0).min());
+            let rows = outputs.checked_div(columns.unwrap_or(1)).unwrap_or(outputs);
+            read.saturating_add(rows.saturating_mul(size(1)))
+        }
+        _ => read,
+    }
 }
 
 /// Loop variables that the body leaves alone and that are constant before the loop become constants
 /// of body and condition.
-fn move_invariants(graph: &Graph, node: &mut Node, alias: &mut [ValueId]) -> usize {
+fn move_invariants(graph: &Graph, node: &mut Node, aliases: &mut Aliases) -> usize {
     let Op::While(inner) = &mut node.op else { return 0 };
     let While { condition, body } = &mut **inner;
     let count = node.inputs.len();
@@ -256,7 +360,7 @@ fn move_invariants(graph: &Graph, node: &mut Node, alias: &mut [ValueId]) -> usi
         let Some(operand) = node.inputs[k] else { continue };
         // Whatever it is, after the loop it is what it was before.
         if let Some(result) = node.outputs[k].take() {
-            set(alias, result, operand);
+            aliases.set(result, operand);
         }
         let Some(value) = graph.get(operand).filter(|value| value.constant.is_some()) else {
             continue;
@@ -290,35 +394,18 @@ fn move_invariants(graph: &Graph, node: &mut Node, alias: &mut [ValueId]) -> usi
 /// Removes the nodes that no output and no state needs, and the results that nobody reads; returns
 /// how many nodes.
 fn remove_dead(graph: &mut Graph) -> usize {
-    let mut wanted = vec![false; graph.values.len()];
-    let want = |id: ValueId, wanted: &mut Vec<bool>| {
-        if let Some(slot) = wanted.get_mut(id.index()) {
-            *slot = true;
-        }
-    };
-    for id in graph
-        .outputs
-        .iter()
-        .map(|port| port.value)
-        .chain(graph.states.iter().map(|state| state.next))
-    {
-        want(id, &mut wanted);
-    }
+    let mut wanted = ValueMap::new(graph);
+    results(graph).for_each(|id| wanted.set(id, true));
     let before = graph.nodes.len();
     let mut kept = Vec::with_capacity(before);
     for mut node in std::mem::take(&mut graph.nodes).into_iter().rev() {
-        let is_wanted = |id: &ValueId| wanted.get(id.index()).copied().unwrap_or(false);
-        if !node.outputs.iter().flatten().any(is_wanted) {
+        if !node.outputs.iter().flatten().any(|&id| wanted[id]) {
             continue;
         }
         for output in &mut node.outputs {
-            if !output.as_ref().is_some_and(is_wanted) {
-                *output = None;
-            }
+            *output = output.filter(|&id| wanted[id]);
         }
-        for input in node.inputs.iter().flatten() {
-            want(*input, &mut wanted);
-        }
+        node.inputs.iter().flatten().for_each(|&id| wanted.set(id, true));
         kept.push(node);
     }
     kept.reverse();
@@ -328,27 +415,23 @@ fn remove_dead(graph: &mut Graph) -> usize {
 
 /// The graph without the values that nothing names any more.
 fn compact(mut graph: Graph) -> Graph {
-    let mut named = vec![false; graph.values.len()];
-    let mut name = |id: ValueId| {
-        if let Some(slot) = named.get_mut(id.index()) {
-            *slot = true;
-        }
-    };
-    graph.inputs.iter().chain(&graph.outputs).for_each(|port| name(port.value));
-    graph.states.iter().for_each(|state| [state.value, state.next].into_iter().for_each(&mut name));
-    for node in &graph.nodes {
-        node.inputs.iter().chain(&node.outputs).flatten().for_each(|id| name(*id));
+    let mut named = used(&graph);
+    graph.inputs.iter().for_each(|port| named.set(port.value, true));
+    graph.states.iter().for_each(|state| named.set(state.value, true));
+    for &id in graph.nodes.iter().flat_map(|node| node.outputs.iter().flatten()) {
+        named.set(id, true);
     }
-    let mut places = vec![ValueId(0); graph.values.len()];
+    let mut places: ValueMap<Option<ValueId>> = ValueMap::new(&graph);
     let mut values = Vec::new();
     for (index, value) in std::mem::take(&mut graph.values).into_iter().enumerate() {
-        if named.get(index).copied().unwrap_or(false) {
-            places[index] = ValueId(values.len() as u32);
+        let id = ValueId::at(index);
+        if named[id] {
+            places.set(id, Some(ValueId::at(values.len())));
             values.push(value);
         }
     }
     graph.values = values;
-    let place = |id: &mut ValueId| *id = read(&places, *id);
+    let place = |id: &mut ValueId| *id = places[*id].unwrap_or(*id);
     graph.inputs.iter_mut().chain(&mut graph.outputs).for_each(|port| place(&mut port.value));
     for state in &mut graph.states {
         place(&mut state.value);
@@ -368,9 +451,10 @@ struct Constants {
 }
 
 impl Constants {
-    fn merge(&mut self, graph: &Graph, id: ValueId, alias: &mut [ValueId]) {
-        let Some(value) = graph.get(id) else { return };
-        let Some(tensor) = &value.constant else { return };
+    /// Whether an equal constant is there already; it then stands for this one.
+    fn merge(&mut self, graph: &Graph, id: ValueId, aliases: &mut Aliases) -> bool {
+        let Some(value) = graph.get(id) else { return false };
+        let Some(tensor) = &value.constant else { return false };
         let mut hasher = DefaultHasher::new();
         tensor.shape().hash(&mut hasher);
         let hashed = match tensor.dtype() {
@@ -383,10 +467,10 @@ impl Constants {
             DType::I8 => tensor.as_slice::<i8>().map(|data| data.hash(&mut hasher)),
             DType::I32 => tensor.as_slice::<i32>().map(|data| data.hash(&mut hasher)),
             DType::I64 => tensor.as_slice::<i64>().map(|data| data.hash(&mut hasher)),
-            DType::F64 | DType::U8 | DType::I16 | DType::Bool => return,
+            DType::F64 | DType::U8 | DType::I16 | DType::Bool => return false,
         };
         if hashed.is_err() {
-            return;
+            return false;
         }
         let same = self.by_content.entry(hasher.finish()).or_default();
         let is_same = |other: &&ValueId| {
@@ -396,9 +480,15 @@ impl Constants {
             })
         };
         match same.iter().find(is_same) {
-            Some(first) if *first != id => set(alias, id, *first),
-            Some(_) => {}
-            None => same.push(id),
+            Some(first) if *first != id => {
+                aliases.set(id, *first);
+                true
+            }
+            Some(_) => false,
+            None => {
+                same.push(id);
+                false
+            }
         }
     }
 }
@@ -412,17 +502,5 @@ fn bits_equal(a: Option<&Tensor>, b: &Tensor) -> bool {
     match (a.as_slice::<f32>(), b.as_slice::<f32>()) {
         (Ok(a), Ok(b)) => bytemuck::cast_slice::<f32, u8>(a) == bytemuck::cast_slice::<f32, u8>(b),
         _ => a == b,
-    }
-}
-
-fn read(alias: &[ValueId], id: ValueId) -> ValueId {
-    alias.get(id.index()).copied().unwrap_or(id)
-}
-
-/// `alias` never leads from an alias to another: what is set was read before.
-fn set(alias: &mut [ValueId], id: ValueId, to: ValueId) {
-    let to = read(alias, to);
-    if let Some(slot) = alias.get_mut(id.index()) {
-        *slot = to;
     }
 }

@@ -1,13 +1,17 @@
 //! Rewrites of the graph, in order. Each says what it matched and made, and why it declined what
 //! looked like a match.
 
+mod alias;
 mod batch;
+mod budget;
 pub mod dequantize;
 mod fold;
 mod merge;
 mod recurrence;
 
-use crate::error::{Error, Result};
+use budget::Budget;
+
+use crate::error::Result;
 use crate::graph::Graph;
 use crate::graph::check::refine;
 
@@ -39,35 +43,101 @@ pub struct Declined {
 }
 
 /// A rewrite: the new graph, and what was done.
-type Pass = fn(Graph) -> Result<(Graph, Report)>;
+type Pass = fn(Graph, &mut Budget) -> Result<(Graph, Report)>;
 
-/// The passes, in their order. `fold` makes weights constant for the passes that look for cells,
-/// and clears up after them.
+/// The passes, in their order. `fold` makes weights constant for the passes that look for cells;
+/// `cleanup` is the same again, after them.
 const PASSES: [(&str, Pass); 7] = [
     ("fold", fold::fold),
-    ("loops", recurrence::loops),
-    ("chains", recurrence::chains),
-    ("clear", fold::fold),
+    ("loops", |graph, _| recurrence::loops(graph)),
+    ("unrolled", |graph, _| recurrence::unrolled(graph)),
+    ("cleanup", fold::fold),
     // Before `merge`, which takes the transposes that it makes into the recurrent ops.
-    ("batch", batch::batch),
+    ("batch", |graph, _| batch::batch(graph)),
     ("merge", merge::merge),
-    ("last", fold::fold),
+    ("cleanup", fold::fold),
 ];
+
+/// Number of passes that [`run_all`] runs.
+pub const COUNT: usize = PASSES.len();
 
 /// Runs every pass in order; the graph is checked after each.
 ///
 /// # Errors
-/// Only when a pass broke the graph ([`Internal`](crate::ErrorKind::Internal)): declining is no
-/// error.
-pub fn run_all(mut graph: Graph) -> Result<(Graph, Vec<Report>)> {
+/// As [`run_first`].
+pub fn run_all(graph: Graph) -> Result<(Graph, Vec<Report>)> {
+    run_first(graph, COUNT)
+}
+
+/// Runs the first `count` passes in order, all of them when there are fewer: what a difference
+/// between two counts shows is the work of one pass. The graph is checked after each; the edits of
+/// a pass that would make it invalid are dropped, and reported as declined.
+///
+/// # Errors
+/// A limit that a pass ran into; declining is no error.
+pub fn run_first(mut graph: Graph, count: usize) -> Result<(Graph, Vec<Report>)> {
+    let mut budget = Budget::new(&graph);
     let mut reports = Vec::new();
-    for (name, pass) in PASSES {
-        let (mut rewritten, report) = pass(graph)?;
-        refine(&mut rewritten).map_err(|error| {
-            Error::internal(format!("pass `{name}` broke the graph")).with_source(error)
-        })?;
-        graph = rewritten;
-        reports.push(Report { pass: name, ..report });
+    for (name, pass) in PASSES.into_iter().take(count) {
+        let before = graph.clone();
+        let (rewritten, report) = pass(graph, &mut budget)?;
+        let (kept, report) = checked(before, rewritten, Report { pass: name, ..report });
+        graph = kept;
+        reports.push(report);
     }
     Ok((graph, reports))
+}
+
+/// What a pass made of a graph, when it is valid; otherwise the graph as it was.
+fn checked(before: Graph, mut rewritten: Graph, mut report: Report) -> (Graph, Report) {
+    match refine(&mut rewritten) {
+        Ok(()) => (rewritten, report),
+        Err(error) => {
+            log::warn!("pass `{}` would make an invalid graph: {error}", report.pass);
+            report.made.clear();
+            report.declined.push(Declined {
+                what: format!("all of `{}`", report.pass),
+                reason: format!("the graph would be invalid: {error}"),
+            });
+            (before, report)
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::graph::{Op, Port, ValueType};
+    use crate::tensor::DType;
+
+    #[test]
+    fn edits_that_would_break_a_graph_are_dropped_with_the_reason() {
+        let mut graph = Graph::default();
+        let [x, y] =
+            ["x", "y"].map(|name| graph.add_value(name, ValueType::fixed(DType::F32, &[2])));
+        graph.inputs.push(Port { name: "x".into(), value: x });
+        graph.outputs.push(Port { name: "y".into(), value: y });
+        graph.add_node(
+            "neg",
+            Op::Unary(crate::graph::op::Unary::Neg),
+            vec![Some(x)],
+            vec![Some(y)],
+        );
+        let mut broken = graph.clone();
+        broken.nodes.clear();
+        let mut report = Report::new("breaks");
+        report.made.push("a mess".into());
+        let (kept, report) = checked(graph.clone(), broken, report);
+        assert_eq!((kept, report.made.len()), (graph, 0));
+        assert!(report.declined[0].reason.contains("invalid"), "{report:?}");
+    }
+
+    #[test]
+    fn the_first_passes_alone_can_be_run() {
+        let (_, reports) = run_first(Graph::default(), 2).unwrap();
+        let names: Vec<_> = reports.iter().map(|report| report.pass).collect();
+        assert_eq!(names, ["fold", "loops"]);
+        assert_eq!(run_all(Graph::default()).unwrap().1.len(), COUNT);
+    }
 }

@@ -42,6 +42,11 @@ macro_rules! dtypes {
                 match self { $(Storage::$variant(v) => v.len(),)* }
             }
 
+            /// Where the elements lie: the same for tensors that share them.
+            pub(crate) fn address(&self) -> usize {
+                match self { $(Storage::$variant(v) => Arc::as_ptr(v).addr(),)* }
+            }
+
             /// Copies the elements of `other`: in place when there are as many of the same type and
             /// they are not shared.
             pub(crate) fn assign(&mut self, other: &Storage) {

@@ -57,7 +57,7 @@ fn candidates(
         return None;
     }
     let layer = |value: ValueId| -> Option<usize> {
-        (consumers.of(value)? == [index]).then_some(())?;
+        (consumers.of(value)? == [NodeId::at(index)]).then_some(())?;
         let layer = producers[value]?.index();
         let node = graph.nodes.get(layer)?;
         let is_y = node.output(Recurrent::y(0)) == Some(value);

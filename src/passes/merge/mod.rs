@@ -2,13 +2,15 @@
 //! layouts, reversals directions, and a forward and a backward layer on one input, joined, one
 //! bidirectional op.
 
-mod around;
 mod bidirectional;
+mod layout;
 mod packs;
 
 use super::Report;
+use super::budget::Budget;
 use crate::error::Result;
-use crate::graph::{Graph, Node, Op, ValueId};
+use crate::graph::{Graph, Node, NodeId, Op, ValueId, ValueMap};
+use crate::passes::alias::results;
 
 /// Rounds of the rewrites: one frees what the next needs. Stacks of bidirectional layers take
 /// three.
@@ -18,58 +20,38 @@ const MOST_ROUNDS: usize = 8;
 ///
 /// # Errors
 /// None of its own.
-pub fn merge(mut graph: Graph) -> Result<(Graph, Report)> {
+pub fn merge(mut graph: Graph, budget: &mut Budget) -> Result<(Graph, Report)> {
     let mut report = Report::new("merge");
     for _ in 0..MOST_ROUNDS {
         let before = report.made.len();
         graph = packs::cancel(graph, &mut report);
-        graph = around::absorb(graph, &mut report);
+        graph = layout::absorb(graph, &mut report);
         graph = bidirectional::pair(graph, &mut report);
         if report.made.len() == before {
             break;
         }
         // Nodes without use would count as consumers in the next round.
-        graph = super::fold::clear(graph);
+        graph = super::fold::cleanup(graph, budget);
     }
     Ok((graph, report))
 }
 
 /// The nodes that read each value; `kept` values are read from outside.
 struct Consumers {
-    nodes: Vec<Vec<usize>>,
-    kept: Vec<bool>,
+    nodes: ValueMap<Vec<NodeId>>,
+    kept: ValueMap<bool>,
 }
 
 impl Consumers {
     fn new(graph: &Graph) -> Self {
-        let mut nodes = vec![Vec::new(); graph.values.len()];
-        for (index, node) in graph.nodes.iter().enumerate() {
-            for input in node.inputs.iter().flatten() {
-                if let Some(list) = nodes.get_mut(input.index()) {
-                    list.push(index);
-                }
-            }
-        }
-        let mut kept = vec![false; graph.values.len()];
-        for id in graph
-            .outputs
-            .iter()
-            .map(|port| port.value)
-            .chain(graph.states.iter().map(|state| state.next))
-        {
-            if let Some(slot) = kept.get_mut(id.index()) {
-                *slot = true;
-            }
-        }
-        Consumers { nodes, kept }
+        let mut kept = ValueMap::new(graph);
+        results(graph).for_each(|id| kept.set(id, true));
+        Consumers { nodes: graph.index().consumers, kept }
     }
 
     /// The nodes that read a value; `None` when it is also read from outside.
-    fn of(&self, value: ValueId) -> Option<&[usize]> {
-        if self.kept.get(value.index()).copied().unwrap_or(true) {
-            return None;
-        }
-        self.nodes.get(value.index()).map(Vec::as_slice)
+    fn of(&self, value: ValueId) -> Option<&[NodeId]> {
+        (!self.kept[value]).then(|| self.nodes[value].as_slice())
     }
 }
 

@@ -1,36 +1,24 @@
 //! Packs of what was taken apart before.
 
-use std::collections::HashMap;
-
 use super::input;
 use crate::graph::op::{Activation, Concat};
 use crate::graph::{Dim, Graph, Node, Op, ValueId, ValueType};
 use crate::passes::Report;
-use crate::passes::recurrence::Trace;
+use crate::passes::alias::Aliases;
+use crate::passes::recurrence::ShapeTracer;
 use crate::tensor::Tensor;
 
 /// Replaces packs whose operands are the pieces of one value, in order or in the opposite order,
 /// and pulls joins out of packs.
-pub fn cancel(graph: Graph, report: &mut Report) -> Graph {
-    let Graph { name, values, nodes, inputs, mut outputs, mut states, symbols } = graph;
-    let empty = Graph {
-        name,
-        values,
-        nodes: Vec::new(),
-        inputs,
-        outputs: Vec::new(),
-        states: Vec::new(),
-        symbols,
-    };
-    let mut trace = Trace::new(empty);
-    let mut alias: HashMap<ValueId, ValueId> = HashMap::new();
+pub fn cancel(mut graph: Graph, report: &mut Report) -> Graph {
+    let nodes = std::mem::take(&mut graph.nodes);
+    let mut tracer = ShapeTracer::new(graph);
+    let mut aliases = Aliases::default();
     for mut node in nodes {
-        for id in node.inputs.iter_mut().flatten() {
-            *id = alias.get(id).copied().unwrap_or(*id);
-        }
+        aliases.read_operands(&mut node);
         let whole = match &node.op {
-            Op::Pack(pack) => packed(&mut trace, &node, pack.axis),
-            Op::StridedSlice(_) => only_entry(&trace, &node),
+            Op::Pack(pack) => packed(&mut tracer, &node, pack.axis),
+            Op::StridedSlice(_) => only_entry(&tracer, &node),
             _ => None,
         };
         match (whole, node.output(0)) {
@@ -39,30 +27,27 @@ pub fn cancel(graph: Graph, report: &mut Report) -> Graph {
                     "`{}` puts together what was taken apart, or the reverse: canceled",
                     node.name
                 ));
-                alias.insert(output, whole);
+                aliases.set(output, whole);
             }
-            _ => trace.push(node),
+            _ => tracer.push(node),
         }
     }
-    let mut graph = trace.graph;
-    let read = |id: ValueId| alias.get(&id).copied().unwrap_or(id);
-    outputs.iter_mut().for_each(|port| port.value = read(port.value));
-    states.iter_mut().for_each(|state| state.next = read(state.next));
-    (graph.outputs, graph.states) = (outputs, states);
+    let mut graph = tracer.graph;
+    aliases.read_results(&mut graph);
     graph
 }
 
 /// Entry 0 of a first axis that was only just added.
-fn only_entry(trace: &Trace, node: &Node) -> Option<ValueId> {
-    let added = trace.producer(input(node, 0)?)?;
-    let axis = trace.integers(input(added, 1)?)?;
+fn only_entry(tracer: &ShapeTracer, node: &Node) -> Option<ValueId> {
+    let added = tracer.producer(input(node, 0)?)?;
+    let axis = tracer.integers(input(added, 1)?)?;
     if !matches!(added.op, Op::ExpandDims) || axis != [0] {
         return None;
     }
     let output = node.output(0)?;
-    let piece = sliced(trace, node, input(node, 0)?)?;
+    let piece = sliced(tracer, node, input(node, 0)?)?;
     let inner = input(added, 0)?;
-    let same = trace.graph.get(inner)?.ty.rank() == trace.graph.get(output)?.ty.rank();
+    let same = tracer.graph.get(inner)?.ty.rank() == tracer.graph.get(output)?.ty.rank();
     (piece.axis == 0 && same).then_some(inner)
 }
 
@@ -75,20 +60,20 @@ struct Piece {
 }
 
 /// What the pack makes, without the pack.
-fn packed(trace: &mut Trace, node: &Node, axis: i64) -> Option<ValueId> {
+fn packed(tracer: &mut ShapeTracer, node: &Node, axis: i64) -> Option<ValueId> {
     let operands: Vec<ValueId> = node.inputs.iter().copied().collect::<Option<_>>()?;
-    let rank = trace.graph.get(*operands.first()?)?.ty.rank()?;
+    let rank = tracer.graph.get(*operands.first()?)?.ty.rank()?;
     let axis = usize::try_from(if axis < 0 { axis + rank as i64 + 1 } else { axis }).ok()?;
     if rank != 2 {
         return None;
     }
-    if let Some(whole) = whole(trace, &operands, axis, &node.name) {
+    if let Some(whole) = whole(tracer, &operands, axis, &node.name) {
         return Some(whole);
     }
     // A pack of joins on the last axis is a join of packs.
     let mut columns: Vec<Vec<ValueId>> = Vec::new();
     for &operand in &operands {
-        let join = trace.producer(operand)?;
+        let join = tracer.producer(operand)?;
         let Op::Concat(options) = &join.op else { return None };
         let last = options.axis == 1 || options.axis == -1;
         if !last || options.activation != Activation::Linear || axis >= rank {
@@ -105,28 +90,28 @@ fn packed(trace: &mut Trace, node: &Node, axis: i64) -> Option<ValueId> {
     }
     if columns
         .iter()
-        .any(|column| column.len() != operands.len() || pieces(trace, column).is_none())
+        .any(|column| column.len() != operands.len() || pieces(tracer, column).is_none())
     {
         return None;
     }
     let mut joined = Vec::new();
     let mut width = Some(0);
     for column in &columns {
-        let part = whole(trace, column, axis, &node.name)?;
+        let part = whole(tracer, column, axis, &node.name)?;
         width = width.and_then(|width| {
-            let own = trace.graph.get(part)?.ty.shape.as_ref()?.last()?.known()?;
+            let own = tracer.graph.get(part)?.ty.shape.as_ref()?.last()?.known()?;
             Some(width + own)
         });
         joined.push(Some(part));
     }
     let first = joined.first().copied().flatten()?;
-    let mut ty = trace.graph.get(first)?.ty.clone();
+    let mut ty = tracer.graph.get(first)?.ty.clone();
     if let Some(last) = ty.shape.as_mut().and_then(|shape| shape.last_mut()) {
         *last = width.map_or(Dim::Unknown, Dim::Known);
     }
-    let result = trace.graph.add_value(format!("{}/joined", node.name), ty);
+    let result = tracer.graph.add_value(format!("{}/joined", node.name), ty);
     let op = Op::Concat(Concat { axis: -1, activation: Activation::Linear });
-    trace.push(Node {
+    tracer.push(Node {
         name: format!("{}/join", node.name),
         op,
         inputs: joined,
@@ -137,14 +122,14 @@ fn packed(trace: &mut Trace, node: &Node, axis: i64) -> Option<ValueId> {
 
 /// The pieces, when they are all of one value along one axis, in order (`false`) or in the opposite
 /// order (`true`).
-fn pieces(trace: &Trace, operands: &[ValueId]) -> Option<(Piece, bool)> {
+fn pieces(tracer: &ShapeTracer, operands: &[ValueId]) -> Option<(Piece, bool)> {
     let found: Vec<Piece> =
-        operands.iter().map(|&operand| piece(trace, operand)).collect::<Option<_>>()?;
+        operands.iter().map(|&operand| piece(tracer, operand)).collect::<Option<_>>()?;
     let first = *found.first()?;
     if found.iter().any(|piece| piece.whole != first.whole || piece.axis != first.axis) {
         return None;
     }
-    let size = trace.graph.get(first.whole)?.ty.shape.as_ref()?.get(first.axis)?.known()?;
+    let size = tracer.graph.get(first.whole)?.ty.shape.as_ref()?.get(first.axis)?.known()?;
     if size != found.len() {
         return None;
     }
@@ -153,10 +138,10 @@ fn pieces(trace: &Trace, operands: &[ValueId]) -> Option<(Piece, bool)> {
     (forward || backward).then_some((first, !forward))
 }
 
-fn piece(trace: &Trace, value: ValueId) -> Option<Piece> {
-    let node = trace.producer(value)?;
+fn piece(tracer: &ShapeTracer, value: ValueId) -> Option<Piece> {
+    let node = tracer.producer(value)?;
     let whole = input(node, 0)?;
-    let rank = trace.graph.get(whole)?.ty.rank()?;
+    let rank = tracer.graph.get(whole)?.ty.rank()?;
     let axis_of =
         |axis: i64| usize::try_from(if axis < 0 { axis + rank as i64 } else { axis }).ok();
     match &node.op {
@@ -166,21 +151,21 @@ fn piece(trace: &Trace, value: ValueId) -> Option<Piece> {
         }
         Op::Gather(gather) if gather.batch_dims == 0 => {
             let indices = input(node, 1)?;
-            let scalar = trace.graph.constant(indices)?.shape().is_empty();
-            let index = usize::try_from(*trace.integers(indices)?.first()?).ok()?;
+            let scalar = tracer.graph.constant(indices)?.shape().is_empty();
+            let index = usize::try_from(*tracer.integers(indices)?.first()?).ok()?;
             scalar.then_some(Piece { whole, axis: axis_of(gather.axis)?, index })
         }
-        Op::StridedSlice(_) => sliced(trace, node, whole),
+        Op::StridedSlice(_) => sliced(tracer, node, whole),
         // A part of size 1, and the axis dropped.
         Op::Squeeze(_) | Op::Reshape => {
-            let split = trace.producer(whole)?;
+            let split = tracer.producer(whole)?;
             let (Op::Split, None) = (&split.op, input(split, 2)) else { return None };
-            let axis = axis_of(*trace.integers(input(split, 1)?)?.first()?)?;
+            let axis = axis_of(*tracer.integers(input(split, 1)?)?.first()?)?;
             let index = split.outputs.iter().position(|output| *output == Some(whole))?;
-            let mut rest = trace.graph.get(whole)?.ty.shape.clone()?;
+            let mut rest = tracer.graph.get(whole)?.ty.shape.clone()?;
             let dropped = rest.get(axis)?.known() == Some(1);
             rest.remove(axis);
-            let same = trace.graph.get(value)?.ty.shape.as_ref() == Some(&rest);
+            let same = tracer.graph.get(value)?.ty.shape.as_ref() == Some(&rest);
             (dropped && same && rest.iter().filter(|dim| dim.known().is_none()).count() <= 1)
                 .then_some(())?;
             Some(Piece { whole: input(split, 0)?, axis, index })
@@ -190,17 +175,17 @@ fn piece(trace: &Trace, value: ValueId) -> Option<Piece> {
 }
 
 /// One index of one axis, cut out by a slice that drops the axis.
-fn sliced(trace: &Trace, node: &Node, whole: ValueId) -> Option<Piece> {
+fn sliced(tracer: &ShapeTracer, node: &Node, whole: ValueId) -> Option<Piece> {
     let Op::StridedSlice(options) = &node.op else { return None };
 
     let axis = usize::try_from(options.shrink_axis_mask.trailing_zeros()).ok()?;
-    let (begin, end) = (trace.integers(input(node, 1)?)?, trace.integers(input(node, 2)?)?);
-    let strides = trace.integers(input(node, 3)?)?;
+    let (begin, end) = (tracer.integers(input(node, 1)?)?, tracer.integers(input(node, 2)?)?);
+    let strides = tracer.integers(input(node, 3)?)?;
     let one = options.shrink_axis_mask.count_ones() == 1;
     if !one || options.ellipsis_mask != 0 || options.new_axis_mask != 0 || options.offset {
         return None;
     }
-    let shape = trace.graph.get(whole)?.ty.shape.as_ref()?;
+    let shape = tracer.graph.get(whole)?.ty.shape.as_ref()?;
     let others = (0..begin.len()).filter(|&k| k != axis).all(|k| {
         let from = options.begin_mask >> k & 1 == 1 || begin[k] == 0;
         let size = shape.get(k).and_then(|dim| dim.known());
@@ -220,22 +205,27 @@ fn sliced(trace: &Trace, node: &Node, whole: ValueId) -> Option<Piece> {
 
 /// The pieces put together along `axis`: the value they were taken from, reversed and transposed as
 /// needed.
-fn whole(trace: &mut Trace, operands: &[ValueId], axis: usize, name: &str) -> Option<ValueId> {
-    let (piece, backward) = pieces(trace, operands)?;
-    let ty = trace.graph.get(piece.whole)?.ty.clone();
+fn whole(
+    tracer: &mut ShapeTracer,
+    operands: &[ValueId],
+    axis: usize,
+    name: &str,
+) -> Option<ValueId> {
+    let (piece, backward) = pieces(tracer, operands)?;
+    let ty = tracer.graph.get(piece.whole)?.ty.clone();
     let rank = ty.rank()?;
     let mut value = piece.whole;
-    let emit = |trace: &mut Trace,
+    let emit = |tracer: &mut ShapeTracer,
                 op: Op,
                 value: ValueId,
                 operand: Vec<i32>,
                 ty: ValueType|
      -> Option<ValueId> {
         let operand = Tensor::from_vec(&[operand.len()], operand).ok()?;
-        let operand = trace.graph.add_constant(format!("{name}/axes"), operand);
-        let result = trace.graph.add_value(format!("{name}/whole"), ty);
+        let operand = tracer.graph.add_constant(format!("{name}/axes"), operand);
+        let result = tracer.graph.add_value(format!("{name}/whole"), ty);
         let inputs = vec![Some(value), Some(operand)];
-        trace.push(Node { name: name.to_owned(), op, inputs, outputs: vec![Some(result)] });
+        tracer.push(Node { name: name.to_owned(), op, inputs, outputs: vec![Some(result)] });
         Some(result)
     };
     // A reversal stands where time is the first axis, next to the layer that it may go into.
@@ -252,13 +242,13 @@ fn whole(trace: &mut Trace, operands: &[ValueId], axis: usize, name: &str) -> Op
     let order: Vec<i32> = order.into_iter().map(|k| k as i32).collect();
     let after = piece.axis > axis;
     if backward && !after {
-        value = emit(trace, Op::Reverse, value, vec![piece.axis as i32], ty)?;
+        value = emit(tracer, Op::Reverse, value, vec![piece.axis as i32], ty)?;
     }
     if piece.axis != axis {
-        value = emit(trace, Op::Transpose, value, order, moved_ty.clone())?;
+        value = emit(tracer, Op::Transpose, value, order, moved_ty.clone())?;
     }
     if backward && after {
-        value = emit(trace, Op::Reverse, value, vec![axis as i32], moved_ty)?;
+        value = emit(tracer, Op::Reverse, value, vec![axis as i32], moved_ty)?;
     }
     Some(value)
 }

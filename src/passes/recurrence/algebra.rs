@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use super::sums::{Coef, Part, Role, Sum};
+use super::polynomial::{Coefficient, Columns, Polynomial, Role};
 
 use crate::graph::op::{Activation, Binary, BinaryFunction, Unary};
 use crate::graph::{Graph, Node, NodeId, Op, ValueId, ValueMap};
@@ -21,6 +21,9 @@ use crate::tensor::{DType, Tensor};
 const MOST_TERMS: usize = 16;
 /// Expansions stop at this depth: a cell has about 10 element-wise ops on a path.
 const MOST_DEPTH: usize = 40;
+
+/// Casts and changes of rank between a mask and what it multiplies; real ones have up to four.
+const MOST_WRAPPERS: usize = 8;
 
 /// A matrix product with constant weights.
 #[derive(Clone, Copy, Debug)]
@@ -45,13 +48,31 @@ pub struct Clip {
     pub high: f64,
 }
 
+/// A value times a mask of 0 and 1.
+struct MaskedFactor {
+    condition: ValueId,
+    /// Whether the value stays where the condition holds, or where it does not.
+    holds: bool,
+    value: ValueId,
+}
+
+/// A choice between two values, element by element.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice {
+    pub condition: ValueId,
+    /// The value where the condition holds.
+    pub yes: ValueId,
+    /// The value where it does not.
+    pub no: ValueId,
+}
+
 /// Expands values of one graph; values in `cuts` are leaves wherever they are not asked for
 /// themselves.
 pub struct Algebra<'g> {
     pub graph: &'g Graph,
     producers: ValueMap<Option<NodeId>>,
     cuts: HashSet<ValueId>,
-    cache: RefCell<HashMap<Part, Rc<Sum>>>,
+    cache: RefCell<HashMap<Columns, Rc<Polynomial>>>,
 }
 
 impl<'g> Algebra<'g> {
@@ -96,12 +117,12 @@ impl<'g> Algebra<'g> {
     }
 
     /// The whole of a value.
-    pub fn whole(&self, value: ValueId) -> Option<Part> {
-        Some(Part { value, start: 0, len: self.width(value)? })
+    pub fn whole(&self, value: ValueId) -> Option<Columns> {
+        Some(Columns { value, start: 0, len: self.width(value)? })
     }
 
     /// The definition of a value, seen through even when it is cut.
-    pub fn define(&self, part: Part) -> Sum {
+    pub fn define(&self, part: Columns) -> Polynomial {
         self.compute(part, 0)
     }
 
@@ -118,12 +139,12 @@ impl<'g> Algebra<'g> {
     }
 
     /// What an activated value was before its activation, with the activation.
-    pub fn before_activation(&self, part: Part) -> Option<(Sum, Activation)> {
+    pub fn before_activation(&self, part: Columns) -> Option<(Polynomial, Activation)> {
         let (node, _) = self.producer(part.value)?;
         match &node.op {
             Op::Activation(activation) => {
                 let input = first(node)?;
-                Some(((*self.expand(Part { value: input, ..part }, 0)).clone(), *activation))
+                Some(((*self.expand(Columns { value: input, ..part }, 0)).clone(), *activation))
             }
             Op::Binary(binary) => {
                 Some((self.binary(node, binary.function, part, 0)?, binary.activation))
@@ -199,6 +220,49 @@ impl<'g> Algebra<'g> {
         }
     }
 
+    /// What stands behind a value that is scaled by a constant, and that constant.
+    fn scaling(&self, node: &Node) -> Option<(ValueId, f64)> {
+        let Op::Binary(Binary { function, activation: Activation::Linear }) = node.op else {
+            return None;
+        };
+        let (a, b) = (first(node)?, node.input(1)?);
+        match function {
+            BinaryFunction::Mul => match (self.scalar(a), self.scalar(b)) {
+                (None, Some(scale)) => Some((a, scale)),
+                (Some(scale), None) => Some((b, scale)),
+                _ => None,
+            },
+            BinaryFunction::Div => {
+                let scale = self.scalar(b).filter(|scale| *scale != 0.0)?;
+                Some((a, 1.0 / scale))
+            }
+            _ => None,
+        }
+    }
+
+    /// `scale · clip(sum, 0, 1 / scale)`: the sum, the upper bound and the scale.
+    pub fn scaled_clip(&self, part: Columns) -> Option<(Polynomial, f64, f64)> {
+        self.scaled_clip_at(part, 0)
+    }
+
+    fn scaled_clip_at(&self, part: Columns, depth: usize) -> Option<(Polynomial, f64, f64)> {
+        let (node, _) = self.producer(part.value)?;
+        let (inner, scale) = self.scaling(node)?;
+        let atom = self.expand(Columns { value: inner, ..part }, depth).as_atom()?;
+        let (sum, high) = match atom.role {
+            Role::Activated => match self.before_activation(atom.part)? {
+                (sum, Activation::Relu6) => (sum, 6.0),
+                _ => return None,
+            },
+            Role::Clipped => {
+                let clip = self.clip(atom.part.value).filter(|clip| clip.low == 0.0)?;
+                (self.define(Columns { value: clip.inner, ..atom.part }), clip.high)
+            }
+            Role::Leaf | Role::Product | Role::Scaled => return None,
+        };
+        ((scale * high - 1.0).abs() <= 1e-6).then_some((sum, high, scale))
+    }
+
     fn bound(&self, value: ValueId) -> Option<(BinaryFunction, f64, ValueId)> {
         let (node, _) = self.producer(value)?;
         let Op::Binary(Binary { function, activation: Activation::Linear }) = node.op else {
@@ -215,12 +279,104 @@ impl<'g> Algebra<'g> {
         }
     }
 
+    /// The choice that a value is: a `Select`, or `m∘yes + (1 − m)∘no` with a mask of 0 and 1, as
+    /// exporters to ONNX write it.
+    pub fn choice(&self, value: ValueId) -> Option<Choice> {
+        let (node, _) = self.producer(value)?;
+        let (a, b) = (first(node)?, node.input(1)?);
+        match &node.op {
+            Op::Select => Some(Choice { condition: a, yes: b, no: node.input(2)? }),
+            Op::Binary(Binary {
+                function: BinaryFunction::Add,
+                activation: Activation::Linear,
+            }) => {
+                let (a, b) = (self.masked_factor(a)?, self.masked_factor(b)?);
+                let (yes, no) = match (a.holds, b.holds) {
+                    (true, false) => (a, b),
+                    (false, true) => (b, a),
+                    _ => return None,
+                };
+                let same = yes.condition == no.condition;
+                same.then_some(Choice { condition: yes.condition, yes: yes.value, no: no.value })
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether a node is that of a choice, or one of its two products.
+    pub fn is_in_choice(&self, node: &Node, choice: ValueId) -> bool {
+        let own = |value: ValueId| node.outputs.contains(&Some(value));
+        let products = self.producer(choice).map(|(choice, _)| choice.inputs.as_slice());
+        own(choice)
+            || (matches!(node.op, Op::Binary(_))
+                && products.unwrap_or_default().iter().flatten().any(|&product| own(product)))
+    }
+
+    /// `m∘value` or `(1 − m)∘value` for a mask `m` of 0 and 1.
+    fn masked_factor(&self, value: ValueId) -> Option<MaskedFactor> {
+        let (node, _) = self.producer(value)?;
+        let Op::Binary(Binary { function: BinaryFunction::Mul, activation: Activation::Linear }) =
+            node.op
+        else {
+            return None;
+        };
+        let (a, b) = (first(node)?, node.input(1)?);
+        let factor = |mask: ValueId, value: ValueId| {
+            let (condition, holds) = self.indicator(mask)?;
+            Some(MaskedFactor { condition, holds, value })
+        };
+        factor(a, b).or_else(|| factor(b, a))
+    }
+
+    /// The condition behind a number that is 1 where it holds and 0 elsewhere, or the other way
+    /// round.
+    fn indicator(&self, mut value: ValueId) -> Option<(ValueId, bool)> {
+        let (mut holds, mut is_number) = (true, true);
+        for _ in 0..MOST_WRAPPERS {
+            if !is_number && !self.is_changed_mask(value) {
+                return Some((value, holds));
+            }
+            let (node, _) = self.producer(value)?;
+            value = match &node.op {
+                Op::Reshape | Op::ExpandDims | Op::Squeeze(_) | Op::BroadcastTo | Op::Tile => {
+                    first(node)?
+                }
+                Op::Unary(Unary::Not) if !is_number => {
+                    holds = !holds;
+                    first(node)?
+                }
+                Op::Cast(_) => {
+                    let inner = first(node)?;
+                    is_number &= self.graph.ty(inner)?.dtype != DType::Bool;
+                    inner
+                }
+                // 1 − m
+                Op::Binary(binary)
+                    if is_number
+                        && binary.function == BinaryFunction::Sub
+                        && binary.activation == Activation::Linear =>
+                {
+                    (self.scalar(first(node)?) == Some(1.0)).then_some(())?;
+                    holds = !holds;
+                    node.input(1)?
+                }
+                _ => return None,
+            };
+        }
+        None
+    }
+
+    /// Whether a mask is the opposite of another one.
+    fn is_changed_mask(&self, value: ValueId) -> bool {
+        matches!(self.producer(value), Some((Node { op: Op::Unary(Unary::Not), .. }, _)))
+    }
+
     /// A constant that is the same number everywhere.
     pub fn scalar(&self, value: ValueId) -> Option<f64> {
         let tensor = self.graph.constant(value).filter(|tensor| tensor.dtype().is_float())?;
-        match Coef::of(tensor.to_f32().iter().map(|&x| f64::from(x)).collect()) {
-            Coef::Scalar(x) => Some(x),
-            Coef::Vector(_) => None,
+        match Coefficient::of(tensor.to_f32().iter().map(|&x| f64::from(x)).collect()) {
+            Coefficient::Scalar(x) => Some(x),
+            Coefficient::Vector(_) => None,
         }
     }
 
@@ -316,9 +472,9 @@ impl<'g> Algebra<'g> {
         axis == -1 || self.rank(value).is_some_and(|rank| axis == rank as i64 - 1)
     }
 
-    fn expand(&self, part: Part, depth: usize) -> Rc<Sum> {
+    fn expand(&self, part: Columns, depth: usize) -> Rc<Polynomial> {
         if self.cuts.contains(&part.value) || depth > MOST_DEPTH {
-            return Rc::new(Sum::atom(Role::Leaf, part));
+            return Rc::new(Polynomial::atom(Role::Leaf, part));
         }
         if let Some(known) = self.cache.borrow().get(&part) {
             return known.clone();
@@ -328,56 +484,59 @@ impl<'g> Algebra<'g> {
         sum
     }
 
-    fn compute(&self, part: Part, depth: usize) -> Sum {
+    fn compute(&self, part: Columns, depth: usize) -> Polynomial {
         match self.try_compute(part, depth + 1) {
             Some(sum) if sum.terms.len() <= MOST_TERMS => sum,
-            _ => Sum::atom(Role::Leaf, part),
+            _ => Polynomial::atom(Role::Leaf, part),
         }
     }
 
     /// `None`: not understood.
-    fn try_compute(&self, part: Part, depth: usize) -> Option<Sum> {
+    fn try_compute(&self, part: Columns, depth: usize) -> Option<Polynomial> {
         let value = self.graph.get(part.value)?;
         if let Some(tensor) = &value.constant {
-            return constant_columns(tensor, part).map(Sum::constant);
+            return constant_columns(tensor, part).map(Polynomial::constant);
         }
         let (node, slot) = self.producer(part.value)?;
         if let Some(inner) =
             self.passed_on(node, part.value).or_else(|| self.same_columns(node, part.value))
         {
-            return Some((*self.expand(Part { value: inner, ..part }, depth)).clone());
+            return Some((*self.expand(Columns { value: inner, ..part }, depth)).clone());
         }
         match &node.op {
             Op::Binary(Binary { function, activation }) => {
                 if self.clip(part.value).is_some() && *activation == Activation::Linear {
-                    return Some(Sum::atom(Role::Clipped, part));
+                    return Some(Polynomial::atom(Role::Clipped, part));
                 }
                 if *activation != Activation::Linear {
-                    return Some(Sum::atom(Role::Activated, part));
+                    return Some(Polynomial::atom(Role::Activated, part));
+                }
+                if self.scaled_clip_at(part, depth).is_some() {
+                    return Some(Polynomial::atom(Role::Scaled, part));
                 }
                 self.binary(node, *function, part, depth)
             }
             // Ones for a dropout that is off; zeros are a state.
             Op::Fill => {
                 let number = self.scalar(node.input(1)?).filter(|&number| number != 0.0)?;
-                Some(Sum::constant(Coef::Scalar(number)))
+                Some(Polynomial::constant(Coefficient::Scalar(number)))
             }
             Op::Unary(Unary::Neg) => Some(
-                self.expand(Part { value: first(node)?, ..part }, depth)
-                    .scaled(&Coef::Scalar(-1.0)),
+                self.expand(Columns { value: first(node)?, ..part }, depth)
+                    .scaled(&Coefficient::Scalar(-1.0)),
             ),
-            Op::Activation(_) => Some(Sum::atom(Role::Activated, part)),
+            Op::Activation(_) => Some(Polynomial::atom(Role::Activated, part)),
             Op::FullyConnected(_) | Op::MatMul(_) => {
                 let product = self.product(part.value)?;
                 if product.activation != Activation::Linear {
-                    return Some(Sum::atom(Role::Activated, part));
+                    return Some(Polynomial::atom(Role::Activated, part));
                 }
                 Some(self.product_sum(&product, part))
             }
             Op::Split | Op::Slice | Op::StridedSlice(_) => {
                 let (input, offset) = self.columns(node, slot, part.value)?;
                 let start = part.start.checked_add(offset)?;
-                Some((*self.expand(Part { value: input, start, len: part.len }, depth)).clone())
+                Some((*self.expand(Columns { value: input, start, len: part.len }, depth)).clone())
             }
             Op::Concat(options) if options.activation == Activation::Linear => {
                 if !self.is_last_axis(options.axis, part.value) {
@@ -387,7 +546,8 @@ impl<'g> Algebra<'g> {
                 for input in node.inputs.iter().flatten() {
                     let width = self.width(*input)?;
                     if part.start >= start && part.start + part.len <= start + width {
-                        let part = Part { value: *input, start: part.start - start, len: part.len };
+                        let part =
+                            Columns { value: *input, start: part.start - start, len: part.len };
                         return Some((*self.expand(part, depth)).clone());
                     }
                     start += width;
@@ -398,16 +558,16 @@ impl<'g> Algebra<'g> {
         }
     }
 
-    fn product_sum(&self, product: &ProductNode, part: Part) -> Sum {
-        let sum = Sum::atom(Role::Product, part);
+    fn product_sum(&self, product: &ProductNode, part: Columns) -> Polynomial {
+        let sum = Polynomial::atom(Role::Product, part);
         match product
             .bias
             .map(|bias| self.graph.constant(bias).and_then(|tensor| constant_columns(tensor, part)))
         {
             None => sum,
-            Some(Some(bias)) => sum.plus(&Sum::constant(bias)),
+            Some(Some(bias)) => sum.plus(&Polynomial::constant(bias)),
             // A bias that is no constant: not a cell.
-            Some(None) => Sum::atom(Role::Leaf, part),
+            Some(None) => Polynomial::atom(Role::Leaf, part),
         }
     }
 
@@ -415,24 +575,24 @@ impl<'g> Algebra<'g> {
         &self,
         node: &Node,
         function: BinaryFunction,
-        part: Part,
+        part: Columns,
         depth: usize,
-    ) -> Option<Sum> {
+    ) -> Option<Polynomial> {
         let (a, b) = (first(node)?, node.input(1)?);
-        let operand = |value: ValueId| -> Option<Rc<Sum>> {
+        let operand = |value: ValueId| -> Option<Rc<Polynomial>> {
             if self.graph.constant(value).is_none() {
                 // Operands that are repeated along the columns or the rows are not followed.
                 let ranks = self.rank(value)? == self.rank(part.value)?
                     || self.rows(value)? == self.rows(part.value)?;
                 let same = ranks && self.width(value)? == self.width(part.value)?;
-                return same.then(|| self.expand(Part { value, ..part }, depth));
+                return same.then(|| self.expand(Columns { value, ..part }, depth));
             }
-            Some(self.expand(Part { value, ..part }, depth))
+            Some(self.expand(Columns { value, ..part }, depth))
         };
         match function {
             BinaryFunction::Add => Some((*operand(a)?).clone().plus(&*operand(b)?)),
             BinaryFunction::Sub => {
-                Some((*operand(a)?).clone().plus(&operand(b)?.scaled(&Coef::Scalar(-1.0))))
+                Some((*operand(a)?).clone().plus(&operand(b)?.scaled(&Coefficient::Scalar(-1.0))))
             }
             BinaryFunction::Mul => {
                 let (a, b) = (operand(a)?, operand(b)?);
@@ -440,14 +600,14 @@ impl<'g> Algebra<'g> {
             }
             BinaryFunction::Div => {
                 let divisor = self.scalar(b).filter(|divisor| *divisor != 0.0)?;
-                Some(operand(a)?.scaled(&Coef::Scalar(1.0 / divisor)))
+                Some(operand(a)?.scaled(&Coefficient::Scalar(1.0 / divisor)))
             }
             _ => None,
         }
     }
 
     /// The operand and first column behind a piece that was cut along the last axis.
-    fn columns(&self, node: &Node, slot: usize, value: ValueId) -> Option<(ValueId, usize)> {
+    pub fn columns(&self, node: &Node, slot: usize, value: ValueId) -> Option<(ValueId, usize)> {
         let input = first(node)?;
         let operand = |slot: usize| -> Option<Vec<i64>> {
             self.graph.constant(node.input(slot)?)?.to_i64().ok()
@@ -534,13 +694,13 @@ pub fn first(node: &Node) -> Option<ValueId> {
 
 /// Columns of a constant that is the same for every row; `None` when rows differ or there are
 /// several.
-fn constant_columns(tensor: &Tensor, part: Part) -> Option<Coef> {
+fn constant_columns(tensor: &Tensor, part: Columns) -> Option<Coefficient> {
     if !tensor.dtype().is_float() {
         return None;
     }
     let data = tensor.to_f32();
     if data.len() == 1 {
-        return Some(Coef::Scalar(f64::from(*data.first()?)));
+        return Some(Coefficient::Scalar(f64::from(*data.first()?)));
     }
     let (&width, leading) = tensor.shape().split_last()?;
     if width == 1 {
@@ -554,5 +714,5 @@ fn constant_columns(tensor: &Tensor, part: Part) -> Option<Coef> {
         return None;
     }
     let columns = data.get(part.start..part.start.checked_add(part.len)?)?;
-    Some(Coef::of(columns.iter().map(|&x| f64::from(x)).collect()))
+    Some(Coefficient::of(columns.iter().map(|&x| f64::from(x)).collect()))
 }

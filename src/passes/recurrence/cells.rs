@@ -5,8 +5,8 @@
 //! here: what repeats the step knows ([`Roles`]).
 
 use super::algebra::Algebra;
+use super::polynomial::{Atom, Coefficient, Columns, Polynomial, Role};
 use super::step::{Form, Gate, Product, Step};
-use super::sums::{Atom, Coef, Part, Role, Sum};
 use crate::graph::ValueId;
 use crate::graph::op::Activation;
 
@@ -23,7 +23,7 @@ pub fn match_step(algebra: &Algebra<'_>, root: ValueId) -> Option<Step> {
 // -------------------------------------------------------------------------
 
 /// `m = o ∘ output(c')`: the output gate's atom, the new cell state and the activation in between.
-fn gated_output(algebra: &Algebra<'_>, sum: &Sum) -> Option<(Atom, ValueId, Activation)> {
+fn gated_output(algebra: &Algebra<'_>, sum: &Polynomial) -> Option<(Atom, ValueId, Activation)> {
     let mut terms = sum.terms.iter();
     let (Some((atoms, factor)), None) = (terms.next(), terms.next()) else { return None };
     let (&[a, b], true) = (atoms.as_slice(), factor.is(1.0)) else { return None };
@@ -59,52 +59,62 @@ fn is_gate(algebra: &Algebra<'_>, atom: Atom) -> bool {
 }
 
 /// What a gate atom was before its activation.
-fn algebra_gate(algebra: &Algebra<'_>, atom: Atom) -> Option<(Sum, Activation)> {
+fn algebra_gate(algebra: &Algebra<'_>, atom: Atom) -> Option<(Polynomial, Activation)> {
     match atom.role {
         Role::Activated => algebra.before_activation(atom.part),
         Role::Clipped => {
             // min(max(x, 0), 1): the hard sigmoid, its slope and offset still in the sum.
             let clip = algebra.clip(atom.part.value)?;
-            let inner = algebra.define(Part { value: clip.inner, ..atom.part });
+            let inner = algebra.define(Columns { value: clip.inner, ..atom.part });
             hard_sigmoid(&inner, clip.low, clip.high, 1.0)
+        }
+        // relu6(x + 3) / 6
+        Role::Scaled => {
+            let (inner, high, scale) = algebra.scaled_clip(atom.part)?;
+            hard_sigmoid(&inner, 0.0, high, scale)
         }
         Role::Leaf | Role::Product => None,
     }
 }
 
 /// `scale · clip(sum, low, high)` as `clip(alpha·x + beta, 0, 1)`.
-fn hard_sigmoid(sum: &Sum, low: f64, high: f64, scale: f64) -> Option<(Sum, Activation)> {
+fn hard_sigmoid(
+    sum: &Polynomial,
+    low: f64,
+    high: f64,
+    scale: f64,
+) -> Option<(Polynomial, Activation)> {
     if scale * low != 0.0 || (scale * high - 1.0).abs() > 1e-6 {
         return None;
     }
     // The slope stands at every matrix product.
     let slope =
         sum.terms.iter().find(|(atoms, _)| atoms.iter().any(|atom| atom.role == Role::Product));
-    let Some((_, Coef::Scalar(slope))) = slope else { return None };
+    let Some((_, Coefficient::Scalar(slope))) = slope else { return None };
     let (alpha, beta) = (slope * scale, 0.5);
     if alpha <= 0.0 {
         return None;
     }
-    let mut argument = Sum::default();
+    let mut argument = Polynomial::default();
     for (atoms, factor) in &sum.terms {
-        let mut factor = factor.mul(&Coef::Scalar(scale / alpha));
+        let mut factor = factor.mul(&Coefficient::Scalar(scale / alpha));
         if atoms.is_empty() {
-            factor = factor.add(&Coef::Scalar(-beta / alpha));
+            factor = factor.add(&Coefficient::Scalar(-beta / alpha));
         }
         argument.terms.insert(atoms.clone(), factor);
     }
     if !sum.terms.contains_key(&Vec::new()) {
-        argument.terms.insert(Vec::new(), Coef::Scalar(-beta / alpha));
+        argument.terms.insert(Vec::new(), Coefficient::Scalar(-beta / alpha));
     }
     // Slopes that stand for 1/6 and 0.2, exactly.
     Some((argument, Activation::HardSigmoid { alpha: alpha as f32, beta: beta as f32 }))
 }
 
 /// The new cell state behind its clip: the terms of `f∘c + i∘g`, and the clip.
-pub fn cell_update(algebra: &Algebra<'_>, c_new: ValueId) -> Option<(Sum, Option<f64>)> {
+pub fn cell_update(algebra: &Algebra<'_>, c_new: ValueId) -> Option<(Polynomial, Option<f64>)> {
     let whole = algebra.whole(c_new)?;
     let (inner, clip) = unclipped(algebra, c_new)?;
-    let sum = algebra.define(Part { value: inner, ..whole });
+    let sum = algebra.define(Columns { value: inner, ..whole });
     // Every term is a product of two, or a lone factor of the coupled form.
     let plausible = !sum.terms.is_empty()
         && sum.terms.len() <= 3
@@ -121,13 +131,13 @@ fn unclipped(algebra: &Algebra<'_>, value: ValueId) -> Option<(ValueId, Option<f
     (clip.low == -clip.high && clip.high > 0.0).then_some((clip.inner, Some(clip.high)))
 }
 
-fn match_lstm(algebra: &Algebra<'_>, root: ValueId, sum: &Sum) -> Option<Step> {
+fn match_lstm(algebra: &Algebra<'_>, root: ValueId, sum: &Polynomial) -> Option<Step> {
     if let Some((output_gate, c_new, output)) = gated_output(algebra, sum) {
         return lstm(algebra, root, output_gate, c_new, output);
     }
     // h' = Q m + q, clipped or not.
     let (inner, projection_clip) = unclipped(algebra, root)?;
-    let inner_part = algebra.whole(root).map(|part| Part { value: inner, ..part })?;
+    let inner_part = algebra.whole(root).map(|part| Columns { value: inner, ..part })?;
     let sum = algebra.define(inner_part);
     let products: Vec<_> = sum.terms.iter().filter(|(atoms, _)| !atoms.is_empty()).collect();
     let [(atoms, factor)] = products.as_slice() else { return None };
@@ -135,10 +145,10 @@ fn match_lstm(algebra: &Algebra<'_>, root: ValueId, sum: &Sum) -> Option<Step> {
     if product.role != Role::Product {
         return None;
     }
-    let bias = sum.terms.get(&Vec::new()).cloned().unwrap_or(Coef::Scalar(0.0));
+    let bias = sum.terms.get(&Vec::new()).cloned().unwrap_or(Coefficient::Scalar(0.0));
     let node = algebra.product(product.part.value)?;
     let hidden = algebra.through(node.argument);
-    let hidden_sum = algebra.define(Part { value: hidden, start: 0, len: node.shape.1 });
+    let hidden_sum = algebra.define(Columns { value: hidden, start: 0, len: node.shape.1 });
     let (output_gate, c_new, output) = gated_output(algebra, &hidden_sum)?;
     let mut step = lstm(algebra, root, output_gate, c_new, output)?;
     let projection = Product {
@@ -149,7 +159,7 @@ fn match_lstm(algebra: &Algebra<'_>, root: ValueId, sum: &Sum) -> Option<Step> {
         rows: (product.part.start, product.part.len),
         columns: (0, node.shape.1),
         joined: node.shape.1,
-        factor: Coef::Scalar(1.0),
+        factor: Coefficient::Scalar(1.0),
     };
     step.projection = Some((projection, bias));
     step.projection_clip = projection_clip;
@@ -260,7 +270,7 @@ fn lstm(
 // ---- GRU: h' = z∘h + (1 − z)∘n
 // -------------------------------------------------------------------------------------------
 
-fn match_gru(algebra: &Algebra<'_>, root: ValueId, sum: &Sum) -> Option<Step> {
+fn match_gru(algebra: &Algebra<'_>, root: ValueId, sum: &Polynomial) -> Option<Step> {
     let mut plus: Option<(Atom, Atom)> = None;
     let mut minus: Option<(Atom, Atom)> = None;
     let mut lone: Option<Atom> = None;
@@ -375,7 +385,7 @@ fn match_gru(algebra: &Algebra<'_>, root: ValueId, sum: &Sum) -> Option<Step> {
 }
 
 /// The two factors of a sum that is one product of two atoms.
-fn single_product(sum: &Sum) -> Option<(Atom, Atom)> {
+fn single_product(sum: &Polynomial) -> Option<(Atom, Atom)> {
     let mut terms = sum.terms.iter();
     match (terms.next(), terms.next()) {
         (Some((atoms, factor)), None) if factor.is(1.0) => match atoms.as_slice() {
@@ -389,7 +399,7 @@ fn single_product(sum: &Sum) -> Option<(Atom, Atom)> {
 // ---- RNN: h' = activation(W x + R h + b)
 // ---------------------------------------------------------------------------------
 
-fn match_rnn(algebra: &Algebra<'_>, root: ValueId, sum: &Sum) -> Option<Step> {
+fn match_rnn(algebra: &Algebra<'_>, root: ValueId, sum: &Polynomial) -> Option<Step> {
     let whole = algebra.whole(root)?;
     let gate = match sum.as_atom() {
         Some(atom) if atom.role == Role::Activated => gate(algebra, atom, None)?,
@@ -417,7 +427,7 @@ fn match_rnn(algebra: &Algebra<'_>, root: ValueId, sum: &Sum) -> Option<Step> {
 
 impl Gate {
     fn empty(activation: Activation, width: usize) -> Gate {
-        let zero = Coef::Scalar(0.0);
+        let zero = Coefficient::Scalar(0.0);
         Gate {
             activation,
             width,
@@ -438,7 +448,7 @@ fn gate(algebra: &Algebra<'_>, atom: Atom, state: Option<ValueId>) -> Option<Gat
 /// A sum of products with weights, a constant, and `state` times a constant.
 fn gate_of(
     algebra: &Algebra<'_>,
-    sum: &Sum,
+    sum: &Polynomial,
     activation: Activation,
     width: usize,
     state: Option<ValueId>,
@@ -482,7 +492,7 @@ pub fn is_zero(algebra: &Algebra<'_>, value: ValueId) -> bool {
 }
 
 /// A product over joined operands as one product for each.
-fn parts_of(algebra: &Algebra<'_>, atom: Atom, factor: &Coef) -> Option<Vec<Product>> {
+fn parts_of(algebra: &Algebra<'_>, atom: Atom, factor: &Coefficient) -> Option<Vec<Product>> {
     let node = algebra.product(atom.part.value)?;
     let parts = algebra.joined(node.argument, node.shape.1)?;
     Some(

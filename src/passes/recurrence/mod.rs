@@ -1,25 +1,21 @@
-//! Recurrent layers, found where they were written out: in structured loops and in unrolled chains.
+//! Recurrent layers, found where they were written out: in structured loops and in unrolled steps.
 //!
 //! Four steps, the same for every source: find the cell from its equations ([`algebra`], [`cells`],
-//! [`weights`]), find what repeats it ([`loops`], [`chains`]), make the recurrent op, and merge
+//! [`weights`]), find what repeats it ([`loops`], [`unrolled`]), make the recurrent op, and merge
 //! what stands around it (the `merge` pass).
 
 mod algebra;
-mod build;
 mod cells;
-mod chains;
 mod loops;
 mod order;
-mod sequence;
+mod polynomial;
+mod shape_tracer;
 mod step;
-mod sums;
-mod trace;
-mod turns;
-mod variables;
+mod unrolled;
 mod weights;
 
 pub(super) use order::sorted;
-pub(super) use trace::Trace;
+pub(super) use shape_tracer::ShapeTracer;
 
 use super::Report;
 use crate::error::Result;
@@ -32,18 +28,31 @@ use crate::graph::{Graph, Recurrent};
 /// None of its own: a loop that is not understood stays.
 pub fn loops(graph: Graph) -> Result<(Graph, Report)> {
     let mut report = Report::new("loops");
-    let graph = loops::fuse(graph, &mut report)?;
+    let graph = loops::fuse(graph, &mut report);
     Ok((graph, report))
 }
 
-/// Makes recurrent ops of unrolled chains.
+/// Makes recurrent ops of unrolled steps.
 ///
 /// # Errors
-/// None of its own: a chain that is not understood stays.
-pub fn chains(graph: Graph) -> Result<(Graph, Report)> {
-    let mut report = Report::new("chains");
-    let graph = chains::fuse(graph, &mut report);
+/// None of its own: steps that is not understood stays.
+pub fn unrolled(graph: Graph) -> Result<(Graph, Report)> {
+    let mut report = Report::new("unrolled");
+    let graph = unrolled::fuse(graph, &mut report);
     Ok((graph, report))
+}
+
+/// Declares the results of the nodes from `first` on as inference finds them.
+///
+/// # Errors
+/// The first node that would be invalid: the rewrite that made it is to be dropped.
+fn check_nodes(graph: &mut Graph, first: usize) -> std::result::Result<(), step::Reason> {
+    let nodes: Vec<_> = graph.nodes.get(first..).unwrap_or_default().to_vec();
+    for node in &nodes {
+        super::fold::try_refine(graph, node)
+            .map_err(|error| format!("`{}` would be invalid: {error}", node.name))?;
+    }
+    Ok(())
 }
 
 /// One line about a recurrent op that was made.

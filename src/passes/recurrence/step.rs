@@ -1,6 +1,6 @@
 //! What a matched step consists of.
 
-use super::sums::Coef;
+use super::polynomial::Coefficient;
 use crate::graph::ValueId;
 use crate::graph::op::Activation;
 
@@ -23,7 +23,7 @@ pub struct Product {
     /// Number of columns of the whole product: other than `columns.1` when operands were joined.
     pub joined: usize,
     /// Constant factor of each row.
-    pub factor: Coef,
+    pub factor: Coefficient,
 }
 
 impl Product {
@@ -43,13 +43,13 @@ impl Product {
 pub struct Gate {
     pub activation: Activation,
     pub width: usize,
-    pub bias: Coef,
+    pub bias: Coefficient,
     pub products: Vec<Product>,
     /// The state and its factors.
-    pub peephole: Option<(ValueId, Coef)>,
+    pub peephole: Option<(ValueId, Coefficient)>,
     /// Products and bias that are multiplied by the reset gate.
     pub after_reset: Vec<Product>,
-    pub reset_bias: Coef,
+    pub reset_bias: Coefficient,
 }
 
 /// Which cell a step is.
@@ -76,7 +76,7 @@ pub struct Step {
     pub c_old: Option<ValueId>,
     pub cell_clip: Option<f64>,
     /// Projection and its bias.
-    pub projection: Option<(Product, Coef)>,
+    pub projection: Option<(Product, Coefficient)>,
     pub projection_clip: Option<f64>,
 }
 
@@ -130,7 +130,7 @@ impl Gate {
             Activation::HardSigmoid { beta: 0.5, .. } => {}
             _ => return None,
         }
-        let minus = Coef::Scalar(-1.0);
+        let minus = Coefficient::Scalar(-1.0);
         self.bias = self.bias.mul(&minus);
         self.reset_bias = self.reset_bias.mul(&minus);
         self.peephole = self.peephole.map(|(state, factor)| (state, factor.mul(&minus)));

@@ -1,8 +1,8 @@
 //! From a matched step to the canonical cell: gate blocks in canonical order, rows = output units.
 
 use super::algebra::Algebra;
+use super::polynomial::Coefficient;
 use super::step::{Form, Gate, Product, Reason, Step};
-use super::sums::Coef;
 use crate::graph::ValueId;
 use crate::graph::op::Activation;
 use crate::graph::recurrent::{Arithmetic, Cell, CellWeights, Gru, Lstm, Matrix, Projection, Rnn};
@@ -139,10 +139,10 @@ fn peephole(step: &Step, units: usize) -> Result<Option<Matrix>, Reason> {
     if step.gates.iter().all(|gate| gate.peephole.is_none()) {
         return Ok(None);
     }
-    let zero = Coef::Scalar(0.0);
+    let zero = Coefficient::Scalar(0.0);
     let candidate = step.gates.len().saturating_sub(2);
     let gates = step.gates.iter().enumerate().filter(|(k, _)| *k != candidate);
-    let rows: Vec<(&Coef, usize)> = gates
+    let rows: Vec<(&Coefficient, usize)> = gates
         .map(|(_, gate)| (gate.peephole.as_ref().map_or(&zero, |(_, factor)| factor), units))
         .collect();
     Ok(Some(Matrix::float(dense(rows)?)))
@@ -301,7 +301,7 @@ fn index(product: &Product, tensor: &Tensor, row: usize, column: usize) -> Optio
 
 /// The factors of consecutive blocks as f32; `None` when all are 0.
 fn vector<'a>(
-    blocks: impl IntoIterator<Item = (&'a Coef, usize)>,
+    blocks: impl IntoIterator<Item = (&'a Coefficient, usize)>,
 ) -> Result<Option<Tensor>, Reason> {
     let blocks: Vec<_> = blocks.into_iter().collect();
     if blocks.iter().all(|(factor, _)| factor.is(0.0)) {
@@ -310,7 +310,7 @@ fn vector<'a>(
     dense(blocks).map(Some)
 }
 
-fn dense<'a>(blocks: impl IntoIterator<Item = (&'a Coef, usize)>) -> Result<Tensor, Reason> {
+fn dense<'a>(blocks: impl IntoIterator<Item = (&'a Coefficient, usize)>) -> Result<Tensor, Reason> {
     let data: Vec<f32> = blocks
         .into_iter()
         .flat_map(|(factor, rows)| (0..rows).map(move |k| factor.at(k) as f32))

@@ -1,24 +1,23 @@
-//! Values of a loop's body as values over all turns, `[B, n]` becoming `[T, B, n]`: what does not
-//! depend on the turn before can be computed for all turns at once.
+//! Values of a loop's body as values over all iterations, `[B, n]` becoming `[T, B, n]`: what does not
+//! depend on the iteration before can be computed for all iterations at once.
 
 use std::collections::{HashMap, HashSet};
 
-use super::step::Reason;
 use crate::graph::op::{Activation, BinaryFunction, Concat, FullyConnected, Unary};
 use crate::graph::{Dim, Graph, Node, NodeId, Op, ValueId, ValueMap, ValueType};
+use crate::passes::recurrence::shape_tracer::ShapeTracer;
+use crate::passes::recurrence::step::Reason;
 use crate::tensor::Tensor;
-
-use super::trace::Trace;
 
 /// Longest chain of ops between a list and a cell; real ones have two or three.
 const MOST_DEPTH: usize = 64;
 
-/// What is known over all turns.
+/// What is known over all iterations.
 pub struct Sequences<'a> {
     body: &'a Graph,
     producers: ValueMap<Option<NodeId>>,
     known: HashMap<ValueId, ValueId>,
-    /// What is the same in every turn, as values around the loop.
+    /// What is the same in every iteration, as values around the loop.
     invariants: HashMap<ValueId, ValueId>,
     /// What is not computed from its operands: the new states of cells, whose layers are built
     /// whole.
@@ -34,7 +33,7 @@ impl<'a> Sequences<'a> {
         Sequences { body, producers: body.producers(), known: HashMap::new(), invariants, stops }
     }
 
-    /// `value` of the body is the entry of `sequence` in every turn.
+    /// `value` of the body is the entry of `sequence` in every iteration.
     pub fn set(&mut self, value: ValueId, sequence: ValueId) {
         self.known.insert(value, sequence);
     }
@@ -43,7 +42,7 @@ impl<'a> Sequences<'a> {
         self.body.node(self.producers[value]?)
     }
 
-    /// The ops that can be lifted row by row, and the operands that go with the turns.
+    /// The ops that can be lifted row by row, and the operands that go with the iterations.
     fn operands(&self, value: ValueId) -> Option<(&'a Node, Vec<ValueId>)> {
         let node = self.node(value)?;
         let constant = |id: ValueId| self.body.constant(id);
@@ -79,15 +78,15 @@ impl<'a> Sequences<'a> {
         moving.iter().all(|&id| rank(id) == Some(2)).then_some((node, moving))
     }
 
-    /// What an element-wise op repeats for every turn: constants and invariants of at most the axes
-    /// of a turn, filled tensors.
+    /// What an element-wise op repeats for every iteration: constants and invariants of at most the axes
+    /// of a iteration, filled tensors.
     fn repeats(&self, id: ValueId) -> bool {
         let fits =
             self.body.get(id).and_then(|value| value.ty.rank()).is_some_and(|rank| rank <= 2);
         fits && self.is_fixed(id, 0)
     }
 
-    /// Whether a value is the same in every turn.
+    /// Whether a value is the same in every iteration.
     fn is_fixed(&self, id: ValueId, depth: usize) -> bool {
         if self.constant(id).is_some() || self.invariants.contains_key(&id) {
             return true;
@@ -100,26 +99,26 @@ impl<'a> Sequences<'a> {
         })
     }
 
-    /// A value that is the same in every turn, around the loop.
-    fn fixed(&mut self, trace: &mut Trace, id: ValueId) -> Option<ValueId> {
+    /// A value that is the same in every iteration, around the loop.
+    fn fixed(&mut self, tracer: &mut ShapeTracer, id: ValueId) -> Option<ValueId> {
         if let Some(outer) = self.invariants.get(&id) {
             return Some(*outer);
         }
         let own = self.body.get(id)?;
         if let Some(tensor) = self.constant(id) {
-            let copy = trace.graph.add_constant(own.name.clone(), tensor.clone());
-            trace.graph.get_mut(copy)?.ty.quantization = own.ty.quantization.clone();
+            let copy = tracer.graph.add_constant(own.name.clone(), tensor.clone());
+            tracer.graph.get_mut(copy)?.ty.quantization = own.ty.quantization.clone();
             return Some(copy);
         }
         let node = self.node(id)?;
         let mut inputs = Vec::new();
         for input in &node.inputs {
-            inputs.push(Some(self.fixed(trace, (*input)?)?));
+            inputs.push(Some(self.fixed(tracer, (*input)?)?));
         }
         let rank = own.ty.rank().unwrap_or(0);
         let ty = ValueType { shape: Some(vec![Dim::Unknown; rank]), ..own.ty.clone() };
-        let result = trace.graph.add_value(own.name.clone(), ty);
-        trace.push(Node {
+        let result = tracer.graph.add_value(own.name.clone(), ty);
+        tracer.push(Node {
             name: node.name.clone(),
             op: node.op.clone(),
             inputs,
@@ -185,10 +184,10 @@ impl<'a> Sequences<'a> {
         self.body.constant(id).or_else(|| self.body.constant(self.filling(id)?))
     }
 
-    /// Builds `value` over all turns; `lead` is a type `[T, B, _]`.
+    /// Builds `value` over all iterations; `lead` is a type `[T, B, _]`.
     pub fn build(
         &mut self,
-        trace: &mut Trace,
+        tracer: &mut ShapeTracer,
         value: ValueId,
         lead: &ValueType,
     ) -> Result<ValueId, Reason> {
@@ -200,7 +199,7 @@ impl<'a> Sequences<'a> {
             .ok_or("an input of the cell is computed in a way that is not followed")?;
         let mut lifted = HashMap::new();
         for operand in moving {
-            lifted.insert(operand, self.build(trace, operand, lead)?);
+            lifted.insert(operand, self.build(tracer, operand, lead)?);
         }
         let mut inputs = Vec::new();
         for input in &node.inputs {
@@ -209,7 +208,7 @@ impl<'a> Sequences<'a> {
                 Some(id) => Some(match lifted.get(id) {
                     Some(lifted) => *lifted,
                     None => {
-                        self.fixed(trace, *id).ok_or("an operand of the loop is not followed")?
+                        self.fixed(tracer, *id).ok_or("an operand of the loop is not followed")?
                     }
                 }),
             });
@@ -228,8 +227,8 @@ impl<'a> Sequences<'a> {
         let width = own.ty.shape.as_ref().and_then(|shape| shape.last()?.known());
         shape.push(width.map_or(Dim::Unknown, Dim::Known));
         let ty = ValueType { dtype: own.ty.dtype, shape: Some(shape), quantization: None };
-        let result = trace.graph.add_value(own.name.clone(), ty);
-        trace.push(Node { name: node.name.clone(), op, inputs, outputs: vec![Some(result)] });
+        let result = tracer.graph.add_value(own.name.clone(), ty);
+        tracer.push(Node { name: node.name.clone(), op, inputs, outputs: vec![Some(result)] });
         self.known.insert(value, result);
         Ok(result)
     }

@@ -6,7 +6,7 @@ use crate::graph::ValueId;
 
 /// Columns of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Part {
+pub struct Columns {
     pub value: ValueId,
     pub start: usize,
     pub len: usize,
@@ -23,87 +23,93 @@ pub enum Role {
     Activated,
     /// The result of a clip to constant bounds.
     Clipped,
+    /// The result of a clip from 0 on, times the constant that makes its upper bound 1.
+    Scaled,
 }
 
 /// A factor of a term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Atom {
     pub role: Role,
-    pub part: Part,
+    pub part: Columns,
 }
 
 /// A constant factor: one for all columns, or one for each.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Coef {
+pub enum Coefficient {
     Scalar(f64),
     Vector(Vec<f64>),
 }
 
-impl Coef {
-    pub fn of(values: Vec<f64>) -> Coef {
+impl Coefficient {
+    pub fn of(values: Vec<f64>) -> Coefficient {
         match values.as_slice() {
-            [first, rest @ ..] if rest.iter().all(|x| x == first) => Coef::Scalar(*first),
-            _ => Coef::Vector(values),
+            [first, rest @ ..] if rest.iter().all(|x| x == first) => Coefficient::Scalar(*first),
+            _ => Coefficient::Vector(values),
         }
     }
 
-    pub fn zip(&self, other: &Coef, f: impl Fn(f64, f64) -> f64) -> Coef {
+    pub fn zip(&self, other: &Coefficient, f: impl Fn(f64, f64) -> f64) -> Coefficient {
         match (self, other) {
-            (Coef::Scalar(a), Coef::Scalar(b)) => Coef::Scalar(f(*a, *b)),
-            (Coef::Scalar(a), Coef::Vector(b)) => Coef::of(b.iter().map(|b| f(*a, *b)).collect()),
-            (Coef::Vector(a), Coef::Scalar(b)) => Coef::of(a.iter().map(|a| f(*a, *b)).collect()),
-            (Coef::Vector(a), Coef::Vector(b)) => {
-                Coef::of(a.iter().zip(b).map(|(a, b)| f(*a, *b)).collect())
+            (Coefficient::Scalar(a), Coefficient::Scalar(b)) => Coefficient::Scalar(f(*a, *b)),
+            (Coefficient::Scalar(a), Coefficient::Vector(b)) => {
+                Coefficient::of(b.iter().map(|b| f(*a, *b)).collect())
+            }
+            (Coefficient::Vector(a), Coefficient::Scalar(b)) => {
+                Coefficient::of(a.iter().map(|a| f(*a, *b)).collect())
+            }
+            (Coefficient::Vector(a), Coefficient::Vector(b)) => {
+                Coefficient::of(a.iter().zip(b).map(|(a, b)| f(*a, *b)).collect())
             }
         }
     }
 
-    pub fn add(&self, other: &Coef) -> Coef {
+    pub fn add(&self, other: &Coefficient) -> Coefficient {
         self.zip(other, |a, b| a + b)
     }
 
-    pub fn mul(&self, other: &Coef) -> Coef {
+    pub fn mul(&self, other: &Coefficient) -> Coefficient {
         self.zip(other, |a, b| a * b)
     }
 
     pub fn is(&self, value: f64) -> bool {
-        matches!(self, Coef::Scalar(x) if *x == value)
+        matches!(self, Coefficient::Scalar(x) if *x == value)
     }
 
     /// The factor of column `k`.
     pub fn at(&self, k: usize) -> f64 {
         match self {
-            Coef::Scalar(x) => *x,
-            Coef::Vector(x) => x.get(k).copied().unwrap_or(0.0),
+            Coefficient::Scalar(x) => *x,
+            Coefficient::Vector(x) => x.get(k).copied().unwrap_or(0.0),
         }
     }
 
     /// Equal up to the rounding of sums that were folded in another order.
-    pub fn close_to(&self, other: &Coef, width: usize) -> bool {
+    pub fn close_to(&self, other: &Coefficient, width: usize) -> bool {
         (0..width).all(|k| (self.at(k) - other.at(k)).abs() <= 1e-6 * (1.0 + self.at(k).abs()))
     }
 }
 
 /// A sum of terms: the product of the atoms times the constant.
 #[derive(Clone, Debug, PartialEq, Default)]
-pub struct Sum {
-    pub terms: BTreeMap<Vec<Atom>, Coef>,
+pub struct Polynomial {
+    pub terms: BTreeMap<Vec<Atom>, Coefficient>,
 }
 
-impl Sum {
-    pub fn constant(coef: Coef) -> Sum {
-        let mut sum = Sum::default();
+impl Polynomial {
+    pub fn constant(coef: Coefficient) -> Polynomial {
+        let mut sum = Polynomial::default();
         sum.add_term(Vec::new(), coef);
         sum
     }
 
-    pub fn atom(role: Role, part: Part) -> Sum {
-        let mut sum = Sum::default();
-        sum.add_term(vec![Atom { role, part }], Coef::Scalar(1.0));
+    pub fn atom(role: Role, part: Columns) -> Polynomial {
+        let mut sum = Polynomial::default();
+        sum.add_term(vec![Atom { role, part }], Coefficient::Scalar(1.0));
         sum
     }
 
-    pub fn add_term(&mut self, atoms: Vec<Atom>, coef: Coef) {
+    pub fn add_term(&mut self, atoms: Vec<Atom>, coef: Coefficient) {
         let total = match self.terms.get(&atoms) {
             Some(old) => old.add(&coef),
             None => coef,
@@ -115,23 +121,23 @@ impl Sum {
         }
     }
 
-    pub fn scaled(&self, factor: &Coef) -> Sum {
-        let mut sum = Sum::default();
+    pub fn scaled(&self, factor: &Coefficient) -> Polynomial {
+        let mut sum = Polynomial::default();
         for (atoms, coef) in &self.terms {
             sum.add_term(atoms.clone(), coef.mul(factor));
         }
         sum
     }
 
-    pub fn plus(mut self, other: &Sum) -> Sum {
+    pub fn plus(mut self, other: &Polynomial) -> Polynomial {
         for (atoms, coef) in &other.terms {
             self.add_term(atoms.clone(), coef.clone());
         }
         self
     }
 
-    pub fn times(&self, other: &Sum) -> Sum {
-        let mut sum = Sum::default();
+    pub fn times(&self, other: &Polynomial) -> Polynomial {
+        let mut sum = Polynomial::default();
         for (a, p) in &self.terms {
             for (b, q) in &other.terms {
                 let mut atoms = a.clone();

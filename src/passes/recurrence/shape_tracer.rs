@@ -16,15 +16,15 @@ pub enum Size {
 }
 
 /// A graph with the node of each value.
-pub struct Trace {
+pub struct ShapeTracer {
     pub graph: Graph,
     producers: ValueMap<Option<NodeId>>,
 }
 
-impl Trace {
+impl ShapeTracer {
     pub fn new(graph: Graph) -> Self {
         let producers = graph.producers();
-        Trace { graph, producers }
+        ShapeTracer { graph, producers }
     }
 
     /// Adds a node at the end.

@@ -1,60 +1,67 @@
 //! What each variable of a loop is: a counter, something that stays, a state, possibly under a
 //! mask, or a list.
 
-use super::algebra::first;
-use super::loops::Loop;
-use super::step::Reason;
-use super::trace::{Size, Trace};
+use super::body::{Loop, is_true};
 use crate::graph::op::BinaryFunction;
-use crate::graph::{Node, Op, ValueId};
+use crate::graph::{Op, ValueId};
+use crate::passes::recurrence::algebra::first;
+use crate::passes::recurrence::shape_tracer::{ShapeTracer, Size};
+use crate::passes::recurrence::step::Reason;
 use crate::tensor::DType;
 
-/// What one loop variable is.
+/// Ops between a mask and the choice that it decides; real ones have up to five.
+const MOST_WRAPPERS: usize = 16;
+
+/// One loop variable, as the body uses it.
 #[derive(Clone, Debug)]
 pub enum Variable {
     /// 0, 1, 2, …
     Counter,
-    /// The same in every turn.
+    /// The same in every iteration.
     Invariant,
     /// A state; behind the mask, its next value.
     State { next: ValueId, mask: Option<Mask> },
-    /// A list with one entry for each turn.
+    /// A list with one entry for each iteration.
     List { item: ValueId },
-    /// A list with one entry, overwritten in each turn.
+    /// A list with one entry, overwritten in each iteration.
     Last { item: ValueId },
-    /// The output of the turn before, kept for masked turns or for nothing: the value is that of a
+    /// The output of the iteration before, kept for masked iterations or for nothing: the value is that of a
     /// list's entry.
     Output,
-    /// Something else: an error unless it turns out to be an `Output`.
+    /// Something else: an error unless it iterations out to be an `Output`.
     Other,
 }
 
-/// Which turns count for which rows.
+/// Which iterations count for which rows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mask {
     /// The first `n`: a loop variable `[B]`.
     Lengths(usize),
-    /// Where a list `[T, B]` or `[T, B, 1]` of bools, a loop variable, holds.
-    List(usize),
+    /// Where a list of bools, a loop variable, holds: `[T, B]` or `[T, B, 1]`, or with time at
+    /// another axis.
+    List { list: usize, axis: usize },
 }
 
 impl Loop<'_> {
-    pub fn classify(&self, trace: &Trace, k: usize) -> Result<Variable, Reason> {
+    pub fn classify(&self, tracer: &ShapeTracer, k: usize) -> Result<Variable, Reason> {
         let (input, next) = (self.inputs[k], self.nexts[k]);
         if next == input {
             return Ok(Variable::Invariant);
         }
-        if self.is_counter(trace, k) {
+        if is_true(self.body(), next) && self.starts_true(k) {
+            return Ok(Variable::Invariant);
+        }
+        if self.is_counter(k) {
             return Ok(Variable::Counter);
         }
-        if let Some(item) = self.list_write(trace, k) {
+        if let Some(item) = self.list_write(tracer, k) {
             return Ok(item);
         }
         let ty = self.inner.body.get(input).map(|value| &value.ty);
         if ty.is_none_or(|ty| !ty.dtype.is_float()) {
             return Err(format!("loop variable {k} is neither counter, state nor list"));
         }
-        let Some((valid, new, old)) = self.masked(trace, next) else {
+        let Some((valid, new, old)) = self.masked(next) else {
             return Ok(Variable::State { next, mask: None });
         };
         if self.variable(old) != Some(k) {
@@ -65,22 +72,20 @@ impl Loop<'_> {
 
     /// `select(mask, new, old)` in either order: the mask, the value where it holds, the value
     /// where it does not.
-    pub fn masked(&self, trace: &Trace, value: ValueId) -> Option<(Mask, ValueId, ValueId)> {
-        let (node, _) = self.algebra.producer(self.algebra.through(value))?;
-        if !matches!(node.op, Op::Select) {
-            return None;
-        }
-        let operand = |slot: usize| node.input(slot);
-        let (condition, yes, no) = (operand(0)?, operand(1)?, operand(2)?);
-        let (mask, holds) = self.mask(trace, condition)?;
-        let (yes, no) = (self.algebra.through(yes), self.algebra.through(no));
+    pub fn masked(&self, value: ValueId) -> Option<(Mask, ValueId, ValueId)> {
+        let choice = self.algebra.choice(self.algebra.through(value))?;
+        let (mask, holds) = self.mask(choice.condition)?;
+        let (yes, no) = (self.algebra.through(choice.yes), self.algebra.through(choice.no));
         Some(if holds { (mask, yes, no) } else { (mask, no, yes) })
     }
 
-    /// The mask behind a condition, and whether the condition holds where the turn counts.
-    fn mask(&self, trace: &Trace, mut condition: ValueId) -> Option<(Mask, bool)> {
+    /// The mask behind a condition, and whether the condition holds where the iteration counts.
+    fn mask(&self, mut condition: ValueId) -> Option<(Mask, bool)> {
         let mut holds = true;
-        for _ in 0..16 {
+        for _ in 0..MOST_WRAPPERS {
+            if let Some(read) = self.reads.iter().find(|read| read.value == condition) {
+                return Some((Mask::List { list: read.list, axis: read.axis }, holds));
+            }
             let (node, _) = self.algebra.producer(condition)?;
             let operand = |slot: usize| node.input(slot);
             match &node.op {
@@ -92,7 +97,6 @@ impl Loop<'_> {
                     condition = operand(0)?
                 }
                 Op::Cast(DType::Bool) => condition = operand(0)?,
-                Op::Gather(_) => return Some((Mask::List(self.list_read(trace, node)?), holds)),
                 Op::Binary(binary) => {
                     let (a, b) = (operand(0)?, operand(1)?);
                     use BinaryFunction::{And, Greater, GreaterEqual, Less, LessEqual, Or};
@@ -104,7 +108,7 @@ impl Loop<'_> {
                         }
                         _ => {}
                     }
-                    let (time, lengths, function) = if self.counts(trace, a) {
+                    let (time, lengths, function) = if self.counts(a) {
                         (a, b, binary.function)
                     } else {
                         let mirrored = match binary.function {
@@ -116,7 +120,7 @@ impl Loop<'_> {
                         };
                         (b, a, mirrored)
                     };
-                    if !self.counts(trace, time) {
+                    if !self.counts(time) {
                         return None;
                     }
                     let valid = match function {
@@ -161,28 +165,18 @@ impl Loop<'_> {
         None
     }
 
-    /// The loop variable that a gather reads at the counter.
-    pub fn list_read(&self, trace: &Trace, node: &Node) -> Option<usize> {
-        let Op::Gather(options) = &node.op else { return None };
-        let (list, index) = (first(node)?, node.input(1)?);
-        let k = self.variable(list)?;
-        let scalar = self.inner.body.get(index)?.ty.rank() == Some(0);
-        let plain = options.axis == 0 && options.batch_dims == 0 && scalar;
-        (plain && self.nexts[k] == self.inputs[k] && self.counts(trace, index)).then_some(k)
-    }
-
     /// The entry that a list gets.
-    fn list_write(&self, trace: &Trace, k: usize) -> Option<Variable> {
+    fn list_write(&self, tracer: &ShapeTracer, k: usize) -> Option<Variable> {
         let (node, _) = self.algebra.producer(self.nexts[k])?;
         let operand = |slot: usize| node.input(slot);
-        let entries = trace.axis(self.operands[k], 0);
+        let entries = tracer.axis(self.operands[k], 0);
         match &node.op {
             Op::SetItem => {
                 if self.variable(operand(0)?) != Some(k) {
                     return None;
                 }
                 let (index, item) = (operand(1)?, self.algebra.through(operand(2)?));
-                if self.counts(trace, index) {
+                if self.counts(index) {
                     return Some(Variable::List { item });
                 }
                 let only = self.integers(index)? == [0] && entries == Size::Known(1);
@@ -190,8 +184,7 @@ impl Loop<'_> {
             }
             Op::Concat(options) if options.axis == 0 && node.inputs.len() == 3 => {
                 let (before, item, after) = (operand(0)?, operand(1)?, operand(2)?);
-                let fits =
-                    self.is_slice(trace, k, before, false) && self.is_slice(trace, k, after, true);
+                let fits = self.is_slice(k, before, false) && self.is_slice(k, after, true);
                 let item = self.entry(item)?;
                 fits.then_some(Variable::List { item })
             }
@@ -229,7 +222,7 @@ impl Loop<'_> {
     }
 
     /// Whether a value is the part of list `k` before the counter, or after it.
-    fn is_slice(&self, trace: &Trace, k: usize, value: ValueId, after: bool) -> bool {
+    fn is_slice(&self, k: usize, value: ValueId, after: bool) -> bool {
         let check = || -> Option<bool> {
             let (node, _) = self.algebra.producer(value)?;
             let operand = |slot: usize| node.input(slot);
@@ -249,12 +242,7 @@ impl Loop<'_> {
                     return Some(false);
                 }
                 let head = first(node)?;
-                let at = if after {
-                    (0..self.inputs.len())
-                        .any(|c| self.is_counter(trace, c) && self.is_next_of(head, c))
-                } else {
-                    self.counts(trace, head)
-                };
+                let at = if after { self.counts_next(head) } else { self.counts(head) };
                 Some(tail && at)
             };
             let constant = |value: ValueId, x: i64| {

@@ -80,7 +80,8 @@ impl Walk {
     /// outside.
     fn readers(&self, value: Option<ValueId>) -> Option<Vec<usize>> {
         let Some(value) = value else { return Some(Vec::new()) };
-        let readers = self.consumers.of(value)?.to_vec();
+        let readers: Vec<usize> =
+            self.consumers.of(value)?.iter().map(|reader| reader.index()).collect();
         readers.iter().all(|&reader| self.touched.get(reader) == Some(&false)).then_some(readers)
     }
 

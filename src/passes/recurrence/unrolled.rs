@@ -30,7 +30,7 @@ pub fn fuse(mut graph: Graph, report: &mut Report) -> Graph {
     if chains.is_empty() {
         return graph;
     }
-    // All at once; only when inputs of one chain turn out to depend on its own outputs, one by one.
+    // All at once; only when inputs of one chain iteration out to depend on its own outputs, one by one.
     let mut all = graph.clone();
     let pieces: Vec<_> = chains.iter().filter_map(|chain| chain.emit(&mut all)).collect();
     read_pieces(&mut all, &pieces);
@@ -199,6 +199,10 @@ impl Finder<'_> {
     /// The step whose new states are the old ones of step `s`.
     fn previous(&self, s: usize) -> Option<usize> {
         let step = &self.steps[s];
+        // Half of a blend, `(1 − z)∘n`, looks like a step from the zero state: it follows none.
+        if is_cut_short(step) {
+            return None;
+        }
         let mut arguments: Vec<ValueId> = step.products().map(|product| product.argument).collect();
         arguments.extend(step.h_old);
         arguments.sort_unstable();
