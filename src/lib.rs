@@ -96,7 +96,8 @@
 //! |---|---|
 //! | `Recurrent` | LSTM (peephole, coupled gates, projection, layer norm, diagonal, clips), GRU (reset before and after), plain cell; forward, reverse, both; lengths and masks; float, hybrid and integer |
 //! | `Svdf` | any rank; float, hybrid and integer |
-//! | `FullyConnected`, `MatMul`, `Conv2d` | float, hybrid and integer |
+//! | `FullyConnected`, `MatMul`, `Conv2d` | float, hybrid and integer; convolutions in groups and with any padding |
+//! | `Pool2d` | maximum and average |
 //! | `Unary`, `Binary`, `Activation`, `Softmax`, `Select` | element-wise, with broadcasting |
 //! | `Reduce`, `ArgMax` | sum, mean, product, maximum, minimum, any, all |
 //! | `Cast`, `Quantize`, `Dequantize` | |

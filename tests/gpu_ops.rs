@@ -118,8 +118,9 @@ fn require_gpu() -> bool {
     }
 }
 
-/// Runs the case on both devices; `None` when they agree and nothing ran on the host.
-fn difference(case: Case) -> Option<String> {
+/// Runs the case on the gpu, or the cpu; `None` when it agrees with the reference and nothing ran on
+/// the host.
+fn difference(case: Case, device: &Device) -> Option<String> {
     let name = case.name;
     let (graph, inputs) = graph(case);
     let inputs: Vec<(&str, &Tensor)> = inputs.iter().map(|(n, t)| (n.as_str(), t)).collect();
@@ -128,7 +129,7 @@ fn difference(case: Case) -> Option<String> {
         .unwrap()
         .run(&inputs)
         .unwrap_or_else(|e| panic!("{name}: {e}"));
-    let session = Session::new(&model, Device::gpu()).unwrap();
+    let session = Session::new(&model, device.clone()).unwrap();
     let gpu = match session.run(&inputs) {
         Ok(outputs) => outputs,
         Err(error) => return Some(format!("{name}: {error}")),
@@ -162,7 +163,8 @@ fn check(cases: Vec<Case>) {
     if !require_gpu() {
         return;
     }
-    let failures: Vec<String> = cases.into_iter().filter_map(difference).collect();
+    let failures: Vec<String> =
+        cases.into_iter().filter_map(|case| difference(case, &Device::gpu())).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
@@ -376,8 +378,10 @@ fn products() {
     let matmul = |transpose_a, transpose_b| {
         Op::MatMul(MatMul { transpose_a, transpose_b, asymmetric_inputs: false })
     };
-    let conv = |same_padding, strides, dilations| {
-        Op::Conv2d(Conv2d { same_padding, strides, dilations, activation: Activation::Relu })
+    let conv = |same, strides, dilations| {
+        let padding = if same { Padding::Same } else { Padding::Valid };
+        let activation = Activation::Relu;
+        Op::Conv2d(Conv2d { padding, strides, dilations, groups: 1, activation })
     };
     let filters = || {
         vec![
@@ -430,6 +434,49 @@ fn products() {
             )
         },
     ]);
+}
+
+/// Convolutions in groups and pools have kernels on both devices.
+#[test]
+fn windows() {
+    let cpu = Device::cpu();
+    let wrong: Vec<String> =
+        window_cases().into_iter().filter_map(|case| difference(case, &cpu)).collect();
+    assert!(wrong.is_empty(), "cpu:\n{}", wrong.join("\n"));
+    check(window_cases());
+}
+
+fn window_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let explicit = Padding::Explicit { before: [1, 0], after: [2, 1] };
+    for padding in [Padding::Valid, Padding::Same, Padding::SameLower, explicit] {
+        for (groups, filters) in [(3, 6), (3, 3), (2, 4), (1, 5)] {
+            let channels = 6 / groups * groups;
+            let weights = floats(2, &[filters, 3, 2, channels / groups]);
+            let (strides, dilations) = ([2, 1], [1, 2]);
+            let activation = Activation::Relu;
+            cases.push(case(
+                "convolution in groups",
+                Op::Conv2d(Conv2d { padding, strides, dilations, groups, activation }),
+                vec![
+                    given(floats(1, &[2, 5, 6, channels])),
+                    Arg::Constant(weights),
+                    Arg::Constant(floats(3, &[filters])),
+                ],
+            ));
+        }
+        let averages = [true, false].map(|count_padding| PoolFunction::Average { count_padding });
+        for function in [PoolFunction::Maximum, averages[0], averages[1]] {
+            let (window, strides, dilations) = ([3, 2], [2, 1], [1, 2]);
+            let activation = Activation::Linear;
+            cases.push(case(
+                "pool",
+                Op::Pool2d(Pool2d { function, window, strides, dilations, padding, activation }),
+                vec![given(floats(1, &[2, 5, 6, 3]))],
+            ));
+        }
+    }
+    cases
 }
 
 #[test]

@@ -6,8 +6,8 @@ use super::movement::{self, View, broadcast};
 use super::operands::{Operands, broadcast_shape, checked_count};
 use super::quantized;
 use crate::error::{Error, Result};
-use crate::graph::ValueType;
 use crate::graph::op::{Activation, Conv2d, FullyConnected, MatMul};
+use crate::graph::{ValueType, WindowAxis};
 use crate::tensor::{DType, Tensor};
 
 /// `Σ a·b` in f64.
@@ -234,63 +234,15 @@ fn hybrid_matmul(options: &MatMul, product: &Product, operands: &Operands<'_>) -
     Tensor::from_vec(&product.shape, out)
 }
 
-/// One axis of a convolution.
-pub(super) struct Window {
-    size: usize,
-    kernel: usize,
-    stride: usize,
-    dilation: usize,
-    before: usize,
-    /// Number of window positions.
-    pub count: usize,
-}
-
-impl Window {
-    fn new(
-        same: bool,
-        size: usize,
-        kernel: usize,
-        stride: usize,
-        dilation: usize,
-    ) -> Result<Window> {
-        // TFLite keeps these in 32 bits; the bound keeps the arithmetic below exact.
-        let fits = |n: usize| (1..=i32::MAX as usize).contains(&n);
-        if !(fits(kernel) && fits(stride) && fits(dilation))
-            || kernel as u64 * dilation as u64 > i32::MAX as u64
-        {
-            return Err(Error::graph(format!(
-                "a kernel of {kernel} with stride {stride} and dilation {dilation}"
-            )));
-        }
-        let reach = (kernel - 1) * dilation + 1;
-        let (count, before) = if same {
-            let count = size.div_ceil(stride);
-            // Zeros on both sides, the odd one behind.
-            let padding = (count.saturating_sub(1) * stride + reach).saturating_sub(size);
-            (count, padding / 2)
-        } else {
-            (if size >= reach { (size - reach) / stride + 1 } else { 0 }, 0)
-        };
-        Ok(Window { size, kernel, stride, dilation, before, count })
-    }
-
-    /// The positions in x under the window `index`, with their position in the kernel.
-    fn taps(&self, index: usize) -> impl Iterator<Item = (usize, usize)> + '_ {
-        (0..self.kernel).filter_map(move |k| {
-            let position = (index * self.stride + k * self.dilation).checked_sub(self.before)?;
-            (position < self.size).then_some((k, position))
-        })
-    }
-}
-
 /// Sizes of a convolution.
 pub(super) struct Convolution {
     images: usize,
     channels: usize,
     /// `O`.
     pub outputs: usize,
-    vertical: Window,
-    horizontal: Window,
+    groups: usize,
+    vertical: WindowAxis,
+    horizontal: WindowAxis,
     /// Shape of y.
     pub shape: Vec<usize>,
 }
@@ -313,15 +265,21 @@ impl Convolution {
         else {
             return Err(wrong());
         };
-        if channels != inputs || bias.is_some_and(|bias| bias.len() != outputs) {
+        let groups = options.groups;
+        let divided = groups > 0
+            && outputs.is_multiple_of(groups)
+            && inputs.checked_mul(groups) == Some(channels);
+        if !divided || bias.is_some_and(|bias| bias.len() != outputs) {
             return Err(wrong());
         }
-        let same = options.same_padding;
-        let vertical = Window::new(same, h, kh, options.strides[0], options.dilations[0])?;
-        let horizontal = Window::new(same, w, kw, options.strides[1], options.dilations[1])?;
+        let axis = |axis: usize, size, kernel| {
+            let (stride, dilation) = (options.strides[axis], options.dilations[axis]);
+            WindowAxis::new(options.padding, axis, size, kernel, stride, dilation)
+        };
+        let (vertical, horizontal) = (axis(0, h, kh)?, axis(1, w, kw)?);
         let shape = vec![images, vertical.count, horizontal.count, outputs];
         checked_count(DType::F32, &shape)?;
-        Ok(Convolution { images, channels, outputs, vertical, horizontal, shape })
+        Ok(Convolution { images, channels, outputs, groups, vertical, horizontal, shape })
     }
 
     /// `Σ product(index in x, index in the weights)` for every element of the result in order;
@@ -333,6 +291,9 @@ impl Convolution {
     ) {
         let (channels, h, w) = (self.channels, self.vertical.size, self.horizontal.size);
         let (kh, kw) = (self.vertical.kernel, self.horizontal.kernel);
+        // Of a group; both are 0 where there is no channel or no unit.
+        let depth = channels / self.groups.max(1);
+        let units = (self.outputs / self.groups.max(1)).max(1);
         for image in 0..self.images {
             for row in 0..self.vertical.count {
                 for column in 0..self.horizontal.count {
@@ -340,9 +301,10 @@ impl Convolution {
                         let mut sum = S::default();
                         for (i, y) in self.vertical.taps(row) {
                             for (j, x) in self.horizontal.taps(column) {
-                                let pixel = ((image * h + y) * w + x) * channels;
-                                let weight = ((unit * kh + i) * kw + j) * channels;
-                                (0..channels).for_each(|c| add(&mut sum, pixel + c, weight + c));
+                                let first = unit / units * depth;
+                                let pixel = ((image * h + y) * w + x) * channels + first;
+                                let weight = ((unit * kh + i) * kw + j) * depth;
+                                (0..depth).for_each(|c| add(&mut sum, pixel + c, weight + c));
                             }
                         }
                         finish(sum, unit);

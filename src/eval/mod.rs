@@ -12,6 +12,7 @@ mod hybrid;
 pub(crate) mod interpret;
 pub(crate) mod movement;
 pub(crate) mod operands;
+mod pool;
 mod quantized;
 mod recurrent;
 mod reduce;
@@ -70,6 +71,7 @@ fn dispatch(op: &Op, x: &Operands<'_>) -> Result<Vec<Option<Tensor>>> {
         Op::FullyConnected(options) => dense::fully_connected(options, x),
         Op::MatMul(options) => dense::matmul(options, x),
         Op::Conv2d(options) => dense::conv2d(options, x),
+        Op::Pool2d(options) => pool::pool2d(options, x),
         Op::Unary(function) => elementwise::unary(*function, x),
         Op::Activation(function) => elementwise::activation(*function, x),
         Op::Binary(options) => elementwise::binary(options, x),

@@ -9,10 +9,12 @@ use super::elementwise::{activate, compare};
 use super::fixed_point::Multiplier;
 use super::movement;
 use super::operands::{Affine, Operands};
+use super::pool::Pool;
 use super::reduce::Groups;
 use crate::error::{Error, Result};
 use crate::graph::op::{
-    Activation, Binary, BinaryFunction, Concat, Conv2d, FullyConnected, ReduceFunction, Softmax,
+    Activation, Binary, BinaryFunction, Concat, Conv2d, FullyConnected, Pool2d, PoolFunction,
+    ReduceFunction, Softmax,
 };
 use crate::tensor::{DType, Tensor};
 
@@ -460,4 +462,41 @@ pub(super) fn conv2d(
         |sum, unit| out.push(weights.finish(sum, unit, &target)),
     );
     target.tensor(&sizes.shape, out)
+}
+
+/// A pool, int8 or uint8; x and the result share scale and zero point, so that stored numbers can be
+/// compared and added. The average rounds halves away from zero.
+pub(super) fn pool2d(options: &Pool2d, pool: &Pool, operands: &Operands<'_>) -> Result<Tensor> {
+    let x = operands.tensor(0, "x")?;
+    eight_bits(x)?;
+    let (source, target) = (operands.scale(0, "x")?, Target::new(operands, options.activation)?);
+    if source != target.affine || x.dtype() != target.dtype {
+        return Err(Error::graph(format!(
+            "x of scale {} and zero point {}, the result of {} and {}: a pool keeps them",
+            source.scale, source.zero, target.affine.scale, target.affine.zero
+        )));
+    }
+    let values = movement::integers(x)?;
+    let (low, high) = (i64::from(target.low), i64::from(target.high.max(target.low)));
+    let mut out = Vec::with_capacity(pool.shape.iter().product());
+    match options.function {
+        PoolFunction::Maximum => pool.fold(
+            low,
+            |most, at| most.max(values[at]),
+            |most: i64, _, _| out.push(most.min(high)),
+        ),
+        PoolFunction::Average { count_padding: true } => {
+            return Err(Error::unsupported("padding that counts in a quantized average"));
+        }
+        PoolFunction::Average { count_padding: false } => pool.fold(
+            0i64,
+            |sum, at| sum + values[at],
+            |sum: i64, count, _| {
+                let (count, half) = (count.max(1) as i64, count as i64 / 2);
+                let mean = if sum > 0 { (sum + half) / count } else { (sum - half) / count };
+                out.push(mean.clamp(low, high));
+            },
+        ),
+    }
+    target.tensor(&pool.shape, out)
 }

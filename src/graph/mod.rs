@@ -9,11 +9,13 @@ pub mod print;
 pub mod recurrent;
 pub mod synthetic;
 mod types;
+mod window;
 
 pub use index::{Index, ValueMap};
 pub use op::Op;
 pub use recurrent::Recurrent;
 pub use types::{Dim, Symbol, ValueType};
+pub use window::WindowAxis;
 
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Tensor};

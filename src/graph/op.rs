@@ -8,6 +8,7 @@
 
 use super::Graph;
 use super::recurrent::{Matrix, Recurrent};
+pub use super::window::Padding;
 use crate::tensor::{DType, Tensor};
 
 /// An operation of the graph. The doc of each variant lists its inputs → outputs; `?` marks the
@@ -23,8 +24,10 @@ pub enum Op {
     FullyConnected(FullyConnected),
     /// a `[.., M, K]`, b `[.., K, N]` (batch axes broadcast) → `[.., M, N]`.
     MatMul(MatMul),
-    /// x `[N, h, w, I]`, weights `[O, kh, kw, I]`, bias? `[O]` → `[N, h', w', O]`.
+    /// x `[N, h, w, I]`, weights `[O, kh, kw, I / groups]`, bias? `[O]` → `[N, h', w', O]`.
     Conv2d(Conv2d),
+    /// x `[N, h, w, C]` → `[N, h', w', C]`.
+    Pool2d(Pool2d),
     /// x → y, element by element.
     Unary(Unary),
     /// x → y, element by element.
@@ -228,14 +231,69 @@ pub struct MatMul {
 /// Options of the convolution.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Conv2d {
-    /// Output size `ceil(n / stride)` with zeros around, or only whole windows.
-    pub same_padding: bool,
+    /// Zeros around the image.
+    pub padding: Padding,
     /// Vertical, horizontal.
     pub strides: [usize; 2],
     /// Vertical, horizontal.
     pub dilations: [usize; 2],
+    /// Input and output channels are divided into this many parts, of which each pair is a
+    /// convolution of its own; with as many as there are input channels, a depthwise convolution.
+    pub groups: usize,
     /// Applied to the sum.
     pub activation: Activation,
+}
+
+impl Default for Conv2d {
+    /// Whole windows, one step at a time, all channels together.
+    fn default() -> Self {
+        Conv2d {
+            padding: Padding::Valid,
+            strides: [1, 1],
+            dilations: [1, 1],
+            groups: 1,
+            activation: Activation::Linear,
+        }
+    }
+}
+
+/// Options of a pool over windows of an image.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pool2d {
+    /// Which function.
+    pub function: PoolFunction,
+    /// Height and width of the window.
+    pub window: [usize; 2],
+    /// Vertical, horizontal.
+    pub strides: [usize; 2],
+    /// Vertical, horizontal.
+    pub dilations: [usize; 2],
+    /// Entries around the image: a maximum never takes them.
+    pub padding: Padding,
+    /// Applied to the result.
+    pub activation: Activation,
+}
+
+/// The functions of [`Pool2d`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PoolFunction {
+    /// The largest entry of the window; the lowest number of the type where the window meets none.
+    Maximum,
+    /// The sum of the window's entries, divided by how many there are; 0 where there are none.
+    Average {
+        /// Entries of padding count, as zeros.
+        count_padding: bool,
+    },
+}
+
+impl PoolFunction {
+    /// The name that is printed.
+    pub fn name(self) -> &'static str {
+        match self {
+            PoolFunction::Maximum => "MaxPool2d",
+            PoolFunction::Average { .. } => "AveragePool2d",
+        }
+    }
 }
 
 /// Options of the softmax: `e^(beta·x) / Σ e^(beta·x)` over the last axis, or its logarithm.
@@ -412,6 +470,7 @@ impl Op {
             Op::FullyConnected(_) => "FullyConnected",
             Op::MatMul(_) => "MatMul",
             Op::Conv2d(_) => "Conv2d",
+            Op::Pool2d(pool) => pool.function.name(),
             Op::Unary(function) => function.name(),
             Op::Activation(activation) => activation.name(),
             Op::Binary(binary) => binary.function.name(),

@@ -2,9 +2,10 @@
 
 use std::fmt::{self, Write as _};
 
-use super::op::{Activation, Op, SvdfArithmetic, While};
+use super::op::{Activation, Op, PoolFunction, SvdfArithmetic, While};
 use super::recurrent::{Arithmetic, Cell, CellWeights, Layout, Merge, Recurrent, Source};
 use super::types::{Dim, ValueType};
+use super::window::Padding;
 use super::{Graph, Node, Reset, ValueId};
 use crate::tensor::{DType, Tensor};
 
@@ -208,10 +209,20 @@ pub fn options(op: &Op) -> String {
             say(product.transpose_b, "b transposed");
         }
         Op::Conv2d(conv) => {
-            say(conv.same_padding, "same");
+            say(conv.padding != Padding::Valid, &padding(conv.padding));
+            say(conv.groups != 1, &format!("groups {}", conv.groups));
             say(conv.strides != [1, 1], &format!("strides {:?}", conv.strides));
             say(conv.dilations != [1, 1], &format!("dilations {:?}", conv.dilations));
             say(conv.activation != Activation::Linear, &activation(conv.activation));
+        }
+        Op::Pool2d(pool) => {
+            say(true, &format!("window {:?}", pool.window));
+            say(pool.padding != Padding::Valid, &padding(pool.padding));
+            say(pool.strides != [1, 1], &format!("strides {:?}", pool.strides));
+            say(pool.dilations != [1, 1], &format!("dilations {:?}", pool.dilations));
+            let counts = pool.function == PoolFunction::Average { count_padding: true };
+            say(counts, "padding counts");
+            say(pool.activation != Activation::Linear, &activation(pool.activation));
         }
         Op::Activation(function) => {
             let text = activation(*function);
@@ -404,6 +415,15 @@ fn weight_options(w: &CellWeights) -> impl Iterator<Item = &'static str> {
     ]
     .into_iter()
     .flatten()
+}
+
+fn padding(padding: Padding) -> String {
+    match padding {
+        Padding::Valid => "valid".to_owned(),
+        Padding::Same => "same".to_owned(),
+        Padding::SameLower => "same, odd entry before".to_owned(),
+        Padding::Explicit { before, after } => format!("padding {before:?} {after:?}"),
+    }
 }
 
 #[cfg(test)]

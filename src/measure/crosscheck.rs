@@ -74,6 +74,7 @@ pub fn is_quantized(graph: &Graph) -> bool {
         Op::FullyConnected(_)
         | Op::MatMul(_)
         | Op::Conv2d(_)
+        | Op::Pool2d(_)
         | Op::Unary(_)
         | Op::Activation(_)
         | Op::Binary(_)

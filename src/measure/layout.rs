@@ -119,6 +119,7 @@ fn trace(
             reshaped(&sizes(graph, operand(0)?)?, &roles, &sizes(graph, value)?)
         }
         Op::Conv2d(_)
+        | Op::Pool2d(_)
         | Op::Reduce(_)
         | Op::ArgMax(_)
         | Op::Shape(_)
@@ -261,6 +262,7 @@ fn operand_roles(
         | Op::ExpandDims
         | Op::Reshape
         | Op::Conv2d(_)
+        | Op::Pool2d(_)
         | Op::Reduce(_)
         | Op::ArgMax(_)
         | Op::Shape(_)

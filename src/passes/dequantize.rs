@@ -198,6 +198,7 @@ fn rewrite_node(
             body: rewrite(&inner.body, false, report).within(|| "body")?,
         })),
         Op::Unary(_)
+        | Op::Pool2d(_)
         | Op::Activation(_)
         | Op::Binary(_)
         | Op::Select

@@ -229,6 +229,7 @@ fn unchanged(graph: &Graph, node: &Node) -> Option<ValueId> {
         | Op::FullyConnected(_)
         | Op::MatMul(_)
         | Op::Conv2d(_)
+        | Op::Pool2d(_)
         | Op::Unary(_)
         | Op::Activation(_)
         | Op::Binary(_)

@@ -274,6 +274,7 @@ fn decides_shapes(op: &Op) -> bool {
         | Op::FullyConnected(_)
         | Op::MatMul(_)
         | Op::Conv2d(_)
+        | Op::Pool2d(_)
         | Op::While(_)
         | Op::Custom(_) => false,
         Op::Unary(_)

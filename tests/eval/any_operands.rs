@@ -198,9 +198,24 @@ fn simple_op() -> impl Strategy<Value = Op> {
         3 => any::<[bool; 3]>().prop_map(|[transpose_a, transpose_b, asymmetric_inputs]| {
             Op::MatMul(MatMul { transpose_a, transpose_b, asymmetric_inputs })
         }),
-        2 => (any::<bool>(), [0usize..3, 0usize..3], [0usize..3, 1usize..4]).prop_map(|(same_padding, strides, dilations)| {
-            Op::Conv2d(Conv2d { same_padding, strides, dilations, activation: Activation::Linear })
+        2 => (padding(), [0usize..3, 0usize..3], [0usize..3, 1usize..4], 0usize..4).prop_map(|(padding, strides, dilations, groups)| {
+            Op::Conv2d(Conv2d { padding, strides, dilations, groups, activation: Activation::Linear })
         }),
+        2 => (padding(), [0usize..3, 0usize..3], [0usize..4, 1usize..4], any::<[bool; 2]>()).prop_map(|(padding, strides, window, [maximum, count_padding])| {
+            let function = if maximum { PoolFunction::Maximum } else { PoolFunction::Average { count_padding } };
+            Op::Pool2d(Pool2d { function, window, strides, dilations: [1, 1], padding, activation: Activation::Linear })
+        }),
+    ]
+}
+
+fn padding() -> impl Strategy<Value = Padding> {
+    let sides = || [0usize..3, 0usize..3];
+    prop_oneof![
+        Just(Padding::Valid),
+        Just(Padding::Same),
+        Just(Padding::SameLower),
+        (sides(), sides()).prop_map(|(before, after)| Padding::Explicit { before, after }),
+        Just(Padding::Explicit { before: [usize::MAX; 2], after: [1, 1] }),
     ]
 }
 

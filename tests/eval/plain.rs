@@ -282,8 +282,9 @@ fn matrix_product() {
 fn convolution() {
     let x = iota(&[1, 3, 3, 1]);
     let w = f(&[1, 2, 2, 1], &[1.0, 2.0, 3.0, 4.0]);
-    let op = |same_padding, strides, dilations| {
-        Op::Conv2d(Conv2d { same_padding, strides, dilations, activation: Activation::Linear })
+    let op = |same, strides, dilations| {
+        let padding = if same { Padding::Same } else { Padding::Valid };
+        Op::Conv2d(Conv2d { padding, strides, dilations, ..Conv2d::default() })
     };
     let valid = eval(&op(false, [1, 1], [1, 1]), &[&x, &w]).unwrap();
     assert_eq!(valid, f(&[1, 2, 2, 1], &[27.0, 37.0, 57.0, 67.0]));
@@ -303,4 +304,51 @@ fn convolution() {
         eval(&op(false, [1, 1], [1, 1]), &[&x, &w]).unwrap(),
         f(&[1, 1, 2, 2], &[0.0, 1.0, 2.0, 5.0])
     );
+}
+
+#[test]
+fn convolution_in_groups_and_with_explicit_padding() {
+    // Two channels, each with two filters of its own: outputs 2i and 2i + 1 come from channel i.
+    let x = f(&[1, 1, 3, 2], &[1.0, 10.0, 2.0, 20.0, 3.0, 30.0]);
+    let w = f(&[4, 1, 2, 1], &[1.0, 1.0, 1.0, -1.0, 2.0, 0.0, 0.0, 2.0]);
+    let options = Conv2d { groups: 2, ..Conv2d::default() };
+    let y = eval(&Op::Conv2d(options), &[&x, &w]).unwrap();
+    assert_eq!(y, f(&[1, 1, 2, 4], &[3.0, -1.0, 20.0, 40.0, 5.0, -1.0, 40.0, 60.0]));
+    let padding = Padding::Explicit { before: [0, 2], after: [0, 0] };
+    let y = eval(&Op::Conv2d(Conv2d { padding, ..options }), &[&x, &w]).unwrap();
+    assert_eq!(y.shape(), [1, 1, 4, 4]);
+    assert_eq!(&y.as_slice::<f32>().unwrap()[..8], [0.0, 0.0, 0.0, 0.0, 1.0, -1.0, 0.0, 20.0]);
+    // Three groups do not divide two channels.
+    assert!(eval(&Op::Conv2d(Conv2d { groups: 3, ..options }), &[&x, &w]).is_err());
+}
+
+#[test]
+fn pools_of_every_padding() {
+    let x = f(&[1, 1, 4, 1], &[-1.0, -2.0, 4.0, -8.0]);
+    let pool = |function, padding| {
+        let (window, strides, dilations) = ([1, 3], [1, 2], [1, 1]);
+        let activation = Activation::Linear;
+        let pool = Pool2d { function, window, strides, dilations, padding, activation };
+        eval(&Op::Pool2d(pool), &[&x]).unwrap().as_slice::<f32>().unwrap().to_vec()
+    };
+    let both = Padding::Explicit { before: [0, 1], after: [0, 1] };
+    assert_eq!(pool(PoolFunction::Maximum, Padding::Valid), [4.0]);
+    // The odd entry of padding lies behind, or before; a maximum does not take it.
+    assert_eq!(pool(PoolFunction::Maximum, Padding::Same), [4.0, 4.0]);
+    assert_eq!(pool(PoolFunction::Maximum, Padding::SameLower), [-1.0, 4.0]);
+    assert_eq!(pool(PoolFunction::Maximum, both), [-1.0, 4.0]);
+    let average = |count_padding| PoolFunction::Average { count_padding };
+    assert_eq!(pool(average(false), both), [-1.5, -2.0]);
+    assert_eq!(pool(average(true), both), [-1.0, -2.0]);
+    let nan = f(&[1, 1, 4, 1], &[f32::NAN, -2.0, 4.0, -8.0]);
+    let options = Pool2d {
+        function: PoolFunction::Maximum,
+        window: [1, 2],
+        strides: [1, 2],
+        dilations: [1, 1],
+        padding: Padding::Valid,
+        activation: Activation::Linear,
+    };
+    let y = eval(&Op::Pool2d(options), &[&nan]).unwrap();
+    assert!(y.as_slice::<f32>().unwrap()[0].is_nan() && y.as_slice::<f32>().unwrap()[1] == 4.0);
 }

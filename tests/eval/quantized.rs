@@ -136,7 +136,8 @@ fn convolution() {
         73, -52, -51, -84, -107, -97, -91, -24, -120, -82, 69, -70, 113, 125, 83, -31,
     ];
     let op = Op::Conv2d(Conv2d {
-        same_padding: true,
+        padding: Padding::Same,
+        groups: 1,
         strides: [2, 1],
         dilations: [1, 1],
         activation: Activation::Relu,

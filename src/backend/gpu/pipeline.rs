@@ -127,6 +127,7 @@ shaders! {
     Fill = ["fill.wgsl"];
     Gather = ["gather.wgsl"];
     Matmul = ["matmul.wgsl"];
+    Pool2d = ["functions.wgsl", "pool2d.wgsl"];
     Quantize = ["quantize.wgsl"];
     Reduce = ["reduce.wgsl"];
     ReverseSequence = ["reverse_sequence.wgsl"];

@@ -8,8 +8,8 @@ use super::recurrent;
 use super::wiring::{Call, values};
 use crate::error::{Error, Result};
 use crate::graph::op::{
-    Activation, BinaryFunction, Concat, Conv2d, FullyConnected, Gather, Op, Reduce, ReduceFunction,
-    Squeeze, Unary,
+    Activation, BinaryFunction, Concat, Conv2d, FullyConnected, Gather, Op, Padding, Reduce,
+    ReduceFunction, Squeeze, Unary,
 };
 use crate::graph::{Dim, ValueId};
 use crate::tensor::{DType, Tensor};
@@ -396,9 +396,9 @@ fn conv1d(b: &mut Builder, config: Config<'_>, scope: &str, x: ValueId) -> Resul
     };
     let bias = b.constant(bias);
     let mut x = x;
-    let same_padding = match config.string("padding").unwrap_or("valid") {
-        "valid" => false,
-        "same" => true,
+    let padding = match config.string("padding").unwrap_or("valid") {
+        "valid" => Padding::Valid,
+        "same" => Padding::Same,
         "causal" => {
             let before = i32::try_from((kernel - 1).saturating_mul(dilation))
                 .map_err(|_| Error::limit("padding overflows"))?;
@@ -410,18 +410,14 @@ fn conv1d(b: &mut Builder, config: Config<'_>, scope: &str, x: ValueId) -> Resul
                 .copied()
                 .flatten()
                 .ok_or_else(|| Error::internal("an op without a result"))?;
-            false
+            Padding::Valid
         }
         other => return Err(Error::unsupported(format!("padding {other:?}"))),
     };
     let axis = b.constant(Tensor::scalar(1i32));
     let tall = b.op(Op::ExpandDims, &[x, axis])?;
-    let options = Conv2d {
-        same_padding,
-        strides: [1, stride],
-        dilations: [1, dilation],
-        activation: Activation::Linear,
-    };
+    let options =
+        Conv2d { padding, strides: [1, stride], dilations: [1, dilation], ..Conv2d::default() };
     let y = b.op(Op::Conv2d(options), &[tall, weights, bias])?;
     let y = b.op(Op::Squeeze(Squeeze { axes: vec![1] }), &[y])?;
     let named = activation(config, "activation", b.keras3)?;

@@ -3,7 +3,7 @@
 use super::step::{Step, Val};
 use crate::error::{Error, Result};
 use crate::graph::Op;
-use crate::graph::op::{Activation, Conv2d, MatMul};
+use crate::graph::op::{Conv2d, MatMul, Padding};
 
 /// The table of this module.
 pub fn lower(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
@@ -41,18 +41,18 @@ fn conv2d(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
             "the data format {format}: channels must stand last"
         )));
     }
-    let same_padding = match step.node.text("padding")? {
-        Some("SAME") => true,
-        Some("VALID") => false,
+    let padding = match step.node.text("padding")? {
+        Some("SAME") => Padding::Same,
+        Some("VALID") => Padding::Valid,
         other => {
             return Err(Error::unsupported(format!("the padding {other:?}: only SAME and VALID")));
         }
     };
     let conv = Conv2d {
-        same_padding,
+        padding,
         strides: window(step, "strides")?,
         dilations: window(step, "dilations")?,
-        activation: Activation::Linear,
+        ..Conv2d::default()
     };
     let order = step.vector(&[3, 0, 1, 2])?;
     let filter = step.add(Op::Transpose, &[filter, order])?;

@@ -141,6 +141,25 @@ tables! {
         4 dilation_w: (i32 = 1);
         5 dilation_h: (i32 = 1);
     }
+    /// Of DEPTHWISE_CONV_2D.
+    DepthwiseConv2dOptions {
+        0 padding: (i8 = 0);
+        1 stride_w: (i32 = 0);
+        2 stride_h: (i32 = 0);
+        3 multiplier: (i32 = 0);
+        4 activation: (i8 = 0);
+        5 dilation_w: (i32 = 1);
+        6 dilation_h: (i32 = 1);
+    }
+    /// Of MAX_POOL_2D and AVERAGE_POOL_2D.
+    Pool2dOptions {
+        0 padding: (i8 = 0);
+        1 stride_w: (i32 = 0);
+        2 stride_h: (i32 = 0);
+        3 filter_width: (i32 = 0);
+        4 filter_height: (i32 = 0);
+        5 activation: (i8 = 0);
+    }
     /// Of FULLY_CONNECTED.
     FullyConnectedOptions {
         0 activation: (i8 = 0);
@@ -304,6 +323,8 @@ macro_rules! options {
 
 options! {
     1 Conv2dOptions;
+    2 DepthwiseConv2dOptions;
+    5 Pool2dOptions;
     6 SvdfOptions;
     7 RnnOptions;
     8 FullyConnectedOptions;

@@ -1,7 +1,8 @@
 //! Products with weights that have no memory, and SVDF.
 
-use super::super::op::{Conv2d, FullyConnected, MatMul, Svdf, SvdfArithmetic};
+use super::super::op::{Conv2d, FullyConnected, MatMul, Pool2d, Svdf, SvdfArithmetic};
 use super::super::types::{Dim, ValueType};
+use super::super::window::{Padding, WindowAxis};
 use super::recurrent::{expect_matrix, expect_vector};
 use super::{Operand, Operands, dims, ty};
 use crate::error::{Error, Result};
@@ -137,12 +138,6 @@ pub(super) fn conv2d(options: &Conv2d, operands: &Operands<'_>) -> Result<ValueT
     let x = operands.get(0, "x")?;
     let w = operands.get(1, "weights")?;
     let dtype = product_dtype(&x, &w)?;
-    if options.strides.contains(&0) || options.dilations.contains(&0) {
-        return Err(Error::graph(format!(
-            "expected strides and dilations of 1 or more, found {:?} and {:?}",
-            options.strides, options.dilations
-        )));
-    }
     let open = [Dim::Unknown; 4];
     let sizes = x.ranked("x", 4)?.unwrap_or(&open);
     let kernel = w.ranked("weights", 4)?.unwrap_or(&open);
@@ -157,33 +152,72 @@ pub(super) fn conv2d(options: &Conv2d, operands: &Operands<'_>) -> Result<ValueT
     else {
         return Err(Error::internal("rank 4 was checked"));
     };
-    if !channels.agrees_with(*depth) {
-        return Err(Error::graph(format!(
-            "x: expected {depth} channels, found shape {}",
-            dims::show(x.dims())
-        )));
-    }
+    expect_groups(options.groups, *filters, *channels, *depth, x.dims())?;
     expect_bias(operands.optional(2), Some(*filters), dtype)?;
-    let extent = |dim: Dim, kernel: Dim, i: usize| -> Result<Dim> {
-        let (Dim::Known(size), stride) = (dim, options.strides[i]) else {
-            return Ok(Dim::Unknown);
-        };
-        if options.same_padding {
-            return Ok(Dim::Known(size.div_ceil(stride)));
-        }
-        let Dim::Known(kernel) = kernel else {
-            return Ok(Dim::Unknown);
-        };
-        let reach = kernel
-            .saturating_sub(1)
-            .checked_mul(options.dilations[i])
-            .and_then(|reach| reach.checked_add(1));
-        let reach = reach.ok_or_else(|| Error::limit("weights: the dilated size overflows"))?;
-        Ok(Dim::Known(size.checked_sub(reach).map_or(0, |room| room / stride + 1)))
+    let extent = |size: Dim, kernel: Dim, axis: usize| {
+        let (strides, dilations) = (options.strides, options.dilations);
+        positions(options.padding, axis, size, kernel, strides[axis], dilations[axis])
     };
     let shape =
         vec![*n, extent(*height, *kernel_height, 0)?, extent(*width, *kernel_width, 1)?, *filters];
     Ok(ty(dtype, Some(shape)))
+}
+
+/// Checks that channels and filters are divided evenly, and that the weights have a group's depth.
+fn expect_groups(
+    groups: usize,
+    filters: Dim,
+    channels: Dim,
+    depth: Dim,
+    x: Option<&[Dim]>,
+) -> Result<()> {
+    let divided = |dim: Dim| dim.known().is_none_or(|n| groups > 0 && n.is_multiple_of(groups));
+    if !divided(filters) || !divided(channels) {
+        return Err(Error::graph(format!(
+            "{groups} groups do not divide {channels} channels and {filters} filters"
+        )));
+    }
+    let expected = match depth {
+        Dim::Known(depth) => Dim::Known(depth.saturating_mul(groups)),
+        Dim::Symbol(_) | Dim::Unknown => Dim::Unknown,
+    };
+    if channels.agrees_with(expected) {
+        return Ok(());
+    }
+    Err(Error::graph(format!("x: expected {expected} channels, found shape {}", dims::show(x))))
+}
+
+/// Positions of a window over one axis, as far as they are known.
+fn positions(
+    padding: Padding,
+    axis: usize,
+    size: Dim,
+    kernel: Dim,
+    stride: usize,
+    dilation: usize,
+) -> Result<Dim> {
+    // With what is unknown taken for 1 the rest is checked all the same.
+    let (n, taps) = (size.known().unwrap_or(1), kernel.known().unwrap_or(1));
+    let window = WindowAxis::new(padding, axis, n, taps, stride, dilation)?;
+    let follows_from_size = matches!(padding, Padding::Same | Padding::SameLower);
+    let is_known = size.known().is_some() && (kernel.known().is_some() || follows_from_size);
+    Ok(if is_known { Dim::Known(window.count) } else { Dim::Unknown })
+}
+
+pub(super) fn pool2d(options: &Pool2d, operands: &Operands<'_>) -> Result<ValueType> {
+    let x = operands.get(0, "x")?;
+    let floats = [DType::F32, DType::F16, DType::F64, DType::I8, DType::U8, DType::I16];
+    x.expect_dtype("x", &floats)?;
+    let open = [Dim::Unknown; 4];
+    let &[n, height, width, channels] = x.ranked("x", 4)?.unwrap_or(&open) else {
+        return Err(Error::internal("rank 4 was checked"));
+    };
+    let extent = |size: Dim, axis: usize| {
+        let window = Dim::Known(options.window[axis]);
+        let (strides, dilations) = (options.strides, options.dilations);
+        positions(options.padding, axis, size, window, strides[axis], dilations[axis])
+    };
+    Ok(ty(x.dtype(), Some(vec![n, extent(height, 0)?, extent(width, 1)?, channels])))
 }
 
 /// Sizes: `F = units·rank` filters, `M` memory slots.

@@ -61,6 +61,7 @@ fn dispatch(op: &Op, operands: &Operands<'_>, outputs: usize) -> Result<Vec<Valu
         Op::FullyConnected(options) => linear::fully_connected(options, operands),
         Op::MatMul(options) => linear::mat_mul(*options, operands),
         Op::Conv2d(options) => linear::conv2d(options, operands),
+        Op::Pool2d(options) => linear::pool2d(options, operands),
         Op::Unary(function) => elementwise::unary(*function, operands),
         Op::Activation(_) => elementwise::activation(operands),
         Op::Binary(binary) => elementwise::binary(*binary, operands),
@@ -107,6 +108,7 @@ pub(crate) fn arity(op: &Op) -> (usize, usize) {
         | Op::Dequantize
         | Op::Squeeze(_)
         | Op::Shape(_)
+        | Op::Pool2d(_)
         | Op::Unpack(_) => (1, 1),
         Op::MatMul(_)
         | Op::Binary(_)

@@ -6,7 +6,7 @@ use crate::backend::cpu::Resources;
 use crate::backend::cpu::simd::{From, KernelSet, Packed, Quantized, Rows, Storage};
 use crate::error::{Error, Result};
 use crate::graph::op::{Activation, Conv2d, FullyConnected, MatMul};
-use crate::graph::{Node, ValueId};
+use crate::graph::{Node, ValueId, WindowAxis};
 use crate::plan::Plan;
 use crate::tensor::{DType, Tensor};
 
@@ -39,15 +39,12 @@ enum Bias {
 
 /// The windows of a convolution, gathered as rows.
 struct Windows {
-    /// `[N, h, w, I]`.
-    x: [usize; 4],
-    /// Height and width of the kernel, then of the result.
-    kernel: [usize; 2],
-    result: [usize; 2],
-    strides: [usize; 2],
-    dilations: [usize; 2],
-    /// Zeros above and to the left.
-    before: [usize; 2],
+    images: usize,
+    /// `I`.
+    channels: usize,
+    vertical: WindowAxis,
+    horizontal: WindowAxis,
+    /// `[N · h' · w', kh · kw · I]`.
     rows: Vec<f32>,
 }
 
@@ -96,12 +93,21 @@ impl Dense {
                     return Ok(None);
                 };
                 if i != inputs {
+                    // Groups have a kernel of their own: `windowed`.
                     return Ok(None);
                 }
                 let depth = height * width * inputs;
-                let rows = vec![0.0; n * out_h * out_w * depth];
-                windows =
-                    Some(Windows::new(conv, [n, h, w, i], [height, width], [out_h, out_w], rows));
+                let axis = |axis: usize, size, kernel| {
+                    let (stride, dilation) = (conv.strides[axis], conv.dilations[axis]);
+                    WindowAxis::new(conv.padding, axis, size, kernel, stride, dilation)
+                };
+                windows = Some(Windows {
+                    images: n,
+                    channels: inputs,
+                    vertical: axis(0, h, height)?,
+                    horizontal: axis(1, w, width)?,
+                    rows: vec![0.0; n * out_h * out_w * depth],
+                });
                 (depth, outputs, true, conv.activation)
             }
         };
@@ -185,60 +191,28 @@ impl Dense {
 }
 
 impl Windows {
-    fn new(
-        conv: &Conv2d,
-        x: [usize; 4],
-        kernel: [usize; 2],
-        result: [usize; 2],
-        rows: Vec<f32>,
-    ) -> Windows {
-        let mut before = [0; 2];
-        if conv.same_padding {
-            for axis in 0..2 {
-                // The last window's end, past the first one's begin; what is over is halved, the
-                // odd one goes to the end.
-                let reach = (result[axis].saturating_sub(1)) * conv.strides[axis]
-                    + kernel[axis].saturating_sub(1) * conv.dilations[axis]
-                    + 1;
-                before[axis] = reach.saturating_sub(x[axis + 1]) / 2;
-            }
-        }
-        Windows {
-            x,
-            kernel,
-            result,
-            strides: conv.strides,
-            dilations: conv.dilations,
-            before,
-            rows,
-        }
-    }
-
-    /// One row `[kh, kw, I]` for every element of the result.
+    /// One row `[kh, kw, I]` for every element of the result; zeros outside x.
     fn gather(&mut self, x: &[f32]) -> Result<&[f32]> {
-        let [n, h, w, width] = self.x;
-        let mut to = self.rows.chunks_exact_mut(width.max(1));
-        for image in 0..n {
-            for (row, column) in
-                (0..self.result[0]).flat_map(|row| (0..self.result[1]).map(move |c| (row, c)))
-            {
-                for (ky, kx) in
-                    (0..self.kernel[0]).flat_map(|ky| (0..self.kernel[1]).map(move |kx| (ky, kx)))
-                {
-                    let at_y = (row * self.strides[0] + ky * self.dilations[0])
-                        .checked_sub(self.before[0]);
-                    let at_x = (column * self.strides[1] + kx * self.dilations[1])
-                        .checked_sub(self.before[1]);
-                    let Some(to) = to.next() else { return Ok(&self.rows) };
-                    match (at_y.filter(|&y| y < h), at_x.filter(|&x| x < w)) {
-                        (Some(y), Some(x_at)) => {
-                            let at = ((image * h + y) * w + x_at) * width;
-                            let from = x
-                                .get(at..at + width)
-                                .ok_or_else(|| Error::internal("a window past the input"))?;
+        let Windows { images, channels, vertical, horizontal, rows } = self;
+        let (height, width) = (vertical.size, horizontal.size);
+        rows.fill(0.0);
+        let taps = vertical.kernel * horizontal.kernel;
+        let mut rows_left = rows.chunks_exact_mut((taps * *channels).max(1));
+        for image in 0..*images {
+            for row in 0..vertical.count {
+                for column in 0..horizontal.count {
+                    let Some(to) = rows_left.next() else { return Ok(&self.rows) };
+                    for (ky, y) in vertical.taps(row) {
+                        for (kx, at_x) in horizontal.taps(column) {
+                            let at = ((image * height + y) * width + at_x) * *channels;
+                            let tap = (ky * horizontal.kernel + kx) * *channels;
+                            let from = x.get(at..at + *channels);
+                            let to = to.get_mut(tap..tap + *channels);
+                            let (Some(from), Some(to)) = (from, to) else {
+                                return Err(Error::internal("a window past the input"));
+                            };
                             to.copy_from_slice(from);
                         }
-                        _ => to.fill(0.0),
                     }
                 }
             }

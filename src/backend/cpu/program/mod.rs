@@ -7,6 +7,7 @@ mod movement;
 mod recurrent;
 mod slots;
 mod step;
+mod windowed;
 
 use std::sync::Arc;
 

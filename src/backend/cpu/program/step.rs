@@ -6,6 +6,7 @@ use super::indexed::{self, Indexed};
 use super::movement::{self, Movement};
 use super::recurrent::RecurrentStep;
 use super::slots::Slots;
+use super::windowed::{self, Windowed};
 use super::with_shape;
 use crate::backend::cpu::Resources;
 use crate::backend::cpu::simd::Pool;
@@ -28,6 +29,8 @@ pub(super) enum Step {
     Elementwise(Elementwise),
     /// Elements that are picked at run time.
     Indexed(Indexed),
+    /// Pools and convolutions in groups.
+    Windowed(Box<Windowed>),
     /// By the equations as written: rare ops, types other than f32, shapes that depend on data.
     Evaluate(Box<Evaluate>),
 }
@@ -86,6 +89,10 @@ impl Step {
         };
         let indexed =
             |kind: indexed::Kind<'_>| Ok(Indexed::new(&kind, plan, node).map(Step::Indexed));
+        let windowed = |kind: windowed::Kind<'_>| {
+            let step = Windowed::new(&kind, plan, node, resources.kernels)?;
+            Ok(step.map(|step| Step::Windowed(Box::new(step))))
+        };
         match &node.op {
             Op::Recurrent(op) => match op.arithmetic {
                 Arithmetic::Float | Arithmetic::Hybrid { .. } => Ok(Some(Step::Recurrent(
@@ -95,7 +102,9 @@ impl Step {
             },
             Op::FullyConnected(options) => dense(dense::Kind::FullyConnected(options)),
             Op::MatMul(options) => dense(dense::Kind::MatMul(options)),
-            Op::Conv2d(options) => dense(dense::Kind::Conv2d(options)),
+            Op::Conv2d(options) if options.groups == 1 => dense(dense::Kind::Conv2d(options)),
+            Op::Conv2d(options) => windowed(windowed::Kind::Conv2d(options)),
+            Op::Pool2d(options) => windowed(windowed::Kind::Pool2d(options)),
             Op::Transpose => movement(movement::Kind::Transpose),
             Op::Slice => movement(movement::Kind::Slice),
             Op::StridedSlice(options) => movement(movement::Kind::StridedSlice(options)),
@@ -146,6 +155,7 @@ impl Step {
             Step::Movement(step) => step.run(slots, inputs, states),
             Step::Elementwise(step) => step.run(slots, inputs, states),
             Step::Indexed(step) => step.run(slots, inputs, states),
+            Step::Windowed(step) => step.run(slots, inputs, states),
             Step::Evaluate(step) => step.run(slots, inputs, states),
         }
     }
@@ -158,6 +168,7 @@ impl Step {
             | Step::Movement(_)
             | Step::Elementwise(_)
             | Step::Indexed(_)
+            | Step::Windowed(_)
             | Step::Evaluate(_) => false,
         }
     }
@@ -166,7 +177,11 @@ impl Step {
     pub fn note(&self) -> Option<String> {
         match self {
             Step::Recurrent(step) => Some(step.note()),
-            Step::Dense(_) | Step::Movement(_) | Step::Elementwise(_) | Step::Indexed(_) => None,
+            Step::Dense(_)
+            | Step::Movement(_)
+            | Step::Elementwise(_)
+            | Step::Indexed(_)
+            | Step::Windowed(_) => None,
             Step::Evaluate(step) => step.note(),
         }
     }

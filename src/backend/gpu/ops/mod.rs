@@ -31,6 +31,7 @@ pub(super) fn record(ctx: &mut Recorder<'_>, node: &Node) -> Result<()> {
         Op::Svdf(layer) => product::svdf(ctx, node, layer),
         Op::MatMul(options) => product::matmul(ctx, node, options),
         Op::Conv2d(options) => product::conv2d(ctx, node, options),
+        Op::Pool2d(options) => product::pool2d(ctx, node, options),
         Op::Unary(function) => elementwise::unary(ctx, node, *function),
         Op::Binary(options) => elementwise::binary(ctx, node, options),
         Op::Select => elementwise::select(ctx, node),

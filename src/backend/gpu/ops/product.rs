@@ -7,8 +7,8 @@ use crate::backend::gpu::dense::SOFTWARE_ITERATIONS;
 use crate::backend::gpu::pipeline::{Kernel, Shader};
 use crate::backend::gpu::record::{Recorder, count};
 use crate::error::{Error, Result};
-use crate::graph::Node;
-use crate::graph::op::{Conv2d, MatMul, Svdf, SvdfArithmetic};
+use crate::graph::op::{Conv2d, MatMul, Pool2d, PoolFunction, Svdf, SvdfArithmetic};
+use crate::graph::{Node, WindowAxis};
 
 /// The software driver ends loops silently; a longer sum is refused.
 fn refuse_long_sums(ctx: &Recorder<'_>, terms: usize) -> Result<()> {
@@ -88,17 +88,15 @@ pub(super) fn conv2d(ctx: &mut Recorder<'_>, node: &Node, options: &Conv2d) -> R
     };
     let y = ctx.output(node, 0)?;
     let total = y.count()?;
-    // Half of what the windows lack, less of it before than behind (TensorFlow's SAME).
-    let before = |k: usize| -> usize {
-        let reach = (weights.dim(1 + k).saturating_sub(1)) * options.dilations[k] + 1;
-        let covered = y.dim(1 + k).saturating_sub(1) * options.strides[k] + reach;
-        if options.same_padding { covered.saturating_sub(x.dim(1 + k)) / 2 } else { 0 }
+    let axis = |k: usize| {
+        let (stride, dilation) = (options.strides[k], options.dilations[k]);
+        WindowAxis::new(options.padding, k, x.dim(1 + k), weights.dim(1 + k), stride, dilation)
     };
     let mut params = vec![total];
     for size in [
         x.dim(1),
         x.dim(2),
-        x.dim(3),
+        weights.dim(3),
         y.dim(1),
         y.dim(2),
         y.dim(3),
@@ -108,14 +106,59 @@ pub(super) fn conv2d(ctx: &mut Recorder<'_>, node: &Node, options: &Conv2d) -> R
         options.strides[1],
         options.dilations[0],
         options.dilations[1],
-        before(0),
-        before(1),
+        axis(0)?.before,
+        axis(1)?.before,
+        y.dim(3) / options.groups.max(1),
     ] {
         params.push(count(size)?);
     }
     let kernel = activation::fused(Kernel::new(Shader::Conv2d), options.activation);
     let bindings = [&x.view, &weights.view, &bias, &y.view];
     ctx.dispatch(&kernel, &bindings, &params, ctx.linear(total, 64))
+}
+
+/// One invocation for every element of the result.
+pub(super) fn pool2d(ctx: &mut Recorder<'_>, node: &Node, options: &Pool2d) -> Result<()> {
+    let x = ctx.input(node, 0)?;
+    if x.word != Word::F32 {
+        return Err(Error::unsupported(format!("a pool of {}", x.dtype)));
+    }
+    refuse_long_sums(ctx, options.window.iter().product())?;
+    let axis = |k: usize| {
+        let (window, stride) = (options.window[k], options.strides[k]);
+        WindowAxis::new(options.padding, k, x.dim(1 + k), window, stride, options.dilations[k])
+    };
+    let (vertical, horizontal) = (axis(0)?, axis(1)?);
+    let y = ctx.output(node, 0)?;
+    let total = y.count()?;
+    let mut params = vec![total];
+    for size in [
+        x.dim(1),
+        x.dim(2),
+        x.dim(3),
+        y.dim(1),
+        y.dim(2),
+        options.window[0],
+        options.window[1],
+        options.strides[0],
+        options.strides[1],
+        options.dilations[0],
+        options.dilations[1],
+        vertical.before,
+        horizontal.before,
+        vertical.after,
+        horizontal.after,
+    ] {
+        params.push(count(size)?);
+    }
+    let kind = match options.function {
+        PoolFunction::Maximum => 0.0,
+        PoolFunction::Average { count_padding: false } => 1.0,
+        PoolFunction::Average { count_padding: true } => 2.0,
+    };
+    let kernel = activation::fused(Kernel::new(Shader::Pool2d), options.activation);
+    let kernel = kernel.with("FUNCTION", kind);
+    ctx.dispatch(&kernel, &[&x.view, &y.view], &params, ctx.linear(total, 64))
 }
 
 /// The memory first, then the output from it.

@@ -11,6 +11,7 @@ mod plain;
 mod rnn;
 mod tensor;
 mod weights;
+mod window;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;

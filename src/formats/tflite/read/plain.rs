@@ -5,12 +5,12 @@
 use super::super::{opcode, schema};
 use super::function::{Call, Function};
 use super::options::{activation, natural};
-use super::tensor;
+use super::{tensor, window};
 use crate::error::{Error, Place, Result};
 use crate::graph::op::{
-    Activation, ArgMax, Binary, BinaryFunction, Concat, Conv2d, Custom, FullyConnected, Gather,
-    MatMul, Pack, Reduce, ReduceFunction, ReverseSequence, Softmax, Squeeze, StridedSlice, Unary,
-    Unpack,
+    Activation, ArgMax, Binary, BinaryFunction, Concat, Custom, FullyConnected, Gather, MatMul,
+    Pack, PoolFunction, Reduce, ReduceFunction, ReverseSequence, Softmax, Squeeze, StridedSlice,
+    Unary, Unpack,
 };
 use crate::graph::{Dim, Node, Op, ValueId, ValueType};
 use crate::tensor::{DType, Tensor};
@@ -39,7 +39,12 @@ pub(super) fn read<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<(
             };
             simple(function, call, Op::MatMul(matmul), 2..=2)
         }
-        opcode::CONV_2D => conv_2d(function, call),
+        opcode::CONV_2D => window::conv_2d(function, call),
+        opcode::DEPTHWISE_CONV_2D => window::depthwise_conv_2d(function, call),
+        opcode::MAX_POOL_2D => window::pool_2d(function, call, PoolFunction::Maximum),
+        opcode::AVERAGE_POOL_2D => {
+            window::pool_2d(function, call, PoolFunction::Average { count_padding: false })
+        }
         opcode::SOFTMAX => {
             let options: schema::SoftmaxOptions = call.options()?;
             if !options.beta().is_finite() {
@@ -291,7 +296,7 @@ fn fully_connected<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<(
 }
 
 /// Weights beside a float input: the legacy u8 form holds the bytes of symmetric i8.
-fn signed_weights(function: &mut Function<'_>, weights: ValueId) -> Result<ValueId> {
+pub(super) fn signed_weights(function: &mut Function<'_>, weights: ValueId) -> Result<ValueId> {
     let Some(bytes) = function.graph.constant(weights).filter(|tensor| tensor.dtype() == DType::U8)
     else {
         return Ok(weights);
@@ -309,50 +314,6 @@ fn signed_weights(function: &mut Function<'_>, weights: ValueId) -> Result<Value
         entry.ty.quantization = quantization;
     }
     Ok(value)
-}
-
-fn conv_2d<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
-    call.expect_arity(2..=3, 1)?;
-    let options: schema::Conv2dOptions = call.options()?;
-    let positive = |name: &str, value: i32| {
-        let natural = natural(name, value)?;
-        if natural == 0 {
-            Err(Error::malformed(format!("{name} is 0, a positive number was expected")))
-        } else {
-            Ok(natural)
-        }
-    };
-    let op = Conv2d {
-        same_padding: match options.padding() {
-            0 => true,
-            1 => false,
-            other => {
-                return Err(Error::malformed(format!(
-                    "padding {other}, expected 0 (SAME) or 1 (VALID)"
-                )));
-            }
-        },
-        strides: [
-            positive("stride_h", options.stride_h())?,
-            positive("stride_w", options.stride_w())?,
-        ],
-        dilations: [
-            positive("dilation_h", options.dilation_h())?,
-            positive("dilation_w", options.dilation_w())?,
-        ],
-        activation: activation(options.activation())?,
-    };
-    let x = function.input(call, 0)?;
-    let weights = function.input(call, 1)?;
-    let weights = if function.ty(x)?.dtype == DType::F32 {
-        signed_weights(function, weights)?
-    } else {
-        weights
-    };
-    let bias = function.optional(call, 2)?;
-    let output = function.output(call, 0)?;
-    function.node(Op::Conv2d(op), vec![Some(x), Some(weights), bias], vec![Some(output)]);
-    Ok(())
 }
 
 /// x₀ + x₁ + …, as one addition after the other.

@@ -7,6 +7,7 @@ use super::build::Build;
 use super::fits::fits;
 use super::sizes::Sizes;
 use super::step_loop;
+use super::window;
 use crate::error::{Error, Place, Result};
 use crate::graph::op::{
     Activation, Binary, BinaryFunction, Concat, FullyConnected, MatMul, Softmax, Unary, While,
@@ -111,9 +112,19 @@ impl Lower<'_> {
             Op::Conv2d(mut op) => {
                 if !is_fusable(op.activation, true) {
                     let activation = std::mem::replace(&mut op.activation, Activation::Linear);
-                    node.op = Op::Conv2d(op);
+                    window::lower_conv(graph, &mut node, op)?;
                     return self.then(graph, node, activation);
                 }
+                window::lower_conv(graph, &mut node, op)?;
+            }
+            Op::Pool2d(mut op) => {
+                if !is_fusable(op.activation, true) {
+                    let activation = std::mem::replace(&mut op.activation, Activation::Linear);
+                    node.op = Op::Pool2d(op);
+                    window::lower_pool(graph, &mut node, op)?;
+                    return self.then(graph, node, activation);
+                }
+                window::lower_pool(graph, &mut node, op)?;
             }
             Op::Concat(mut op) => {
                 if !is_fusable(op.activation, false) {

@@ -27,6 +27,7 @@ mod recurrent;
 mod sizes;
 mod step_loop;
 mod weights;
+mod window;
 
 use std::sync::Arc;
 

@@ -4,6 +4,7 @@
 use super::super::opcode;
 use super::emit::Emit;
 use super::file::{Code, Field, Options};
+use super::window;
 use crate::error::{Error, Result};
 use crate::graph::op::{Activation, Binary, BinaryFunction, ReduceFunction, Unary};
 use crate::graph::{Node, Op, ValueId};
@@ -57,36 +58,8 @@ pub(super) fn plain(emit: &mut Emit<'_>, node: &Node) -> Result<()> {
             };
             same(emit, node, opcode::BATCH_MATMUL, version, options)
         }
-        Op::Conv2d(op) => {
-            let [stride_h, stride_w] = op.strides.map(|stride| Int(stride as i32));
-            let [dilation_h, dilation_w] = op.dilations.map(|dilation| Int(dilation as i32));
-            let options = Options::new(
-                1,
-                vec![
-                    (0, Byte(i8::from(!op.same_padding))),
-                    (1, stride_w),
-                    (2, stride_h),
-                    (3, fused(op.activation)?),
-                    (4, dilation_w),
-                    (5, dilation_h),
-                ],
-            );
-            let version = match weights_of(emit, node)? {
-                (DType::F32, DType::I8) => 2,
-                (DType::I8, _) => 3,
-                _ => 1,
-            };
-            let mut inputs = emit.operands(node)?;
-            inputs.truncate(3);
-            if inputs.get(2).is_none_or(|bias| *bias == -1) {
-                // The operator must have a bias.
-                let units = node.input(1).and_then(|weights| emit.sizes.shape(weights));
-                let units = units.and_then(|shape| shape.first().copied().flatten()).unwrap_or(0);
-                inputs.truncate(2);
-                inputs.push(emit.constant("bias", &Tensor::zeros(DType::F32, &[units])?, None));
-            }
-            one(emit, node, opcode::CONV_2D, version, &inputs, options)
-        }
+        Op::Conv2d(op) => window::conv_2d(emit, node, op),
+        Op::Pool2d(op) => window::pool_2d(emit, node, op),
         Op::Unary(op) => same(emit, node, unary(*op), 1, Options::default()),
         Op::Activation(op) => activation(emit, node, *op),
         Op::Binary(op) => binary(emit, node, *op),
@@ -259,7 +232,7 @@ pub(super) fn plain(emit: &mut Emit<'_>, node: &Node) -> Result<()> {
 }
 
 /// One operator with the node's results.
-fn one(
+pub(super) fn one(
     emit: &mut Emit<'_>,
     node: &Node,
     number: i32,
@@ -335,12 +308,12 @@ fn input_type(emit: &Emit<'_>, node: &Node, slot: usize) -> Result<DType> {
 }
 
 /// Types of the first two operands.
-fn weights_of(emit: &Emit<'_>, node: &Node) -> Result<(DType, DType)> {
+pub(super) fn weights_of(emit: &Emit<'_>, node: &Node) -> Result<(DType, DType)> {
     Ok((input_type(emit, node, 0)?, input_type(emit, node, 1)?))
 }
 
 /// Most operators read floats since version 1 and int8 since version 2.
-fn by_type(emit: &Emit<'_>, node: &Node) -> Result<i32> {
+pub(super) fn by_type(emit: &Emit<'_>, node: &Node) -> Result<i32> {
     Ok(if input_type(emit, node, 0)? == DType::I8 { 2 } else { 1 })
 }
 
