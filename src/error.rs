@@ -23,6 +23,8 @@ pub enum ErrorKind {
     InvalidInput,
     /// No device of the asked kind, or the device failed.
     Device,
+    /// The caller called it off.
+    Cancelled,
     /// An invariant of this library was broken: a defect here, please report it.
     Internal,
 }

@@ -122,6 +122,7 @@ mod formats;
 pub mod graph;
 #[doc(hidden)]
 pub mod internal;
+mod limits;
 pub mod measure;
 mod passes;
 mod plan;
@@ -132,7 +133,7 @@ pub mod types;
 
 pub use error::{Error, ErrorKind, Result};
 pub use session::{Device, Model, Outputs, Session, SessionBuilder, Stream};
-pub use tensor::{DType, Tensor};
+pub use tensor::{DType, Tensor, TensorView};
 
 /// The example of the README compiles and runs.
 #[cfg(doctest)]

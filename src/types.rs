@@ -9,8 +9,9 @@ pub use crate::backend::{
 #[cfg(feature = "tflite")]
 pub use crate::convert::{Converted, Options as WriteOptions, Quantize};
 pub use crate::formats::{Format, Options as ReadOptions};
+pub use crate::limits::{Cancel, RunOptions};
 pub use crate::passes::{Declined, Report};
-pub use crate::session::{Axis, DeviceReport, TensorSpec};
+pub use crate::session::{AsKey, AsView, Axis, DeviceReport, Inputs, Key, TensorSpec};
 #[cfg(feature = "npz")]
 pub use crate::tensor::npz;
 pub use crate::tensor::{Element, Quantization};

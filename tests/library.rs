@@ -4,9 +4,12 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::{devices, example_data};
 use fuselstm::graph::{Graph, Op, Port, ValueType, op::Activation};
-use fuselstm::{DType, Device, ErrorKind, Model, Outputs, Session, Stream, Tensor};
+use fuselstm::types::{Cancel, InstructionSet, Precision, RunOptions};
+use fuselstm::{DType, Device, ErrorKind, Model, Outputs, Session, Stream, Tensor, TensorView};
 
 fn digits() -> Model {
     Model::open(example_data("digits.tflite")).unwrap()
@@ -80,18 +83,19 @@ fn threads_share_a_session() {
     }
 }
 
-#[test]
-fn a_future_gives_what_a_blocking_run_gives() {
-    fn block_on<F: Future + Send>(future: F) -> F::Output {
-        let mut future = std::pin::pin!(future);
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        loop {
-            match future.as_mut().poll(&mut context) {
-                std::task::Poll::Ready(output) => return output,
-                std::task::Poll::Pending => std::thread::yield_now(),
-            }
+fn block_on<F: Future + Send>(future: F) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    loop {
+        match future.as_mut().poll(&mut context) {
+            std::task::Poll::Ready(output) => return output,
+            std::task::Poll::Pending => std::thread::yield_now(),
         }
     }
+}
+
+#[test]
+fn a_future_gives_what_a_blocking_run_gives() {
     for device in devices() {
         let session = Session::new(&digits(), device.clone()).unwrap();
         let x = image(0.25);
@@ -101,7 +105,7 @@ fn a_future_gives_what_a_blocking_run_gives() {
             session.run(&[("INPUT", &x)]).unwrap().get("LOGITS").unwrap(),
             "{device}"
         );
-        assert!(block_on(session.run_async(&[])).is_err());
+        assert!(block_on(session.run_async(&())).is_err());
     }
 }
 
@@ -160,11 +164,125 @@ fn states_are_named_and_checked() {
     assert_eq!(stream.state(&names[0]).unwrap().unwrap().shape(), [1, 64]);
     assert!(stream.state("no such state").is_err());
     assert!(stream.set_state(&names[0], Tensor::zeros(DType::F64, &[1, 64]).unwrap()).is_err());
-    stream.set_state(&names[0], Tensor::zeros(DType::F32, &[2, 64]).unwrap()).unwrap();
-    let error = stream.run(&[("INPUT", &image(0.5))]).unwrap_err();
+    let wrong = Tensor::zeros(DType::F32, &[2, 64]).unwrap();
+    let error = stream.set_state(&names[0], wrong).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    let text = error.to_string();
+    assert!(
+        text.contains(&names[0]) && text.contains("[1, 64]") && text.contains("[2, 64]"),
+        "{text}"
+    );
+    stream.reset();
+    for shape in [&[1, 63][..], &[64], &[1, 1, 64]] {
+        let wrong = Tensor::zeros(DType::F32, shape).unwrap();
+        assert!(stream.set_state(0, wrong).is_err(), "{shape:?}");
+    }
+    stream.set_state(0, Tensor::zeros(DType::F32, &[2, 64]).unwrap()).unwrap();
+    assert!(stream.set_state(1, Tensor::zeros(DType::F32, &[3, 64]).unwrap()).is_err());
     stream.reset();
     stream.run(&[("INPUT", &image(0.5))]).unwrap();
+}
+
+#[test]
+fn inputs_are_pairs_lists_views_or_one_tensor_and_outputs_are_indexed() {
+    for device in devices() {
+        let session = Session::new(&digits(), device.clone()).unwrap();
+        let pixels = [0.5f32; 784];
+        let x = image(0.5);
+        let view = TensorView::new(&[1, 28, 28], &pixels).unwrap();
+        let expected = session.run(&[("INPUT", &x)]).unwrap();
+        let named = vec![("INPUT".to_owned(), x.clone())];
+        let runs = [
+            session.run(&[(0, &x)]),
+            session.run(&named),
+            session.run(&[&x]),
+            session.run(&x),
+            session.run(&view),
+            session.run(&[(0, view)]),
+        ];
+        for outputs in runs {
+            let outputs = outputs.unwrap();
+            assert_eq!(outputs["LOGITS"], expected[0], "{device}");
+            assert_eq!(outputs.get(1).unwrap(), &expected["OUTPUT_CLASS"]);
+        }
+        assert!(session.run(&[&x, &x]).is_err() && session.run(&()).is_err());
+        assert!(expected.get(2).is_err());
+    }
+}
+
+#[test]
+fn a_view_is_copied_into_memory_that_the_stream_keeps() {
+    let mut stream = Session::new(&digits(), Device::cpu()).unwrap().stream();
+    let mut pixels = vec![0.5f32; 784];
+    let mut outputs = Outputs::default();
+    for value in [0.5f32, 1.0, 0.25] {
+        pixels.fill(value);
+        stream.reset();
+        let view = TensorView::new(&[1, 28, 28], &pixels).unwrap();
+        stream.run_into(&view, &mut outputs).unwrap();
+        let expected = stream.session().run(&image(value)).unwrap();
+        assert_eq!(outputs["LOGITS"], expected["LOGITS"]);
+    }
+}
+
+#[test]
+fn a_stream_runs_as_a_future_too() {
+    for device in devices() {
+        let session = Session::new(&digits(), device).unwrap();
+        let (mut one, mut other) = (session.stream(), session.stream());
+        let x = image(0.25);
+        for _ in 0..3 {
+            let outputs = block_on(one.run_async(&x)).unwrap();
+            assert_eq!(outputs["LOGITS"], other.run(&x).unwrap()["LOGITS"]);
+        }
+        drop(one.run_async(&x));
+        assert_eq!(one.run(&x).unwrap()["LOGITS"], other.run(&x).unwrap()["LOGITS"]);
+        let built = block_on(Session::builder(&digits()).device(Device::cpu()).build_async());
+        assert_eq!(built.unwrap().device(), "cpu");
+    }
+}
+
+#[test]
+fn a_run_ends_at_its_bounds() {
+    for device in devices() {
+        let session = Session::new(&digits(), device).unwrap();
+        let x = image(0.5);
+        let stop = Cancel::new();
+        let options = RunOptions::new().cancel(&stop);
+        session.run_with(&x, &options).unwrap();
+        stop.cancel();
+        assert_eq!(session.run_with(&x, &options).unwrap_err().kind(), ErrorKind::Cancelled);
+        let late = RunOptions::new().time_limit(Duration::ZERO);
+        let error = session.run_with(&x, &late).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
+        assert_eq!(
+            block_on({
+                let mut stream = session.stream();
+                stream.set_options(options.clone());
+                async move { stream.run_async(&x).await }
+            })
+            .unwrap_err()
+            .kind(),
+            ErrorKind::Cancelled
+        );
+        let small = RunOptions::new().memory_limit(1000);
+        let fresh = Session::new(&digits(), Device::cpu()).unwrap();
+        let error = fresh.run_with(&image(0.5), &small).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
+        assert!(error.to_string().contains("1000"), "{error}");
+        fresh.run(&image(0.5)).unwrap();
+    }
+}
+
+#[test]
+fn setters_do_not_undo_each_other() {
+    let builder = Session::builder(&digits()).threads(2).precision(Precision::F16);
+    let builder = builder.device(Device::reference()).instruction_set(InstructionSet::Portable);
+    // Every one of them is still there to be refused.
+    let text = builder.clone().build().unwrap_err().to_string();
+    assert!(text.contains("threads"), "{text}");
+    let session = builder.device(Device::cpu()).build().unwrap();
+    assert!(session.description().contains("portable"), "{}", session.description());
 }
 
 #[test]

@@ -20,6 +20,7 @@ pub mod cpu;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 mod options;
+pub mod placement;
 pub mod reference;
 
 pub use options::{AdapterSelector, InstructionSet, Precision};

@@ -6,6 +6,7 @@ use crate::error::{Error, Place, Result};
 use crate::graph::check::place;
 use crate::graph::op::While;
 use crate::graph::{Graph, Node, ValueId, ValueType};
+use crate::limits;
 use crate::tensor::{DType, Tensor};
 
 /// Rounds after which a loop counts as endless. Sequences are far shorter: a day of audio in frames
@@ -151,6 +152,7 @@ pub(crate) fn while_loop(body: &While, mut variables: Vec<Tensor>) -> Result<Vec
     let condition = Interpreter::new(&body.condition);
     let step = Interpreter::new(&body.body);
     for _ in 0..MOST_ROUNDS {
+        limits::check()?;
         if !holds(&condition.run(&variables).within(|| "condition")?)? {
             return Ok(variables);
         }

@@ -2,11 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::graph::ValueType;
+use crate::limits::{MOST_TENSOR_BYTES, room_for};
 use crate::tensor::{DType, Tensor, element_count};
-
-/// Most bytes of one tensor that an op may make: 2 GiB, what a TFLite file could hold and far over
-/// any recurrent model's need.
-const MOST_BYTES: usize = 1 << 31;
 
 /// The operands of a node by slot, with named errors for what is missing.
 #[derive(Clone, Copy)]
@@ -112,15 +109,17 @@ impl Affine {
     }
 }
 
-/// The number of elements of a result, checked against the memory limit before anything is
-/// allocated.
+/// The number of elements of a result, checked against what one tensor may take and what memory
+/// there is, before anything is allocated.
 pub(crate) fn checked_count(dtype: DType, shape: &[usize]) -> Result<usize> {
     let count = element_count(shape)?;
-    if count.checked_mul(dtype.size()).is_none_or(|bytes| bytes > MOST_BYTES) {
+    let bytes = (count as u64).saturating_mul(dtype.size() as u64);
+    if bytes > MOST_TENSOR_BYTES {
         return Err(Error::limit(format!(
-            "a {dtype} tensor of shape {shape:?} passes the limit of 2^31 bytes"
+            "a {dtype} tensor of shape {shape:?} takes {bytes} bytes, the limit is {MOST_TENSOR_BYTES}"
         )));
     }
+    room_for(count, dtype.size())?;
     Ok(count)
 }
 

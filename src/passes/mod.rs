@@ -14,6 +14,7 @@ use budget::Budget;
 use crate::error::Result;
 use crate::graph::Graph;
 use crate::graph::check::refine;
+use crate::limits;
 
 /// What a pass did or would not do, for `inspect --passes`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +80,7 @@ pub fn run_first(mut graph: Graph, count: usize) -> Result<(Graph, Vec<Report>)>
     let mut budget = Budget::new(&graph);
     let mut reports = Vec::new();
     for (name, pass) in PASSES.into_iter().take(count) {
+        limits::check()?;
         let before = graph.clone();
         let (rewritten, report) = pass(graph, &mut budget)?;
         let (kept, report) = checked(before, rewritten, Report { pass: name, ..report });

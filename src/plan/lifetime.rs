@@ -7,6 +7,7 @@ use super::{Plan, PlanOptions, PlannedValue};
 use crate::error::{Error, Result};
 use crate::graph::check::place;
 use crate::graph::{Graph, Node, NodeId, Op, Recurrent, ValueId, ValueType};
+use crate::limits::MOST_TENSOR_BYTES;
 use crate::tensor::DType;
 
 /// The nodes that an output or a state needs; values for which `given` holds need no node.
@@ -107,6 +108,13 @@ fn peak(
     for (position, step) in steps.iter().enumerate() {
         let node = &graph.nodes[step.index()];
         for id in node.outputs.iter().flatten() {
+            if bytes(id) > MOST_TENSOR_BYTES {
+                return Err(Error::limit(format!(
+                    "a result takes {} bytes, the limit is {MOST_TENSOR_BYTES}",
+                    bytes(id)
+                ))
+                .within(place(step.index(), node)));
+            }
             now = now.saturating_add(bytes(id));
             computed[id.index()] = true;
         }

@@ -52,9 +52,9 @@ pub struct PlanOptions {
 }
 
 impl Default for PlanOptions {
-    /// 8 GiB: more than any recurrent model here needs, less than a desk computer has.
+    /// What the bounds of this thread allow.
     fn default() -> Self {
-        PlanOptions { memory_limit: 8 << 30 }
+        PlanOptions { memory_limit: crate::limits::memory() }
     }
 }
 

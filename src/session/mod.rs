@@ -1,26 +1,26 @@
 //! Ties the stages together: [`Model`] (what a file says), [`Session`] (a model on a device),
 //! [`Stream`] (a session with state).
 
-mod auto;
-mod device;
-mod fallback;
+mod inputs;
 mod model;
-mod open;
 mod pool;
 mod stream;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub use device::Device;
+pub use inputs::{AsKey, AsView, Inputs, Key};
 pub use model::{Axis, Model, TensorSpec};
-pub use open::DeviceReport;
 pub use stream::{Outputs, Stream};
 
 use crate::backend::ceilings::Ceilings;
-use crate::backend::{Backend, BackendOptions, Counters, Io, Precision, Program, Tuning};
+pub use crate::backend::placement::{Device, DeviceReport};
+use crate::backend::{
+    Backend, BackendOptions, Counters, InstructionSet, Precision, Program, Tuning, placement,
+};
 use crate::error::{Error, Place as _, Result};
 use crate::graph::Graph;
+use crate::limits::RunOptions;
 use crate::tensor::Tensor;
 use pool::Pool;
 
@@ -87,8 +87,39 @@ impl SessionBuilder {
         self
     }
 
-    /// All options of the backend at once.
-    pub fn options(mut self, options: BackendOptions) -> Self {
+    /// Forces the form of matrix products of the `gpu` device by name.
+    pub fn product(mut self, name: impl Into<String>) -> Self {
+        self.options.product = Some(name.into());
+        self
+    }
+
+    /// Forces the vector instructions of the `cpu` device.
+    pub fn instruction_set(mut self, set: InstructionSet) -> Self {
+        self.options.instruction_set = Some(set);
+        self
+    }
+
+    /// Measures where the time of every run on the `gpu` device goes ([`Counters::phases`]); an
+    /// error where the adapter has no timestamps.
+    pub fn timestamps(mut self) -> Self {
+        self.options.timestamps = true;
+        self
+    }
+
+    /// Ignores what `fuselstm bench --tune` stored for the `gpu` device.
+    pub fn untuned(mut self) -> Self {
+        self.options.untuned = true;
+        self
+    }
+
+    /// Neither reads nor writes the file of compiled pipelines of the `gpu` device.
+    pub fn uncached(mut self) -> Self {
+        self.options.uncached = true;
+        self
+    }
+
+    /// All options of the backend, in place of those that were set before.
+    pub(crate) fn options(mut self, options: BackendOptions) -> Self {
         self.options = options;
         self
     }
@@ -100,7 +131,7 @@ impl SessionBuilder {
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for an option that the device does not
     /// have, [`Unsupported`](crate::ErrorKind::Unsupported) for a model that cannot run on it.
     pub fn build(self) -> Result<Session> {
-        let opened = open::open(&self.device, &self.options, self.model.graph())?;
+        let opened = placement::open(&self.device, &self.options, self.model.graph())?;
         Ok(Session {
             inner: Arc::new(Inner {
                 model: self.model,
@@ -111,6 +142,18 @@ impl SessionBuilder {
                 programs: Mutex::default(),
             }),
         })
+    }
+}
+
+impl SessionBuilder {
+    /// As [`SessionBuilder::build`], as a future. Drivers of native systems answer within its first
+    /// poll.
+    ///
+    /// # Errors
+    /// As [`SessionBuilder::build`].
+    #[allow(clippy::manual_async_fn)] // the bounds are part of the signature
+    pub fn build_async(self) -> impl Future<Output = Result<Session>> + Send + 'static {
+        async move { self.build() }
     }
 }
 
@@ -125,7 +168,7 @@ impl Session {
 
     /// A session on a backend of its own.
     #[cfg(test)]
-    fn on(model: &Model, backend: Arc<dyn Backend>) -> Session {
+    pub(crate) fn on(model: &Model, backend: Arc<dyn Backend>) -> Session {
         let graph = model.graph().clone();
         let (pool, chosen, programs) = (Pool::default(), Vec::new(), Mutex::default());
         Session {
@@ -179,7 +222,7 @@ impl Session {
     /// # Errors
     /// [`Unsupported`](crate::ErrorKind::Unsupported) for devices where there is nothing to choose,
     /// [`Io`](crate::ErrorKind::Io) when the choice cannot be stored, or the backend's.
-    pub fn tune(&self, inputs: &[(&str, &Tensor)]) -> Result<Tuning> {
+    pub fn tune(&self, inputs: &(impl Inputs + ?Sized)) -> Result<Tuning> {
         let inputs = self.gather(inputs)?;
         let shapes: Vec<Vec<usize>> = inputs.iter().map(|input| input.shape().to_vec()).collect();
         let plan = Arc::new(crate::plan::Plan::new(&self.inner.graph, &shapes)?);
@@ -192,7 +235,7 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::run`].
-    pub fn notes_for(&self, inputs: &[(&str, &Tensor)]) -> Result<Vec<String>> {
+    pub fn notes_for(&self, inputs: &(impl Inputs + ?Sized)) -> Result<Vec<String>> {
         let ready = self.checkout(&self.gather(inputs)?)?;
         let notes = ready.program.notes();
         self.inner.pool.give_back(ready);
@@ -212,7 +255,7 @@ impl Session {
         &self.inner.graph
     }
 
-    /// Runs once from the reset state. Inputs by name, or by position (`"0"`, `"1"`, …).
+    /// Runs once from the reset state. [`Inputs`] by name, by position, or one tensor alone.
     ///
     /// The first run with inputs of some shapes plans and compiles; later ones of the same shapes
     /// do not.
@@ -220,8 +263,23 @@ impl Session {
     /// # Errors
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) naming the input, what was expected and
     /// what was given, or the backend's.
-    pub fn run(&self, inputs: &[(&str, &Tensor)]) -> Result<Outputs> {
+    pub fn run(&self, inputs: &(impl Inputs + ?Sized)) -> Result<Outputs> {
         self.stream().run(inputs)
+    }
+
+    /// As [`Session::run`], within bounds of time and memory, or until it is called off.
+    ///
+    /// # Errors
+    /// As [`Session::run`]; [`Limit`](crate::ErrorKind::Limit) with both numbers,
+    /// [`Cancelled`](crate::ErrorKind::Cancelled).
+    pub fn run_with(
+        &self,
+        inputs: &(impl Inputs + ?Sized),
+        options: &RunOptions,
+    ) -> Result<Outputs> {
+        let mut stream = self.stream();
+        stream.set_options(options.clone());
+        stream.run(inputs)
     }
 
     /// As [`Session::run`], without blocking the thread where the device allows it; needs no
@@ -231,18 +289,14 @@ impl Session {
     /// As [`Session::run`].
     pub fn run_async(
         &self,
-        inputs: &[(&str, &Tensor)],
+        inputs: &(impl Inputs + ?Sized),
     ) -> impl Future<Output = Result<Outputs>> + Send + 'static {
-        let session = self.clone();
-        let inputs = session.gather(inputs);
+        let mut stream = self.stream();
+        let gathered = stream.gather(inputs);
         async move {
-            let inputs = inputs?;
-            let mut ready = session.checkout(&inputs)?;
-            let mut states = session.reset_states(&ready.plan.state_shapes)?;
-            let mut outputs = Outputs::of(&session)?;
-            let io = Io { inputs: &inputs, states: &mut states, outputs: &mut outputs.tensors };
-            ready.program.run_async(io).await?;
-            outputs.counters = session.ran(ready);
+            gathered?;
+            let mut outputs = Outputs::of(&stream)?;
+            stream.step_async(&mut outputs).await?;
             Ok(outputs)
         }
     }
@@ -256,10 +310,10 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::run`].
-    pub fn prepare(&self, shapes: &[(&str, &[usize])]) -> Result<()> {
+    pub fn prepare<K: AsKey>(&self, shapes: &[(K, &[usize])]) -> Result<()> {
         let mut sorted = vec![None; self.inner.graph.inputs.len()];
-        for (name, shape) in shapes {
-            if let Some(slot) = sorted.get_mut(self.inner.model.input_index(name)?) {
+        for (key, shape) in shapes {
+            if let Some(slot) = sorted.get_mut(self.inner.model.input_index(key.key())?) {
                 *slot = Some(shape.to_vec());
             }
         }
@@ -274,22 +328,11 @@ impl Session {
         Ok(())
     }
 
-    /// The inputs in the graph's order, sharing the caller's elements.
-    fn gather(&self, given: &[(&str, &Tensor)]) -> Result<Vec<Tensor>> {
-        let mut sorted = vec![None; self.inner.graph.inputs.len()];
-        for (name, tensor) in given {
-            let index = self.inner.model.input_index(name)?;
-            self.inner.model.check_input(index, tensor)?;
-            match sorted.get_mut(index) {
-                Some(slot @ None) => *slot = Some((*tensor).clone()),
-                _ => return Err(Error::input(format!("input `{name}` was given twice"))),
-            }
-        }
-        sorted
-            .into_iter()
-            .enumerate()
-            .map(|(index, tensor)| tensor.ok_or_else(|| self.inner.model.missing_input(index)))
-            .collect()
+    /// The inputs in the graph's order.
+    fn gather(&self, inputs: &(impl Inputs + ?Sized)) -> Result<Vec<Tensor>> {
+        let mut stream = self.stream();
+        stream.gather(inputs)?;
+        Ok(stream.into_inputs())
     }
 
     /// A program for these inputs: one that waits in the pool, or a new one.

@@ -4,11 +4,13 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::Key;
+use super::stream::index_of;
 use crate::error::{Error, Result};
 use crate::formats::{self, Format, Loaded};
 use crate::graph::{self, Dim, Graph, Port, Symbol};
 use crate::passes::{self, Report};
-use crate::tensor::{DType, Quantization, Tensor};
+use crate::tensor::{DType, Quantization, TensorView};
 
 /// A model: read, checked, fused. Independent of any device; cloning shares it.
 #[derive(Clone, Debug)]
@@ -156,23 +158,24 @@ impl Model {
         !self.inner.graph.states.is_empty()
     }
 
-    /// Position of the input of this name, or of this position written as a number.
+    /// Position of an input. A position may be written as a name (`"0"`), where no input has that
+    /// name: golden files and the command line have names only.
     ///
     /// # Errors
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) that lists the names there are.
-    pub fn input_index(&self, name: &str) -> Result<usize> {
-        index_of(&self.inner.inputs, name, "input")
+    pub fn input_index<'k>(&self, key: impl Into<Key<'k>>) -> Result<usize> {
+        index_of(&self.inner.inputs, |spec| &spec.name, key.into(), "input")
     }
 
-    /// Position of the output of this name, or of this position written as a number.
+    /// Position of an output, likewise.
     ///
     /// # Errors
     /// As [`Model::input_index`].
-    pub fn output_index(&self, name: &str) -> Result<usize> {
-        index_of(&self.inner.outputs, name, "output")
+    pub fn output_index<'k>(&self, key: impl Into<Key<'k>>) -> Result<usize> {
+        index_of(&self.inner.outputs, |spec| &spec.name, key.into(), "output")
     }
 
-    pub(super) fn check_input(&self, index: usize, given: &Tensor) -> Result<()> {
+    pub(super) fn check_input(&self, index: usize, given: &TensorView<'_>) -> Result<()> {
         let Some(spec) = self.inner.inputs.get(index) else {
             return Err(Error::internal("an input that is not there"));
         };
@@ -191,30 +194,6 @@ impl Model {
                 Error::input(format!("input `{}` ({}) was not given", spec.name, spec.kind()))
             }
             None => Error::internal("an input that is not there"),
-        }
-    }
-}
-
-fn index_of(specs: &[TensorSpec], name: &str, what: &str) -> Result<usize> {
-    let mut named =
-        specs.iter().enumerate().filter(|(_, spec)| spec.name == name).map(|(index, _)| index);
-    match (named.next(), named.next()) {
-        (Some(index), None) => return Ok(index),
-        (Some(_), Some(_)) => {
-            return Err(Error::input(format!(
-                "more than one {what} is called `{name}`: name it by its position, 0, 1, …"
-            )));
-        }
-        (None, _) => {}
-    }
-    match name.parse::<usize>() {
-        Ok(index) if index < specs.len() => Ok(index),
-        _ => {
-            let names: Vec<String> = specs.iter().map(|spec| format!("`{}`", spec.name)).collect();
-            Err(Error::input(format!(
-                "the model has no {what} `{name}`; it has {}",
-                names.join(", ")
-            )))
         }
     }
 }

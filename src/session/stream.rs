@@ -1,9 +1,17 @@
 //! A session with state: runs that go on from one another.
 
-use super::Session;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use super::pool::Ready;
+use super::{Inputs, Key, Session};
 use crate::backend::{Counters, Io};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Tensor};
+use crate::graph::print::type_text;
+use crate::graph::{Dim, State, ValueType};
+use crate::limits::{Bounds, RunOptions};
+use crate::tensor::{Tensor, TensorView};
 
 /// Runs of one sequence, piece by piece: every run goes on from the state that the run before it
 /// left.
@@ -32,7 +40,10 @@ pub struct Stream {
     /// The inputs in the graph's order while a run lasts, `nothing` otherwise.
     inputs: Vec<Tensor>,
     given: Vec<bool>,
+    /// The stream's own memory for inputs that are views, in the graph's order.
+    copies: Vec<Tensor>,
     nothing: Tensor,
+    options: RunOptions,
 }
 
 /// The outputs of a run, by name or position, in the model's order.
@@ -51,7 +62,16 @@ impl Stream {
         let states = vec![None; graph.states.len()];
         let (inputs, given) =
             (vec![nothing.clone(); graph.inputs.len()], vec![false; graph.inputs.len()]);
-        Stream { states, next: Vec::new(), inputs, given, nothing, session }
+        Stream {
+            states,
+            next: Vec::new(),
+            copies: inputs.clone(),
+            inputs,
+            given,
+            nothing,
+            options: RunOptions::new(),
+            session,
+        }
     }
 
     /// The session that this stream runs on.
@@ -59,14 +79,19 @@ impl Stream {
         &self.session
     }
 
-    /// Runs one piece and returns its outputs. Inputs by name, or by position (`"0"`, `"1"`, …).
+    /// Bounds of every run from now on.
+    pub fn set_options(&mut self, options: RunOptions) {
+        self.options = options;
+    }
+
+    /// Runs one piece and returns its outputs. [`Inputs`] by name, by position, or one tensor alone.
     ///
     /// # Errors
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) naming the input, what was expected and
     /// what was given, also when the batch size differs from that of the steps before; or the
     /// backend's. The state stays as it was.
-    pub fn run(&mut self, inputs: &[(&str, &Tensor)]) -> Result<Outputs> {
-        let mut outputs = Outputs::of(&self.session)?;
+    pub fn run(&mut self, inputs: &(impl Inputs + ?Sized)) -> Result<Outputs> {
+        let mut outputs = Outputs::of(self)?;
         self.run_into(inputs, &mut outputs)?;
         Ok(outputs)
     }
@@ -76,11 +101,33 @@ impl Stream {
     ///
     /// # Errors
     /// As [`Stream::run`]; what `outputs` holds then is unspecified.
-    pub fn run_into(&mut self, inputs: &[(&str, &Tensor)], outputs: &mut Outputs) -> Result<()> {
+    pub fn run_into(
+        &mut self,
+        inputs: &(impl Inputs + ?Sized),
+        outputs: &mut Outputs,
+    ) -> Result<()> {
         let result = self.gather(inputs).and_then(|()| self.step(outputs));
-        // The caller's tensors are let go, so that writing to them does not have to copy.
-        self.inputs.iter_mut().for_each(|input| input.share(&self.nothing));
+        self.let_go();
         result
+    }
+
+    /// As [`Stream::run`], without blocking the thread where the device allows it. A future that is
+    /// dropped before it is done leaves the state as it was.
+    ///
+    /// # Errors
+    /// As [`Stream::run`].
+    pub fn run_async(
+        &mut self,
+        inputs: &(impl Inputs + ?Sized),
+    ) -> impl Future<Output = Result<Outputs>> + Send + '_ {
+        let gathered = self.gather(inputs);
+        async move {
+            gathered?;
+            let mut outputs = Outputs::of(self)?;
+            let result = self.step_async(&mut outputs).await;
+            self.let_go();
+            result.map(|()| outputs)
+        }
     }
 
     /// Back to the reset state; the next run may have another batch size.
@@ -96,26 +143,35 @@ impl Stream {
     /// A state; `None` when it is as a reset leaves it and no run has given it a size.
     ///
     /// # Errors
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when there is no state of this name (or
-    /// position).
-    pub fn state(&self, name: &str) -> Result<Option<&Tensor>> {
-        let index = self.state_index(name)?;
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when there is no such state.
+    pub fn state<'k>(&self, key: impl Into<Key<'k>>) -> Result<Option<&Tensor>> {
+        let index = self.state_index(key.into())?;
         Ok(self.states.get(index).and_then(Option::as_ref))
     }
 
-    /// Replaces a state, for example by that of another stream. Its shape is checked by the next
-    /// run.
+    /// Replaces a state, for example by that of another stream. After a run or another state it has
+    /// to have their batch size; [`Stream::reset`] lifts that.
     ///
     /// # Errors
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when there is no state of this name (or
-    /// position), or it has another type.
-    pub fn set_state(&mut self, name: &str, state: Tensor) -> Result<()> {
-        let index = self.state_index(name)?;
-        let expected = self.state_dtype(index)?;
-        if state.dtype() != expected {
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when there is no such state, or the model
+    /// has it of another type or shape.
+    pub fn set_state<'k>(&mut self, key: impl Into<Key<'k>>, state: Tensor) -> Result<()> {
+        let key = key.into();
+        let index = self.state_index(key)?;
+        let ty = self.state_type(index)?;
+        let is_held = self.states.get(index).and_then(Option::as_ref);
+        let fits = match is_held {
+            Some(held) => held.shape() == state.shape(),
+            None => fits(ty, state.shape()) && self.agrees(index, &state)?,
+        };
+        if ty.dtype != state.dtype() || !fits {
+            let expected = match is_held {
+                Some(held) => format!("{} {:?}, as before,", held.dtype(), held.shape()),
+                None => type_text(&self.session.inner.graph, ty),
+            };
+            let found = format!("{} {:?}", state.dtype(), state.shape());
             return Err(Error::input(format!(
-                "state `{name}`: {expected} was expected, {} was given",
-                state.dtype()
+                "state {key}: {expected} was expected, {found} was given"
             )));
         }
         if let Some(slot) = self.states.get_mut(index) {
@@ -124,54 +180,113 @@ impl Stream {
         Ok(())
     }
 
-    fn state_index(&self, name: &str) -> Result<usize> {
-        let states = &self.session.inner.graph.states;
-        let numbered = || name.parse().ok().filter(|&index| index < states.len());
-        states.iter().position(|state| state.name == name).or_else(numbered).ok_or_else(|| {
-            let names: Vec<String> = self.state_names().map(|name| format!("`{name}`")).collect();
-            Error::input(format!("there is no state `{name}`; the model has {}", names.join(", ")))
-        })
-    }
-
-    fn state_dtype(&self, index: usize) -> Result<DType> {
-        let graph = &self.session.inner.graph;
-        let value = graph.states.get(index).and_then(|state| graph.get(state.value));
-        value.map(|value| value.ty.dtype).ok_or_else(|| Error::internal("a state without a value"))
-    }
-
-    /// Puts the caller's inputs into the graph's order, sharing their elements.
-    fn gather(&mut self, given: &[(&str, &Tensor)]) -> Result<()> {
-        let model = &self.session.inner.model;
-        self.given.fill(false);
-        for (name, tensor) in given {
-            let index = model.input_index(name)?;
-            model.check_input(index, tensor)?;
-            match (self.inputs.get_mut(index), self.given.get_mut(index)) {
-                (Some(slot), Some(given @ false)) => {
-                    slot.share(tensor);
-                    *given = true;
-                }
-                _ => return Err(Error::input(format!("input `{name}` was given twice"))),
+    /// Whether the states that are set already have as many batch rows.
+    fn agrees(&self, index: usize, state: &Tensor) -> Result<bool> {
+        let rows = |ty: &ValueType| ty.shape.as_ref().and_then(|shape| shape.first().copied());
+        let own = rows(self.state_type(index)?);
+        for (other, held) in self.states.iter().enumerate() {
+            let Some(held) = held else { continue };
+            let same_axis = own.is_some() && rows(self.state_type(other)?) == own;
+            if same_axis && held.shape().first() != state.shape().first() {
+                return Ok(false);
             }
         }
+        Ok(true)
+    }
+
+    fn state_index(&self, key: Key<'_>) -> Result<usize> {
+        let states = &self.session.inner.graph.states;
+        index_of(states, |state: &State| &state.name, key, "state")
+    }
+
+    fn state_type(&self, index: usize) -> Result<&ValueType> {
+        let graph = &self.session.inner.graph;
+        let value = graph.states.get(index).and_then(|state| graph.get(state.value));
+        value.map(|value| &value.ty).ok_or_else(|| Error::internal("a state without a value"))
+    }
+
+    /// Puts the caller's inputs into the graph's order: elements of tensors are shared, views are
+    /// copied into memory that the stream keeps.
+    pub(super) fn gather(&mut self, inputs: &(impl Inputs + ?Sized)) -> Result<()> {
+        let Stream { session, inputs: slots, given, copies, nothing, .. } = self;
+        given.fill(false);
+        let model = &session.inner.model;
+        inputs.give(&mut |key: Key<'_>, view: TensorView<'_>| {
+            let index = model.input_index(key)?;
+            model.check_input(index, &view)?;
+            match (slots.get_mut(index), copies.get_mut(index), given.get_mut(index)) {
+                (Some(slot), Some(copy), Some(given @ false)) => {
+                    if view.is_shared() {
+                        view.store_in(slot);
+                    } else {
+                        slot.share(nothing);
+                        view.store_in(copy);
+                        slot.share(copy);
+                    }
+                    *given = true;
+                    Ok(())
+                }
+                _ => Err(Error::input(format!("input {key} was given twice"))),
+            }
+        })?;
         match self.given.iter().position(|given| !given) {
             Some(index) => Err(model.missing_input(index)),
             None => Ok(()),
         }
     }
 
+    /// The inputs that were gathered.
+    pub(super) fn into_inputs(self) -> Vec<Tensor> {
+        self.inputs
+    }
+
+    /// The caller's tensors are let go, so that writing to them does not have to copy.
+    fn let_go(&mut self) {
+        self.inputs.iter_mut().for_each(|input| input.share(&self.nothing));
+    }
+
     fn step(&mut self, outputs: &mut Outputs) -> Result<()> {
-        let mut ready = self.session.checkout(&self.inputs)?;
-        if let Err(error) = self.prepare_states(&ready.plan.state_shapes) {
-            self.session.inner.pool.give_back(ready);
-            return Err(error);
-        }
-        outputs.fit(&self.session)?;
+        let _bounds = self.options.begin().enter();
+        let mut ready = self.prepare(outputs)?;
         ready.program.run(Io {
             inputs: &self.inputs,
             states: &mut self.next,
             outputs: &mut outputs.tensors,
         })?;
+        self.finish(ready, outputs);
+        Ok(())
+    }
+
+    pub(super) async fn step_async(&mut self, outputs: &mut Outputs) -> Result<()> {
+        let bounds = self.options.begin();
+        let mut ready = {
+            let _bounds = bounds.enter();
+            self.prepare(outputs)?
+        };
+        let future = {
+            // A backend that cannot wait runs here already.
+            let _bounds = bounds.enter();
+            let (inputs, states) = (&self.inputs, &mut self.next);
+            ready.program.run_async(Io { inputs, states, outputs: &mut outputs.tensors })
+        };
+        Bounded { future, bounds }.await?;
+        self.finish(ready, outputs);
+        Ok(())
+    }
+
+    /// A program for the gathered inputs, and the states and outputs that it is to write.
+    fn prepare(&mut self, outputs: &mut Outputs) -> Result<Ready> {
+        let ready = self.session.checkout(&self.inputs)?;
+        if let Err(error) = self.prepare_states(&ready.plan.state_shapes) {
+            self.session.inner.pool.give_back(ready);
+            return Err(error);
+        }
+        outputs.fit(&self.session)?;
+        Ok(ready)
+    }
+
+    /// Takes over what a run that went well has left.
+    fn finish(&mut self, ready: Ready, outputs: &mut Outputs) {
         outputs.counters = self.session.ran(ready);
         for (state, next) in self.states.iter_mut().zip(&mut self.next) {
             match state {
@@ -179,7 +294,6 @@ impl Stream {
                 None => *state = Some(std::mem::replace(next, self.nothing.clone())),
             }
         }
-        Ok(())
     }
 
     /// Copies the states to where the run will write them: the run may fail half-way.
@@ -211,9 +325,9 @@ impl Stream {
 }
 
 impl Outputs {
-    pub(super) fn of(session: &Session) -> Result<Outputs> {
+    pub(super) fn of(stream: &Stream) -> Result<Outputs> {
         let mut outputs = Outputs::default();
-        outputs.fit(session)?;
+        outputs.fit(&stream.session)?;
         Ok(outputs)
     }
 
@@ -230,17 +344,14 @@ impl Outputs {
         Ok(())
     }
 
-    /// The output of this name, or of this position written as a number.
+    /// An output by name or position; `outputs["name"]` and `outputs[0]` are the same for outputs
+    /// that are known to be there.
     ///
     /// # Errors
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) that lists the names there are.
-    pub fn get(&self, name: &str) -> Result<&Tensor> {
-        let numbered = || name.parse().ok().filter(|&index| index < self.names.len());
-        let index = self.names.iter().position(|other| other == name).or_else(numbered);
-        index.and_then(|index| self.tensors.get(index)).ok_or_else(|| {
-            let names: Vec<String> = self.names.iter().map(|name| format!("`{name}`")).collect();
-            Error::input(format!("the model has no output `{name}`; it has {}", names.join(", ")))
-        })
+    pub fn get<'k>(&self, key: impl Into<Key<'k>>) -> Result<&Tensor> {
+        let index = index_of(&self.names, |name| name, key.into(), "output")?;
+        self.tensors.get(index).ok_or_else(|| Error::internal("an output without a tensor"))
     }
 
     /// Names and tensors, in the model's order.
@@ -261,5 +372,90 @@ impl Outputs {
     /// What the run cost.
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+}
+
+impl std::ops::Index<&str> for Outputs {
+    type Output = Tensor;
+
+    /// # Panics
+    /// Where the model has no output of this name; [`Outputs::get`] does not.
+    #[allow(clippy::panic)]
+    fn index(&self, name: &str) -> &Tensor {
+        self.get(name).unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+impl std::ops::Index<usize> for Outputs {
+    type Output = Tensor;
+
+    /// # Panics
+    /// Where the model has fewer outputs; [`Outputs::get`] does not.
+    #[allow(clippy::panic)]
+    fn index(&self, position: usize) -> &Tensor {
+        self.get(position).unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+/// A future whose every poll happens within bounds.
+struct Bounded<'a> {
+    future: Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>,
+    bounds: Bounds,
+}
+
+impl Future for Bounded<'_> {
+    type Output = Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        let _bounds = self.bounds.enter();
+        self.future.as_mut().poll(context)
+    }
+}
+
+/// Whether a tensor of this shape may be a state of this type: the batch rows, outermost, are the
+/// caller's choice.
+fn fits(ty: &ValueType, shape: &[usize]) -> bool {
+    let Some(declared) = &ty.shape else { return true };
+    declared.len() == shape.len()
+        && declared.iter().zip(shape).skip(1).all(|(dim, &size)| match dim {
+            Dim::Known(known) => *known == size,
+            Dim::Symbol(_) | Dim::Unknown => true,
+        })
+}
+
+/// Position of what has this name or position.
+pub(super) fn index_of<T>(
+    list: &[T],
+    name_of: impl Fn(&T) -> &String,
+    key: Key<'_>,
+    what: &str,
+) -> Result<usize> {
+    let name = match key {
+        Key::Position(index) if index < list.len() => return Ok(index),
+        Key::Position(_) => None,
+        Key::Name(name) => Some(name),
+    };
+    let mut named =
+        list.iter().enumerate().filter(|(_, item)| Some(name_of(item).as_str()) == name);
+    match (named.next(), named.next()) {
+        (Some((index, _)), None) => return Ok(index),
+        (Some(_), Some(_)) => {
+            return Err(Error::input(format!(
+                "more than one {what} is called {key}: take it by its position, 0, 1, …"
+            )));
+        }
+        (None, _) => {}
+    }
+    // A position may be written as a name, as golden files and the command line do.
+    match name.and_then(|name| name.parse::<usize>().ok()) {
+        Some(index) if index < list.len() => Ok(index),
+        _ => {
+            let names: Vec<String> =
+                list.iter().map(|item| format!("`{}`", name_of(item))).collect();
+            Err(Error::input(format!(
+                "the model has no {what} {key}; it has {}",
+                if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+            )))
+        }
     }
 }

@@ -10,6 +10,7 @@ macro_rules! dtypes {
     ($($variant:ident $ty:ty, $name:literal, $zero:expr;)*) => {
         /// Type of a tensor's elements.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[non_exhaustive]
         pub enum DType {
             $(#[doc = concat!("`", $name, "`")] $variant,)*
         }
@@ -33,7 +34,33 @@ macro_rules! dtypes {
             $($variant(Arc<Vec<$ty>>),)*
         }
 
+        /// Elements of a slice. Public in a private module, as [`Storage`].
+        #[derive(Clone, Copy, Debug)]
+        pub enum Slice<'a> {
+            $($variant(&'a [$ty]),)*
+        }
+
+        impl Slice<'_> {
+            pub(crate) fn dtype(&self) -> DType {
+                match self { $(Slice::$variant(_) => DType::$variant,)* }
+            }
+        }
+
         impl Storage {
+            /// Copies a slice: in place when there are as many elements of the same type and they
+            /// are not shared.
+            pub(crate) fn copy_in(&mut self, from: Slice<'_>) {
+                match (&mut *self, from) {
+                    $((Storage::$variant(to), Slice::$variant(from)) if to.len() == from.len() => {
+                        match Arc::get_mut(to) {
+                            Some(to) => to.copy_from_slice(from),
+                            None => *to = Arc::new(from.to_vec()),
+                        }
+                    })*
+                    $((_, Slice::$variant(from)) => *self = Storage::$variant(Arc::new(from.to_vec())),)*
+                }
+            }
+
             pub(crate) fn dtype(&self) -> DType {
                 match self { $(Storage::$variant(_) => DType::$variant,)* }
             }
@@ -77,6 +104,12 @@ macro_rules! dtypes {
             fn slice(storage: &Storage) -> Option<&[Self]> {
                 match storage { Storage::$variant(v) => Some(v), _ => None }
             }
+            fn view(data: &[Self]) -> Slice<'_> {
+                Slice::$variant(data)
+            }
+            fn viewed(slice: Slice<'_>) -> Option<&[Self]> {
+                match slice { Slice::$variant(v) => Some(v), _ => None }
+            }
             fn slice_mut(storage: &mut Storage) -> Option<&mut [Self]> {
                 match storage { Storage::$variant(v) => Some(Arc::make_mut(v).as_mut_slice()), _ => None }
             }
@@ -100,11 +133,13 @@ macro_rules! dtypes {
 }
 
 mod sealed {
-    use super::Storage;
+    use super::{Slice, Storage};
     /// Access to the typed elements of a storage; only the types of [`super::DType`] have it.
     pub trait Sealed: Sized {
         fn store(data: Vec<Self>) -> Storage;
         fn slice(storage: &Storage) -> Option<&[Self]>;
+        fn view(data: &[Self]) -> Slice<'_>;
+        fn viewed(slice: Slice<'_>) -> Option<&[Self]>;
         fn slice_mut(storage: &mut Storage) -> Option<&mut [Self]>;
         fn into_vec(storage: Storage) -> Option<Vec<Self>>;
     }

@@ -5,13 +5,16 @@ mod dtype;
 pub mod npz;
 mod quantization;
 mod shape;
+mod view;
 
 pub use dtype::{DType, Element};
 pub(crate) use dtype::{Storage, with_storage};
 pub use quantization::Quantization;
 pub use shape::element_count;
+pub use view::TensorView;
 
 use crate::error::{Error, Result};
+use crate::limits::room_for;
 
 /// A dense, row-major tensor in host memory.
 ///
@@ -61,9 +64,11 @@ impl Tensor {
     /// A tensor of zeros (`false` for booleans).
     ///
     /// # Errors
-    /// [`Limit`](crate::ErrorKind::Limit) when the number of elements overflows.
+    /// [`Limit`](crate::ErrorKind::Limit) when there is no memory for so many elements.
     pub fn zeros(dtype: DType, shape: &[usize]) -> Result<Self> {
-        Ok(Tensor { shape: shape.to_vec(), storage: Storage::zeros(dtype, element_count(shape)?) })
+        let count = element_count(shape)?;
+        room_for(count, dtype.size())?;
+        Ok(Tensor { shape: shape.to_vec(), storage: Storage::zeros(dtype, count) })
     }
 
     /// The sizes of the axes, outermost first; empty for a scalar.
@@ -154,6 +159,7 @@ impl Tensor {
     /// A tensor whose every element is `value`, which wraps where the type cannot hold it.
     pub(crate) fn filled(dtype: DType, shape: &[usize], value: i64) -> Result<Self> {
         let n = element_count(shape)?;
+        room_for(n, dtype.size())?;
         match dtype {
             DType::F32 => Tensor::from_vec(shape, vec![value as f32; n]),
             DType::F64 => Tensor::from_vec(shape, vec![value as f64; n]),

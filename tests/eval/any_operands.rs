@@ -48,6 +48,7 @@ fn convert(dtype: DType, shape: &[usize], values: &[i64]) -> Tensor {
         DType::I32 => tensor(shape, &values.iter().map(|&v| v as i32).collect::<Vec<_>>()),
         DType::I64 => tensor(shape, values),
         DType::Bool => tensor(shape, &values.iter().map(|&v| v > 0).collect::<Vec<_>>()),
+        other => unreachable!("a type that this test does not know: {other}"),
     }
 }
 

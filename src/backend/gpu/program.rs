@@ -218,6 +218,7 @@ impl GpuProgram {
         outputs: &mut [Tensor],
         waiting: Waiting,
     ) -> Result<()> {
+        crate::limits::check()?;
         if !segment.uploads.is_empty() || !segment.commands.is_empty() || segment.reads_back() {
             for &(id, limit) in &segment.checks {
                 let tensor = given(&self.plan, id, inputs, states);

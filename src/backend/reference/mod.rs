@@ -7,6 +7,7 @@ use super::{Backend, Counters, Io, Program};
 use crate::error::{Error, Place, Result};
 use crate::eval::interpret::run_node;
 use crate::graph::ValueId;
+use crate::limits;
 use crate::plan::Plan;
 use crate::tensor::Tensor;
 
@@ -69,6 +70,7 @@ impl ReferenceProgram {
             self.set(state.value, Some(tensor.clone()));
         }
         for (position, step) in plan.steps.iter().enumerate() {
+            limits::check()?;
             self.step(position, step.index())?;
         }
 

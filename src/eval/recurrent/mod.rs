@@ -15,6 +15,7 @@ use crate::graph::Recurrent;
 use crate::graph::recurrent::{
     Arithmetic, CellWeights, Direction, Layout, Masking, Matrix, Merge, Source,
 };
+use crate::limits;
 use crate::tensor::{DType, Element, Tensor};
 
 /// One time step of one batch row.
@@ -317,6 +318,7 @@ impl Walk<'_> {
                 let t = if self.direction.reverse { steps - 1 - passed } else { passed };
                 let at = self.index(t, b);
                 if self.sequence.counts(t, b) {
+                    limits::check()?;
                     step.step(
                         b,
                         &x[at * input..][..input],

@@ -15,6 +15,7 @@ use super::Resources;
 use super::simd::Pool;
 use crate::backend::{Counters, Io, Program};
 use crate::error::{Error, Place as _, Result};
+use crate::limits;
 use crate::plan::Plan;
 use crate::tensor::Tensor;
 
@@ -71,6 +72,7 @@ impl Program for CpuProgram {
     fn run(&mut self, io: Io<'_>) -> Result<()> {
         let Io { inputs, states, outputs } = io;
         for (index, step) in &mut self.steps {
+            limits::check()?;
             step.run(&mut self.slots, self.pool.as_deref(), inputs, states).within(|| {
                 let name = self.plan.graph.nodes.get(*index).map_or("", |node| node.name.as_str());
                 format!("node {index} `{name}`")

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::auto::Cost;
+use super::cost::Cost;
 use super::device::{Device, Kind};
 use super::fallback::Fallback;
 use crate::backend::cpu::CpuBackend;
@@ -15,13 +15,13 @@ use crate::passes::dequantize::dequantize;
 use crate::text::bytes;
 
 /// An open device.
-pub(super) struct Opened {
-    pub(super) backend: Arc<dyn Backend>,
-    pub(super) graph: Arc<Graph>,
-    pub(super) notes: Vec<String>,
+pub(crate) struct Opened {
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) graph: Arc<Graph>,
+    pub(crate) notes: Vec<String>,
 }
 
-pub(super) fn open(
+pub(crate) fn open(
     device: &Device,
     options: &BackendOptions,
     graph: &Arc<Graph>,

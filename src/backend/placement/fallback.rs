@@ -359,8 +359,10 @@ mod tests {
 
         let Some(gpu) = open(&options) else { return };
         let gpu = Arc::new(gpu);
-        let session =
-            Session::on(&model, crate::session::open::with_fallback(gpu.clone(), &options));
+        let session = Session::on(
+            &model,
+            crate::backend::placement::open::with_fallback(gpu.clone(), &options),
+        );
         check(&session);
         assert!(!took_over(&session));
         gpu.lose();
@@ -370,7 +372,8 @@ mod tests {
 
         let Some(gpu) = open(&options) else { return };
         let gpu = Arc::new(gpu.with_largest_binding(4096));
-        let session = Session::on(&model, crate::session::open::with_fallback(gpu, &options));
+        let session =
+            Session::on(&model, crate::backend::placement::open::with_fallback(gpu, &options));
         check(&session);
         assert!(took_over(&session), "{:?}", session.notes());
     }
