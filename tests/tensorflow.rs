@@ -158,6 +158,11 @@ fn conditional_in_text_form() {
 }
 
 #[test]
+fn variables_are_read_and_written_in_the_order_of_the_run_and_begin_as_stored() {
+    check_own("states");
+}
+
+#[test]
 fn stateful_layer_keeps_its_state_between_runs() {
     check_own("stateful");
 }

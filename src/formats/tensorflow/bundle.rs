@@ -79,7 +79,7 @@ impl Bundle {
         if !entry.slices.is_empty() {
             return Err(Error::unsupported(format!("'{key}' is stored in slices")));
         }
-        let kind = tensor::dtype(entry.dtype)?;
+        let kind = tensor::stored(entry.dtype)?;
         let dims = match &entry.shape {
             Some(shape) => tensor::dims(shape)?,
             None => Some(Vec::new()),
@@ -90,7 +90,7 @@ impl Bundle {
         let bytes = element_count(&shape)?.checked_mul(kind.size());
         if bytes.and_then(|bytes| i64::try_from(bytes).ok()) != Some(entry.size) {
             return Err(Error::malformed(format!(
-                "'{key}' has {} bytes for {kind} {shape:?}",
+                "'{key}' has {} bytes for {kind:?} {shape:?}",
                 entry.size
             )));
         }

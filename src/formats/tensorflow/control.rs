@@ -10,7 +10,6 @@ use super::lower;
 use super::messages::Attr;
 use super::prune::prune;
 use super::scope::{Scope, Source};
-use super::state;
 use super::step::{Context, Items, List, Step, Val};
 use super::tensor::{self, STRING};
 use crate::error::{Error, Place, Result};
@@ -109,24 +108,10 @@ fn inline(
 ) -> Result<Vec<Val>> {
     check_args(scope, args)?;
     context.enter(&scope.name)?;
-    let outputs = inline_entered(context, builder, scope, args)
+    let outputs = lower::function(context, builder, scope, args)
         .within(|| format!("function '{}'", scope.name));
     context.calls.pop();
     outputs
-}
-
-fn inline_entered(
-    context: &mut Context<'_>,
-    builder: &mut Builder,
-    scope: &Scope,
-    args: &[Val],
-) -> Result<Vec<Val>> {
-    let mut roots: Vec<Source> = scope.results.iter().map(|(_, source)| *source).collect();
-    roots.extend(state::write_roots(context, scope)?);
-    let mut outputs = lower::scope(context, builder, scope, args, &roots, HashMap::new())?;
-    let written = outputs.split_off(scope.results.len());
-    state::note_writes(context, &written)?;
-    Ok(outputs)
 }
 
 fn check_args(scope: &Scope, args: &[Val]) -> Result<()> {
@@ -388,7 +373,7 @@ impl Loop<'_> {
             });
         }
         let results = lower::scope(step.context, &mut inner, scope, &args, &roots, HashMap::new())?;
-        state::refuse(scope)?;
+        lower::note_writes(step.context, &mut inner, scope, &args)?;
         for (position, result) in results.into_iter().enumerate() {
             if is_body && !matches!(self.variables.get(position), Some(Variable::Loop(_))) {
                 continue;

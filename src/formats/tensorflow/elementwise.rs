@@ -291,9 +291,7 @@ fn fed(
             let whole = step.add(Op::Unary(Unary::Floor), &[keep])?;
             let factor = step.add(function_op(BinaryFunction::Div), &[whole, whole])?;
             let warning = "dropout is computed for a keep probability of 1 only: with less, the results are NaN";
-            if !step.context.warnings.iter().any(|known| known == warning) {
-                step.context.warnings.push(warning.into());
-            }
+            step.context.warn(warning);
             Ok(Some(vec![Val::Tensor(factor)]))
         }
         (_, _, Some(_)) => {

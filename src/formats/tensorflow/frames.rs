@@ -234,11 +234,11 @@ impl<'a> Frames<'a> {
             Some(&Role::Exit(frame, _)) => {
                 let mut needs = Vec::new();
                 for enter in self.enters(&self.frames[frame]) {
-                    needs.extend(sources(self.scope.node(enter)?));
+                    needs.extend(self.scope.node(enter)?.sources());
                 }
                 (needs, 0)
             }
-            _ => (sources(node).collect(), usize::from(node.op == "Enter")),
+            _ => (node.sources().collect(), usize::from(node.op == "Enter")),
         })
     }
 
@@ -427,14 +427,6 @@ impl Part<'_> {
         }
         Ok(())
     }
-}
-
-/// The nodes that a node's inputs come from.
-fn sources(node: &ScopeNode) -> impl Iterator<Item = usize> {
-    node.inputs.iter().filter_map(|source| match source {
-        Source::Node(index, _) => Some(*index),
-        Source::Arg(_) => None,
-    })
 }
 
 /// The frame and the variable of a `Merge`, `None` when it joins the branches of a conditional

@@ -1,10 +1,11 @@
 //! The functions of a model.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use super::messages::{FunctionDef, FunctionDefLibrary};
+use super::effects::is_write;
+use super::messages::{Attr, FunctionDef, FunctionDefLibrary};
 use super::scope::Scope;
 use super::{conditionals, frames, hints};
 use crate::error::{Error, Place, Result};
@@ -13,6 +14,8 @@ use crate::error::{Error, Place, Result};
 pub struct Library {
     functions: HashMap<String, FunctionDef>,
     scopes: RefCell<HashMap<String, Rc<Scope>>>,
+    /// Functions that write variables, by themselves or through functions that they call.
+    writers: HashSet<String>,
     /// Make custom ops of hinted calls that are no recurrent layers.
     custom_ops: bool,
 }
@@ -31,7 +34,13 @@ impl Library {
                 return Err(Error::malformed(format!("two functions are named '{name}'")));
             }
         }
-        Ok(Library { functions, scopes: RefCell::default(), custom_ops })
+        let writers = writers(&functions);
+        Ok(Library { functions, scopes: RefCell::default(), writers, custom_ops })
+    }
+
+    /// Whether a function writes variables, by itself or through a function that it calls.
+    pub fn writes(&self, name: &str) -> bool {
+        self.writers.contains(name)
     }
 
     /// Whether there is such a function.
@@ -72,4 +81,31 @@ impl Library {
         self.scopes.borrow_mut().insert(name.to_owned(), scope.clone());
         Ok(scope)
     }
+}
+
+/// The functions that write variables: those with such nodes, then all that lead to them.
+fn writers(functions: &HashMap<String, FunctionDef>) -> HashSet<String> {
+    let mut callers: HashMap<&str, Vec<&str>> = HashMap::new();
+    let mut open: Vec<&str> = Vec::new();
+    for (name, function) in functions {
+        for node in &function.node_def {
+            if is_write(&node.op) {
+                open.push(name);
+            }
+            let called = node.attr.values().filter_map(|attr| match &attr.value {
+                Some(Attr::Func(function)) => Some(function.name.as_str()),
+                _ => None,
+            });
+            for called in called.chain(std::iter::once(node.op.as_str())) {
+                callers.entry(called).or_default().push(name);
+            }
+        }
+    }
+    let mut writers = HashSet::new();
+    while let Some(name) = open.pop() {
+        if writers.insert(name.to_owned()) {
+            open.extend(callers.get(name).into_iter().flatten());
+        }
+    }
+    writers
 }

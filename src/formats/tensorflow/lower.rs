@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 
 use super::build::Builder;
+use super::effects;
+use super::messages::Attr;
 use super::scope::{Scope, ScopeNode, Source, is_identity};
 use super::step::{Context, Step, Val};
 use crate::error::{Error, Place, Result};
@@ -18,20 +20,108 @@ pub fn scope(
     roots: &[Source],
     given: HashMap<usize, Vec<Val>>,
 ) -> Result<Vec<Val>> {
-    let mut done = given;
-    let nodes = roots.iter().filter_map(|root| match root {
+    let mut body = Body { scope, args, done: given };
+    body.read(context, builder, nodes(roots))?;
+    body.values(roots)
+}
+
+/// Reads a function's body into `builder`, its writes to variables included.
+pub fn function(
+    context: &mut Context<'_>,
+    builder: &mut Builder,
+    scope: &Scope,
+    args: &[Val],
+) -> Result<Vec<Val>> {
+    let results: Vec<Source> = scope.results.iter().map(|(_, source)| *source).collect();
+    let mut body = Body { scope, args, done: HashMap::new() };
+    let mut roots: Vec<usize> = nodes(&results).collect();
+    roots.extend(body.effects(context, builder)?);
+    body.read(context, builder, roots)?;
+    body.values(&results)
+}
+
+/// Notes what the body of a loop writes to variables.
+pub fn note_writes(
+    context: &mut Context<'_>,
+    builder: &mut Builder,
+    scope: &Scope,
+    args: &[Val],
+) -> Result<()> {
+    effects::refuse_calls(context.library, scope)?;
+    Body { scope, args, done: HashMap::new() }.effects(context, builder).map(|_| ())
+}
+
+fn nodes(sources: &[Source]) -> impl Iterator<Item = usize> {
+    sources.iter().filter_map(|source| match source {
         Source::Node(index, _) => Some(*index),
         Source::Arg(_) => None,
-    });
-    let order = scope.order(nodes, |index| done.contains_key(&index))?;
-    for index in order {
-        context.expanded.take(1)?;
-        let node = scope.node(index)?;
-        let outputs =
-            lower(context, builder, scope, node, args, &done).within(|| scope.place(index))?;
-        done.insert(index, outputs);
+    })
+}
+
+/// A scope that is being read, with the outputs of the nodes that were.
+struct Body<'a> {
+    scope: &'a Scope,
+    args: &'a [Val],
+    done: HashMap<usize, Vec<Val>>,
+}
+
+impl Body<'_> {
+    /// Reads what `roots` need; where variables are written, in TensorFlow's order.
+    fn read(
+        &mut self,
+        context: &mut Context<'_>,
+        builder: &mut Builder,
+        roots: impl IntoIterator<Item = usize>,
+    ) -> Result<()> {
+        let scope = self.scope;
+        let roots: Vec<usize> = roots.into_iter().collect();
+        let known = |index| self.done.contains_key(&index);
+        let mut order = scope.order(roots.iter().copied(), known, &HashMap::new())?;
+        let writes = |&index: &usize| {
+            scope.nodes.get(index).is_some_and(|node| effects::has_effect(context.library, node))
+        };
+        if order.iter().any(writes) {
+            let before = effects::sequence(scope, &order, |count| context.expanded.take(count))?;
+            order = scope.order(roots, known, &before)?;
+        }
+        for index in order {
+            context.expanded.take(1)?;
+            let node = scope.node(index)?;
+            let outputs = lower(context, builder, scope, node, self.args, &self.done)
+                .within(|| scope.place(index))?;
+            self.done.insert(index, outputs);
+        }
+        Ok(())
     }
-    roots.iter().map(|&root| value(scope, args, &done, root)).collect()
+
+    /// The nodes that have to be read for what they write.
+    fn effects(&mut self, context: &mut Context<'_>, builder: &mut Builder) -> Result<Vec<usize>> {
+        let mut roots = Vec::new();
+        for (index, node) in self.scope.nodes.iter().enumerate() {
+            if !effects::has_effect(context.library, node) {
+                continue;
+            }
+            if !effects::is_write(&node.op) {
+                roots.push(index);
+                continue;
+            }
+            let target = node.input(0).within(|| self.scope.place(index))?;
+            self.read(context, builder, nodes(&[target]))?;
+            match value(self.scope, self.args, &self.done, target)? {
+                Val::Resource(name) if context.states.note(&name) => roots.push(index),
+                Val::Resource(_) => {}
+                _ => {
+                    return Err(Error::unsupported("something that is no variable is written")
+                        .within(self.scope.place(index)));
+                }
+            }
+        }
+        Ok(roots)
+    }
+
+    fn values(&self, sources: &[Source]) -> Result<Vec<Val>> {
+        sources.iter().map(|&source| value(self.scope, self.args, &self.done, source)).collect()
+    }
 }
 
 /// The value behind a reference.
@@ -74,6 +164,11 @@ fn lower(
         .iter()
         .map(|&source| value(scope, args, done, source))
         .collect::<Result<Vec<_>>>()?;
+    for attr in node.attrs.values() {
+        if let Some(Attr::Type(number)) = attr.value {
+            context.note_type(number);
+        }
+    }
     let mut step = Step { context, builder, node, inputs };
     if is_identity(&node.op) {
         return step.identity();

@@ -8,6 +8,7 @@ mod build;
 mod bundle;
 mod conditionals;
 mod control;
+mod effects;
 mod elementwise;
 mod folder;
 mod frames;

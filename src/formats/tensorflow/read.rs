@@ -1,19 +1,20 @@
 //! A model on its way in: its inputs and outputs, its states, its graph.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::build::Builder;
 use super::library::Library;
 use super::messages::GraphDef;
 use super::prune;
 use super::scope::{self, Scope, ScopeNode, Source};
-use super::step::{Context, Table, Val, Variables};
+use super::step::{Context, States, Table, Val, Variables};
 use super::{
     control, elementwise, hints, linear, lists, lower, movement, outputs, state, stub, tensor,
 };
 use crate::error::{Error, Place, Result};
 use crate::formats::Options;
-use crate::graph::{Dim, Graph, Port, ValueType, check};
+use crate::graph::{Dim, Graph, Op, Port, ValueId, ValueType, check};
+use crate::tensor::DType;
 
 /// The ops that are read, by kind.
 const TABLES: [Table; 7] = [
@@ -25,6 +26,10 @@ const TABLES: [Table; 7] = [
     movement::lower,
     stub::lower,
 ];
+
+/// Freezing leaves placeholders of this name behind, which nothing uses: what the control flow of
+/// the graph's functions once was given.
+const LEFT_OVER: &str = "unused_control_flow_input";
 
 /// An input or output of a signature.
 pub struct NamedTensor {
@@ -77,18 +82,21 @@ impl Read<'_> {
         library.prepare(&mut main)?;
         let variables = variables(&main, &library)?;
         let reading = Reading { main: &main, library: &library, inputs, outputs, producer };
-        // A variable that the model writes must be a state from the start, which is known only
-        // after a first reading.
-        let mut context = Context::new(&library, &*variables, &TABLES, nodes);
-        let first = reading.lower(&mut context)?;
-        if context.states.writes.is_empty() {
-            return Ok((first, context.warnings));
+        // A variable that the model writes must be a state from the start, and only those that a
+        // result depends on have to be followed: both are known only after a reading.
+        let mut states = States::default();
+        loop {
+            let mut context = Context::new(&library, &*variables, &TABLES, nodes);
+            context.states.names = states.names.clone();
+            context.states.live = states.live.clone();
+            let (graph, live) = reading.lower(&mut context)?;
+            let known = states.names.len() + states.live.len();
+            states.names.extend(context.states.written);
+            states.live.extend(live);
+            if states.names.len() + states.live.len() == known {
+                return Ok((graph, context.warnings));
+            }
         }
-        let names = context.states.writes.keys().cloned().collect();
-        let mut context = Context::new(&library, &*variables, &TABLES, nodes);
-        context.states.names = names;
-        let graph = reading.lower(&mut context)?;
-        Ok((graph, context.warnings))
     }
 
     /// A placeholder whose default would be used is an input when it was asked for.
@@ -122,7 +130,10 @@ impl Read<'_> {
             matches!(node.op.as_str(), "Placeholder" | "PlaceholderV2")
                 && dtype != Some(&tensor::STRING)
         };
-        let nodes = main.nodes.iter().enumerate().filter(|(_, node)| is_input(node));
+        let used: HashSet<usize> = main.nodes.iter().flat_map(ScopeNode::sources).collect();
+        let nodes = main.nodes.iter().enumerate().filter(|(position, node)| {
+            is_input(node) && (used.contains(position) || !node.name.starts_with(LEFT_OVER))
+        });
         Ok(nodes.map(|(position, node)| (node.name.clone(), Source::Node(position, 0))).collect())
     }
 
@@ -168,7 +179,7 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    fn lower(&self, context: &mut Context<'_>) -> Result<Graph> {
+    fn lower(&self, context: &mut Context<'_>) -> Result<(Graph, BTreeSet<String>)> {
         debug_assert!(std::ptr::eq(self.library, context.library));
         let mut builder = Builder::default();
         let mut names = SymbolNames::default();
@@ -177,7 +188,7 @@ impl Reading<'_> {
             let Source::Node(index, output) = *source else { continue };
             let node = self.main.node(index)?;
             let id = self
-                .add_input(&mut builder, &mut names, name, node)
+                .add_input(context, &mut builder, &mut names, name, node)
                 .within(|| self.main.place(index))?;
             let outputs = given.entry(index).or_default();
             outputs.resize(
@@ -196,10 +207,11 @@ impl Reading<'_> {
         }
         let roots: Vec<Source> = self.outputs.iter().map(|(_, source)| *source).collect();
         let values = lower::scope(context, &mut builder, self.main, &[], &roots, given)?;
-        for ((name, _), value) in self.outputs.iter().zip(values) {
+        for ((name, source), value) in self.outputs.iter().zip(values) {
             match value {
                 Val::Tensor(value) => {
-                    builder.graph.outputs.push(Port { name: name.clone(), value })
+                    let value = self.output(context, &mut builder, name, *source, value)?;
+                    builder.graph.outputs.push(Port { name: name.clone(), value });
                 }
                 Val::Opaque(why) => {
                     return Err(Error::unsupported(why).within(format!("output '{name}'")));
@@ -210,24 +222,45 @@ impl Reading<'_> {
                 }
             }
         }
-        state::finish(context, &mut builder);
+        let live = state::finish(context, &mut builder)?;
         let graph = prune::prune(builder.graph);
         check::check(&graph)?;
-        Ok(graph)
+        Ok((graph, live))
+    }
+
+    /// A result in the type that the file says.
+    fn output(
+        &self,
+        context: &mut Context<'_>,
+        builder: &mut Builder,
+        name: &str,
+        source: Source,
+        value: ValueId,
+    ) -> Result<ValueId> {
+        let Source::Node(index, output) = source else { return Ok(value) };
+        let number = self.main.node(index)?.output_type(output).map(tensor::base);
+        if number != Some(tensor::HALF) || builder.ty(value)?.dtype != DType::F32 {
+            return Ok(value);
+        }
+        builder.add_one(&mut context.derived, name, Op::Cast(DType::F16), &[value])
     }
 
     fn add_input(
         &self,
+        context: &mut Context<'_>,
         builder: &mut Builder,
         names: &mut SymbolNames,
         name: &str,
         node: &ScopeNode,
-    ) -> Result<crate::graph::ValueId> {
+    ) -> Result<ValueId> {
         let placeholder = node.op.starts_with("Placeholder");
         let attrs =
             if placeholder { ["dtype", "dtype", "dtype"] } else { ["dtype", "T", "out_type"] };
         let attr = attrs.into_iter().find(|attr| node.attr(attr).is_some()).unwrap_or("dtype");
-        let dtype = node.dtype(attr)?;
+        let number = node.type_number(attr)?.copied().unwrap_or_default();
+        // The caller gives and gets float16; in between it is f32.
+        let is_half = tensor::base(number) == tensor::HALF;
+        let dtype = if is_half { DType::F16 } else { tensor::dtype(number)? };
         let shape = match node.shape("shape")? {
             // Before version 24 an empty shape meant that nothing was known.
             Some(shape) if shape.dim.is_empty() && (1..24).contains(&self.producer) => None,
@@ -246,6 +279,10 @@ impl Reading<'_> {
         };
         let id = builder.graph.add_value(name, ty);
         builder.graph.inputs.push(Port { name: name.to_owned(), value: id });
+        context.note_type(number);
+        if is_half {
+            return builder.add_one(&mut context.derived, name, Op::Cast(DType::F32), &[id]);
+        }
         Ok(id)
     }
 }

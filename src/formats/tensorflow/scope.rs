@@ -159,11 +159,13 @@ impl Scope {
     }
 
     /// The nodes that `roots` need, each after the nodes that it needs itself; what lies behind
-    /// `known` nodes is left out.
+    /// `known` nodes is left out. `before` names nodes that come before others without being their
+    /// inputs.
     pub fn order(
         &self,
         roots: impl IntoIterator<Item = usize>,
         known: impl Fn(usize) -> bool,
+        before: &HashMap<usize, Vec<usize>>,
     ) -> Result<Vec<usize>> {
         #[derive(Clone, Copy, PartialEq)]
         enum Mark {
@@ -192,8 +194,12 @@ impl Scope {
                         Mark::New => marks[index] = Mark::Open,
                     }
                 }
-                match node.inputs.get(position) {
-                    Some(&source) => {
+                let earlier = || {
+                    let position = position.checked_sub(node.inputs.len())?;
+                    before.get(&index)?.get(position).map(|&node| Source::Node(node, 0))
+                };
+                match node.inputs.get(position).copied().or_else(earlier) {
+                    Some(source) => {
                         stack.push((index, position + 1));
                         if let Source::Node(next, _) = source
                             && marks.get(next) != Some(&Mark::Done)
@@ -396,6 +402,27 @@ impl ScopeNode {
             .map(|bytes| std::str::from_utf8(bytes))
             .transpose()
             .map_err(|_| Error::malformed(format!("attribute '{name}' is no UTF-8 text")))
+    }
+
+    /// TensorFlow's type number of an output, as far as the attributes say it: a list of types for
+    /// calls, one type for all outputs otherwise.
+    pub fn output_type(&self, output: usize) -> Option<i32> {
+        let listed = |name: &str| match self.attr(name)? {
+            Attr::List(list) => list.r#type.get(output).copied(),
+            Attr::Type(number) => Some(*number),
+            _ => None,
+        };
+        ["Tout", "DstT", "dtype", "out_type", "output_type", "element_dtype", "T"]
+            .into_iter()
+            .find_map(listed)
+    }
+
+    /// The nodes that its inputs come from.
+    pub fn sources(&self) -> impl Iterator<Item = usize> {
+        self.inputs.iter().filter_map(|source| match source {
+            Source::Node(index, _) => Some(*index),
+            Source::Arg(_) => None,
+        })
     }
 
     /// An input that must be there.

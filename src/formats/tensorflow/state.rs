@@ -1,13 +1,14 @@
 //! Variables: their values as constants, or as states where the model writes them in every run
 //! (stateful layers).
 
-use super::build::Builder;
+use std::collections::BTreeSet;
 
-use super::scope::{Scope, Source};
+use super::build::Builder;
 use super::step::{Context, Step, Val};
 use super::tensor::STRING;
 use crate::error::{Error, Place, Result};
-use crate::graph::{Graph, Reset, State, ValueId, ValueMap, ValueType};
+use crate::graph::op::{Activation, Binary, BinaryFunction};
+use crate::graph::{Graph, Op, Reset, State, ValueId, ValueMap, ValueType};
 use crate::tensor::Tensor;
 
 /// The table of this module.
@@ -28,9 +29,37 @@ pub fn lower(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
             let value = read(step, &name)?;
             Ok(Some(vec![Val::Tensor(value)]))
         }
-        "AssignVariableOp" => Ok(Some(Vec::new())),
+        "AssignVariableOp" => {
+            let value = step.tensor(1)?;
+            write(step, value)
+        }
+        "AssignAddVariableOp" => update(step, BinaryFunction::Add),
+        "AssignSubVariableOp" => update(step, BinaryFunction::Sub),
         _ => Ok(None),
     }
+}
+
+fn variable(step: &Step<'_, '_>) -> Result<String> {
+    match step.inputs.first() {
+        Some(Val::Resource(name)) => Ok(name.clone()),
+        _ => Err(Error::unsupported("something that is no variable is written")),
+    }
+}
+
+/// From here on, the variable has this value.
+fn write(step: &mut Step<'_, '_>, value: ValueId) -> Result<Option<Vec<Val>>> {
+    let name = variable(step)?;
+    step.builder.variables.insert(name.clone(), value);
+    step.context.states.writes.insert(name, value);
+    Ok(Some(Vec::new()))
+}
+
+fn update(step: &mut Step<'_, '_>, function: BinaryFunction) -> Result<Option<Vec<Val>>> {
+    let name = variable(step)?;
+    let (before, change) = (read(step, &name)?, step.tensor(1)?);
+    let op = Op::Binary(Binary { function, activation: Activation::Linear });
+    let value = step.add(op, &[before, change])?;
+    write(step, value)
 }
 
 /// Two handles with one shared name are one variable.
@@ -77,74 +106,12 @@ fn everywhere(tensor: &Tensor) -> Option<i64> {
     (filled == *tensor).then_some(first)
 }
 
-/// The nodes of a function that write variables.
-pub fn writes(scope: &Scope) -> Vec<usize> {
-    let is_write = |op: &str| op.starts_with("Assign") || op.starts_with("ResourceScatter");
-    scope
-        .nodes
-        .iter()
-        .enumerate()
-        .filter(|(_, node)| is_write(&node.op))
-        .map(|(index, _)| index)
-        .collect()
-}
-
-/// The variable and the value of each write, as roots to be read with the function's results.
-pub fn write_roots(context: &Context<'_>, scope: &Scope) -> Result<Vec<Source>> {
-    let mut roots = Vec::new();
-    for index in writes(scope) {
-        let node = scope.node(index)?;
-        let refused = if node.op != "AssignVariableOp" {
-            Some("only plain assignments to variables are read")
-        } else if context.states.conditional > 0 {
-            Some("a variable is written inside a loop or a branch")
-        } else if scope
-            .nodes
-            .iter()
-            .any(|other| other.op == "ReadVariableOp" && other.controls.contains(&index))
-        {
-            Some("a variable is read again after it was written")
-        } else {
-            None
-        };
-        if let Some(why) = refused {
-            return Err(Error::unsupported(why).within(scope.place(index)));
-        }
-        roots.extend([node.input(0)?, node.input(1)?]);
-    }
-    Ok(roots)
-}
-
-/// Notes what a function writes: pairs of variable and value.
-pub fn note_writes(context: &mut Context<'_>, values: &[Val]) -> Result<()> {
-    for pair in values.chunks_exact(2) {
-        match pair {
-            [Val::Resource(name), Val::Tensor(value)] => {
-                if context.states.writes.insert(name.clone(), *value).is_some() {
-                    return Err(Error::unsupported(format!(
-                        "the variable '{name}' is written twice in a run"
-                    )));
-                }
-            }
-            _ => return Err(Error::unsupported("something that is no variable is written")),
-        }
-    }
-    Ok(())
-}
-
-/// Refuses a function that writes variables where that may not happen in every run, or more than
-/// once.
-pub fn refuse(scope: &Scope) -> Result<()> {
-    match writes(scope).first() {
-        Some(&index) => Err(Error::unsupported("a variable is written inside a loop or a branch")
-            .within(scope.place(index))),
-        None => Ok(()),
-    }
-}
-
 /// Gives the states what the model writes to them, and drops those that no result depends on: a
-/// counter that only counts, the seeds of dropout.
-pub fn finish(context: &Context<'_>, builder: &mut Builder) {
+/// counter that only counts, the seeds of dropout. Returns the names of those that stay.
+///
+/// # Errors
+/// Unsupported when one that stays is written where writes cannot be followed.
+pub fn finish(context: &Context<'_>, builder: &mut Builder) -> Result<BTreeSet<String>> {
     for state in &mut builder.graph.states {
         if let Some(&value) = context.states.writes.get(&state.name) {
             state.next = value;
@@ -153,6 +120,14 @@ pub fn finish(context: &Context<'_>, builder: &mut Builder) {
     let live = live_states(&builder.graph);
     let mut live = live.into_iter();
     builder.graph.states.retain(|_| live.next().unwrap_or(true));
+    let names: BTreeSet<String> =
+        builder.graph.states.iter().map(|state| state.name.clone()).collect();
+    match names.iter().find_map(|name| context.states.refused.get_key_value(name)) {
+        Some((name, why)) => {
+            Err(Error::unsupported(why.clone()).within(format!("variable '{name}'")))
+        }
+        None => Ok(names),
+    }
 }
 
 /// Which states a result depends on, in this run or a later one.

@@ -6,6 +6,7 @@ use super::build::{Builder, port};
 use super::library::Library;
 use super::limits::{Budget, DEEPEST_CALLS, MOST_DERIVED_BYTES, most_expanded};
 use super::scope::ScopeNode;
+use super::tensor;
 use crate::error::{Error, Result};
 use crate::graph::{Op, ValueId};
 use crate::tensor::{DType, Tensor};
@@ -83,12 +84,31 @@ impl Variables for NoVariables {
 /// What is known of the variables that a model writes.
 #[derive(Debug, Default)]
 pub struct States {
-    /// Variables that are states: known from a first reading of the model.
+    /// Variables that are states: known from readings of the model before this one.
     pub names: BTreeSet<String>,
+    /// The states that a result depends on: their writes are read.
+    pub live: BTreeSet<String>,
+    /// Every variable that is written somewhere.
+    pub written: BTreeSet<String>,
+    /// Variables that are written where that cannot be followed, and why.
+    pub refused: BTreeMap<String, String>,
     /// What the model writes, by variable.
     pub writes: BTreeMap<String, ValueId>,
     /// Loops and branches around what is being read: nothing may be written there.
     pub conditional: usize,
+}
+
+impl States {
+    /// Notes a write; whether what is written has to be read.
+    pub fn note(&mut self, name: &str) -> bool {
+        self.written.insert(name.to_owned());
+        if self.conditional > 0 {
+            self.refused
+                .insert(name.to_owned(), "it is written inside a loop or a branch".to_owned());
+            return false;
+        }
+        self.live.contains(name)
+    }
 }
 
 /// Reads the nodes whose ops it knows: their outputs, or `None` for an op that it does not know.
@@ -131,6 +151,25 @@ impl<'a> Context<'a> {
             calls: Vec::new(),
             states: States::default(),
             tables,
+        }
+    }
+
+    /// Says once of each narrow float type of the file how it is computed.
+    pub fn note_type(&mut self, number: i32) {
+        let name = match tensor::base(number) {
+            tensor::HALF => "float16",
+            tensor::BFLOAT16 => "bfloat16",
+            _ => return,
+        };
+        self.warn(&format!(
+            "{name} is computed as float32: results differ from TensorFlow's by its roundings, and where they would overflow"
+        ));
+    }
+
+    /// Adds a warning that is not there yet.
+    pub fn warn(&mut self, warning: &str) {
+        if !self.warnings.iter().any(|known| known == warning) {
+            self.warnings.push(warning.to_owned());
         }
     }
 

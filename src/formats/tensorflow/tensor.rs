@@ -1,6 +1,6 @@
 //! TensorFlow's element types, shapes and constants to ours.
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::limits::Budget;
 use super::messages::{TensorProto, TensorShapeProto};
@@ -10,10 +10,56 @@ use crate::tensor::{DType, Element, Tensor, element_count};
 /// The number of `DT_STRING`, which is no tensor here.
 pub const STRING: i32 = 7;
 
-/// The element type behind TensorFlow's number; reference types (old variables) count as their base
-/// type.
+/// The number of `DT_HALF`: float16.
+pub const HALF: i32 = 19;
+
+/// The number of `DT_BFLOAT16`.
+pub const BFLOAT16: i32 = 14;
+
+/// TensorFlow's number without the mark of reference types (old variables), which count as their
+/// base type.
+pub fn base(number: i32) -> i32 {
+    if number > 100 { number - 100 } else { number }
+}
+
+/// How the elements of a stored tensor are written.
+#[derive(Clone, Copy, Debug)]
+pub enum Stored {
+    /// As they are here.
+    Plain(DType),
+    /// float16: read as f32, exactly.
+    Half,
+    /// bfloat16: read as f32, exactly.
+    Bfloat16,
+}
+
+impl Stored {
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            Stored::Plain(dtype) => dtype.size(),
+            Stored::Half | Stored::Bfloat16 => 2,
+        }
+    }
+
+    /// The type of the elements here.
+    pub fn dtype(self) -> DType {
+        match self {
+            Stored::Plain(dtype) => dtype,
+            Stored::Half | Stored::Bfloat16 => DType::F32,
+        }
+    }
+}
+
+/// The element type behind TensorFlow's number. float16 and bfloat16 are computed as f32, which
+/// has all of their values.
 pub fn dtype(number: i32) -> Result<DType> {
-    Ok(match if number > 100 { number - 100 } else { number } {
+    stored(number).map(Stored::dtype)
+}
+
+/// How tensors of TensorFlow's type number are stored.
+pub fn stored(number: i32) -> Result<Stored> {
+    Ok(Stored::Plain(match base(number) {
         1 => DType::F32,
         2 => DType::F64,
         3 => DType::I32,
@@ -22,16 +68,17 @@ pub fn dtype(number: i32) -> Result<DType> {
         6 => DType::I8,
         9 => DType::I64,
         10 => DType::Bool,
-        19 => DType::F16,
+        BFLOAT16 => return Ok(Stored::Bfloat16),
+        HALF => return Ok(Stored::Half),
         STRING => return Err(Error::unsupported("strings are not supported")),
         0 => return Err(Error::malformed("the element type is missing")),
-        8 | 11..=18 | 22..=33 => {
+        8 | 11..=18 | 20..=33 => {
             return Err(Error::unsupported(format!(
                 "TensorFlow's element type {number} is not supported"
             )));
         }
         _ => return Err(Error::malformed(format!("{number} is no element type of TensorFlow"))),
-    })
+    }))
 }
 
 /// Sizes of the axes, `None` for an open one; `None` as a whole when the rank is open.
@@ -55,7 +102,7 @@ pub fn dims(shape: &TensorShapeProto) -> Result<Option<Vec<Option<usize>>>> {
 
 /// A constant's elements. `budget` pays for what the file does not hold in full.
 pub fn tensor(proto: &TensorProto, budget: &mut Budget) -> Result<Tensor> {
-    let kind = dtype(proto.dtype)?;
+    let kind = stored(proto.dtype)?;
     let dims = match &proto.tensor_shape {
         Some(shape) => dims(shape)?,
         None => Some(Vec::new()),
@@ -66,14 +113,24 @@ pub fn tensor(proto: &TensorProto, budget: &mut Budget) -> Result<Tensor> {
     if !proto.tensor_content.is_empty() {
         return from_bytes(kind, &shape, &proto.tensor_content);
     }
-    match kind {
+    let bits = |&bits: &i32| u16::try_from(bits).ok();
+    let dtype = match kind {
+        Stored::Half => {
+            let value = |value: &i32| bits(value).map(|bits| f16::from_bits(bits).to_f32());
+            return splat(&shape, &proto.half_val, budget, value);
+        }
+        Stored::Bfloat16 => {
+            let value = |value: &i32| bits(value).map(|bits| bf16::from_bits(bits).to_f32());
+            return splat(&shape, &proto.half_val, budget, value);
+        }
+        Stored::Plain(dtype) => dtype,
+    };
+    match dtype {
         DType::F32 => splat(&shape, &proto.float_val, budget, |&x| Some(x)),
         DType::F64 => splat(&shape, &proto.double_val, budget, |&x| Some(x)),
         DType::I64 => splat(&shape, &proto.int64_val, budget, |&x| Some(x)),
         DType::Bool => splat(&shape, &proto.bool_val, budget, |&x| Some(x)),
-        DType::F16 => {
-            splat(&shape, &proto.half_val, budget, |&x| u16::try_from(x).ok().map(f16::from_bits))
-        }
+        DType::F16 => splat(&shape, &proto.half_val, budget, |x| bits(x).map(f16::from_bits)),
         DType::I32 => splat(&shape, &proto.int_val, budget, |&x| Some(x)),
         DType::I16 => splat(&shape, &proto.int_val, budget, |&x| i16::try_from(x).ok()),
         DType::I8 => splat(&shape, &proto.int_val, budget, |&x| i8::try_from(x).ok()),
@@ -107,11 +164,11 @@ fn splat<V, E: Element>(
 }
 
 /// Elements from raw little-endian bytes.
-pub fn from_bytes(kind: DType, shape: &[usize], bytes: &[u8]) -> Result<Tensor> {
+pub fn from_bytes(kind: Stored, shape: &[usize], bytes: &[u8]) -> Result<Tensor> {
     let count = element_count(shape)?;
     if count.checked_mul(kind.size()) != Some(bytes.len()) {
         return Err(Error::malformed(format!(
-            "{} bytes for {kind} elements of shape {shape:?}, which need {}",
+            "{} bytes for {kind:?} elements of shape {shape:?}, which need {}",
             bytes.len(),
             count.saturating_mul(kind.size())
         )));
@@ -124,7 +181,16 @@ pub fn from_bytes(kind: DType, shape: &[usize], bytes: &[u8]) -> Result<Tensor> 
         let (chunks, _) = bytes.as_chunks::<N>();
         Tensor::from_vec(shape, chunks.iter().map(|&chunk| from(chunk)).collect())
     }
-    match kind {
+    let dtype = match kind {
+        Stored::Half => {
+            return elements(shape, bytes, |bytes| f16::from_le_bytes(bytes).to_f32());
+        }
+        Stored::Bfloat16 => {
+            return elements(shape, bytes, |bytes| bf16::from_le_bytes(bytes).to_f32());
+        }
+        Stored::Plain(dtype) => dtype,
+    };
+    match dtype {
         DType::F32 => elements(shape, bytes, f32::from_le_bytes),
         DType::F64 => elements(shape, bytes, f64::from_le_bytes),
         DType::F16 => elements(shape, bytes, f16::from_le_bytes),

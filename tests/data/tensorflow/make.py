@@ -1,6 +1,6 @@
 """Makes the graphs of this folder and their golden files (TensorFlow 2.21, tf_keras 2.21, Keras 3).
 
-usage: python make.py FOLDER; python make.py FOLDER stateful
+usage: python make.py FOLDER; python make.py FOLDER stateful (also writes states)
 
 Every case is built with control flow v1 and v2; the folder keeps those that read differently.
 """
@@ -154,6 +154,37 @@ CASES = [
 ]
 
 
+class States(tf.Module):
+    """Variables that are read, written, read again and written again in one run; one of them only counts."""
+
+    def __init__(self):
+        self.total = tf.Variable(np.array([1.5, -2.0, 3.0], "f"), name="total")
+        self.count = tf.Variable(7, dtype=tf.int32, name="count")
+        self.dead = tf.Variable(0, dtype=tf.int64, name="dead")
+        self.scale = tf.Variable(np.array([0.5, 2.0, 1.0], "f"), name="scale")
+
+    @tf.function(input_signature=[tf.TensorSpec([3], tf.float32, name="x")])
+    def step(self, x):
+        before = self.total.read_value()
+        self.total.assign(before * self.scale + x)
+        self.dead.assign_add(1)
+        after = self.total.read_value()
+        self.total.assign_add(x)
+        self.count.assign_sub(2)
+        return {"before": before, "after": after, "count": self.count + 1}
+
+
+def states():
+    model, golden = States(), {}
+    tf.saved_model.save(model, f"{OUT}/states", signatures=model.step)
+    run = tf.saved_model.load(f"{OUT}/states").signatures["serving_default"]
+    for index in range(3):
+        x, tag = uniform(3), f"r{index}{'+' if index else ''}"
+        golden[f"{tag}.in.x"] = x
+        golden.update({f"{tag}.out.{key}": value.numpy() for key, value in run(x=tf.constant(x)).items()})
+    np.savez(f"{OUT}/states.npz", **golden)
+
+
 def stateful():
     """A Keras 3 model that keeps its state in variables; needs eager execution, hence a process of its own."""
     x = keras.Input(batch_shape=(2, 4, 3), name="x")
@@ -170,6 +201,7 @@ if __name__ == "__main__":
     os.makedirs(OUT, exist_ok=True)
     if STATEFUL:
         stateful()
+        states()
     for case, feeds in [] if STATEFUL else CASES:
         for v2 in (False, True):
             save(case.__name__, case, feeds, v2)
