@@ -35,7 +35,7 @@ pub fn sequence(
     let stateful: BTreeSet<usize> = wanted
         .iter()
         .copied()
-        .filter(|&index| scope.nodes.get(index).is_some_and(|node| touches(node)))
+        .filter(|&index| scope.nodes.get(index).is_some_and(touches))
         .collect();
     let mut before = HashMap::new();
     for &index in &stateful {
