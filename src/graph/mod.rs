@@ -147,6 +147,16 @@ impl Reset {
     /// The reset of a float state.
     pub const ZERO: Reset = Reset::Fill(0);
 
+    /// The reset of a state that a file stores with these elements. One whole number in every
+    /// element serves any batch size.
+    pub fn stored(tensor: Tensor) -> Reset {
+        let first = tensor.to_f32().first().map_or(0, |&first| first as i64);
+        match Tensor::filled(tensor.dtype(), tensor.shape(), first) {
+            Ok(filled) if filled == tensor => Reset::Fill(first),
+            _ => Reset::Tensor(tensor),
+        }
+    }
+
     /// The state of a run with these sizes.
     ///
     /// # Errors

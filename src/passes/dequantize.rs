@@ -111,12 +111,30 @@ fn rewrite(graph: &Graph, ports: bool, report: &mut Report) -> Result<Graph> {
     for state in &mut out.states {
         let quantized = graph.get(state.value).is_some_and(|value| is_quantized(&value.ty));
         if quantized {
-            report.made.push(format!("state `{}`: f32, reset to 0", state.name));
-            state.reset = Reset::ZERO;
+            report.made.push(format!("state `{}`: f32", state.name));
+            let ty = graph.ty(state.value);
+            state.reset =
+                float_reset(&state.reset, ty).within(|| format!("state `{}`", state.name))?;
         }
         state.next = get(&read_as, state.next);
     }
     Ok(out)
+}
+
+/// The real numbers that a quantized state begins with.
+fn float_reset(reset: &Reset, ty: Option<&ValueType>) -> Result<Reset> {
+    let scale = ty.and_then(|ty| ty.quantization.as_ref()).and_then(Quantization::as_per_tensor);
+    let (scale, zero) = scale.ok_or_else(|| Error::unsupported("more than one scale"))?;
+    match reset {
+        Reset::Fill(stored) if *stored == zero => Ok(Reset::ZERO),
+        Reset::Fill(stored) => Err(Error::unsupported(format!(
+            "it begins with {stored} in every element, which is not its zero point {zero}"
+        ))),
+        Reset::Tensor(stored) => {
+            let real = stored.to_f32().iter().map(|x| scale * (x - zero as f32)).collect();
+            Ok(Reset::stored(Tensor::from_vec(stored.shape(), real)?))
+        }
+    }
 }
 
 /// Adds the float form of one node.

@@ -94,16 +94,9 @@ pub fn read(step: &mut Step<'_, '_>, name: &str) -> Result<ValueId> {
 /// A state that begins with the stored value; [`finish`] puts in what the model writes.
 fn add_state(builder: &mut Builder, name: &str, tensor: Tensor) -> ValueId {
     let value = builder.graph.add_value(name, ValueType::fixed(tensor.dtype(), tensor.shape()));
-    let reset = everywhere(&tensor).map_or(Reset::Tensor(tensor), Reset::Fill);
+    let reset = Reset::stored(tensor);
     builder.graph.states.push(State { name: name.to_owned(), value, next: value, reset });
     value
-}
-
-/// The whole number that every element is, if there is one: such a state takes any batch size.
-fn everywhere(tensor: &Tensor) -> Option<i64> {
-    let first = tensor.to_f32().first().map_or(0, |&first| first as i64);
-    let filled = Tensor::filled(tensor.dtype(), tensor.shape(), first).ok()?;
-    (filled == *tensor).then_some(first)
 }
 
 /// Gives the states what the model writes to them, and drops those that no result depends on: a

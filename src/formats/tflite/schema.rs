@@ -130,6 +130,8 @@ tables! {
     }
     /// Of CALL_ONCE.
     CallOnceOptions { 0 subgraph: (i32 = 0); }
+    /// Of VAR_HANDLE.
+    VarHandleOptions { 0 container: (text); 1 shared_name: (text); }
     /// Of CONCATENATION.
     ConcatenationOptions { 0 axis: (i32 = 0); 1 activation: (i8 = 0); }
     /// Of CONV_2D.
@@ -351,6 +353,7 @@ options! {
     93 WhileOptions;
     101 BatchMatMulOptions;
     103 CallOnceOptions;
+    111 VarHandleOptions;
     116 GeluOptions;
 }
 

@@ -1,6 +1,6 @@
-//! WHILE and CALL_ONCE.
+//! WHILE.
 
-use super::super::{opcode, schema};
+use super::super::schema;
 use super::function::{self, Call, Function};
 use super::options::natural;
 use crate::error::{Error, Result};
@@ -53,34 +53,5 @@ fn expect_signature(graph: &Graph, what: &str, inputs: usize, outputs: usize) ->
             found.0, found.1
         )));
     }
-    Ok(())
-}
-
-/// Runs a subgraph at the first run only, to initialize variables; one without operators does
-/// nothing.
-pub(super) fn read_call_once<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<()> {
-    let options: schema::CallOnceOptions = call.options()?;
-    let index = natural("the initialization's subgraph", options.subgraph())?;
-    let model = function.model;
-    let subgraph = model.subgraphs.get(index).ok_or_else(|| {
-        Error::malformed(format!(
-            "subgraph {index} is asked for, the file has {}",
-            model.subgraphs.len()
-        ))
-    })?;
-    if let Some(first) = subgraph.operators().first() {
-        let code =
-            usize::try_from(first.opcode_index()).ok().and_then(|code| model.codes.get(code));
-        let name = code.map_or("an unknown operator", |code| code.name.as_str());
-        let hint = match code.map(|code| code.number) {
-            Some(opcode::VAR_HANDLE | opcode::ASSIGN_VARIABLE) => "resource variables",
-            Some(opcode::HASHTABLE | opcode::HASHTABLE_IMPORT) => "hash tables",
-            _ => "initialization",
-        };
-        return Err(Error::unsupported(format!(
-            "subgraph {index} begins with {name}: {hint} would be needed, freeze the model's variables first"
-        )));
-    }
-    model.used.borrow_mut().insert(index);
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::{opcode, schema};
+use super::variables::{self, Variables};
 use super::{MOST_NESTED_LOOPS, Model, control, lstm, plain, rnn, tensor};
 use crate::error::{Error, Place, Result};
 use crate::graph::{Dim, Graph, Node, Op, Port, Reset, State, ValueId, ValueType};
@@ -35,24 +36,8 @@ fn read_within(model: &Model<'_>, index: usize, callers: &[usize]) -> Result<Gra
     function.read_inputs(&subgraph.inputs())?;
     for (number, operator) in subgraph.operators().into_iter().enumerate() {
         model.spend_operator()?;
-        let code =
-            usize::try_from(operator.opcode_index()).ok().and_then(|code| model.codes.get(code));
-        let code = code.ok_or_else(|| {
-            Error::malformed(format!(
-                "operator code {} is asked for, the file has {}",
-                operator.opcode_index(),
-                model.codes.len()
-            ))
-            .within(format!("operator {number}"))
-        })?;
-        let call = Call {
-            table: operator,
-            inputs: operator.inputs(),
-            outputs: operator.outputs(),
-            number: code.number,
-            custom: code.custom,
-        };
-        function.read_operator(&call).within(|| format!("operator {number} ({})", code.name))?;
+        let call = Call::new(model, operator).within(|| format!("operator {number}"))?;
+        function.read_operator(&call).within(|| format!("operator {number} ({})", call.name))?;
     }
     function.read_outputs(&subgraph.outputs())?;
     function.finish()
@@ -68,6 +53,29 @@ pub(super) struct Call<'m> {
     pub(super) number: i32,
     /// Its name when it is a custom one.
     pub(super) custom: &'m str,
+    /// The operator's name, for messages.
+    pub(super) name: &'m str,
+}
+
+impl<'m> Call<'m> {
+    pub(super) fn new(model: &'m Model<'m>, table: schema::Operator<'m>) -> Result<Self> {
+        let index = usize::try_from(table.opcode_index()).ok();
+        let code = index.and_then(|code| model.codes.get(code)).ok_or_else(|| {
+            Error::malformed(format!(
+                "operator code {} is asked for, the file has {}",
+                table.opcode_index(),
+                model.codes.len()
+            ))
+        })?;
+        Ok(Call {
+            table,
+            inputs: table.inputs(),
+            outputs: table.outputs(),
+            number: code.number,
+            custom: code.custom,
+            name: &code.name,
+        })
+    }
 }
 
 /// A subgraph on its way to become a graph.
@@ -87,10 +95,15 @@ pub(super) struct Function<'m> {
     /// Results of DEQUANTIZE on a constant, and that constant: so weights are seen as the file
     /// stores them.
     pub(super) stored: BTreeMap<ValueId, ValueId>,
+    pub(super) variables: Variables,
 }
 
 impl<'m> Function<'m> {
-    fn new(model: &'m Model<'m>, subgraph: schema::SubGraph<'m>, callers: Vec<usize>) -> Self {
+    pub(super) fn new(
+        model: &'m Model<'m>,
+        subgraph: schema::SubGraph<'m>,
+        callers: Vec<usize>,
+    ) -> Self {
         Function {
             model,
             graph: Graph { name: subgraph.name().to_owned(), ..Graph::default() },
@@ -100,11 +113,25 @@ impl<'m> Function<'m> {
             states: BTreeMap::new(),
             computed: BTreeSet::new(),
             stored: BTreeMap::new(),
+            variables: Variables::default(),
         }
     }
 
+    /// Whether a loop runs this subgraph.
+    pub(super) fn is_inside_a_loop(&self) -> bool {
+        self.callers.len() > 1
+    }
+
+    /// Lets a tensor be a value that is there already.
+    pub(super) fn define(&mut self, position: usize, value: ValueId) -> Result<()> {
+        if !self.computed.insert(position) || self.current.insert(position, value).is_some() {
+            return Err(Error::malformed("it is computed twice, or read before it is computed"));
+        }
+        Ok(())
+    }
+
     /// The tensor behind an index.
-    fn tensor(&self, index: i32) -> Result<(usize, schema::Tensor<'m>)> {
+    pub(super) fn tensor(&self, index: i32) -> Result<(usize, schema::Tensor<'m>)> {
         let position = usize::try_from(index).ok();
         position.and_then(|position| Some((position, *self.tensors.get(position)?))).ok_or_else(
             || {
@@ -237,7 +264,7 @@ impl<'m> Function<'m> {
         if !self.model.buffer(tensor.buffer())?.is_empty() {
             return Err(Error::malformed("a variable tensor has constant data"));
         }
-        if self.callers.len() > 1 {
+        if self.is_inside_a_loop() {
             return Err(Error::unsupported(
                 "a variable tensor inside a loop: state must go round as a loop variable",
             ));
@@ -272,7 +299,10 @@ impl<'m> Function<'m> {
             opcode::BIDIRECTIONAL_SEQUENCE_RNN => rnn::read_bidirectional(self, call),
             opcode::SVDF => rnn::read_svdf(self, call),
             opcode::WHILE => control::read_while(self, call),
-            opcode::CALL_ONCE => control::read_call_once(self, call),
+            opcode::CALL_ONCE => variables::read_call_once(self, call),
+            opcode::VAR_HANDLE => variables::read_handle(self, call),
+            opcode::READ_VARIABLE => variables::read_variable(self, call),
+            opcode::ASSIGN_VARIABLE => variables::assign_variable(self, call),
             _ => plain::read(self, call),
         }
     }

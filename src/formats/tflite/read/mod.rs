@@ -10,6 +10,7 @@ mod options;
 mod plain;
 mod rnn;
 mod tensor;
+mod variables;
 mod weights;
 mod window;
 

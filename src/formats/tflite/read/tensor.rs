@@ -29,7 +29,7 @@ pub(super) fn dtype(number: i8) -> Result<DType> {
             "tensors of unsigned 16, 32 and 64 bit integers are not supported",
         )),
         13 | 14 => Err(Error::unsupported(
-            "resource and variant tensors are not supported: freeze the model's variables first",
+            "resource and variant tensors are not supported where they are no variable's handle: for TensorList operators, convert the .keras file or the SavedModel instead",
         )),
         17..=22 => Err(Error::unsupported(format!(
             "tensors of type {number} (4 and 2 bit integers, bfloat16, float8) are not supported"

@@ -111,7 +111,7 @@ pub(super) fn depthwise_conv_2d<'m>(function: &mut Function<'m>, call: &Call<'m>
     Ok(())
 }
 
-/// Weights with their last axis in front, and the axis of their scales with it.
+/// Weights with their last axis in front and their first behind, and the axis of their scales with it.
 fn filters_first(function: &mut Function<'_>, weights: ValueId) -> Result<ValueId> {
     let mut ty = function.ty(weights)?.clone();
     if let Some(quantization) = ty.quantization.as_mut().filter(|q| q.scales.len() > 1) {
@@ -124,9 +124,9 @@ fn filters_first(function: &mut Function<'_>, weights: ValueId) -> Result<ValueI
         quantization.axis = 0;
     }
     if let Some(shape) = &mut ty.shape {
-        shape.rotate_right(1);
+        shape.swap(0, 3);
     }
-    let order = Tensor::from_slice(&[4], &[3i32, 0, 1, 2])?;
+    let order = Tensor::from_slice(&[4], &[3i32, 1, 2, 0])?;
     let order = function.graph.add_constant("filters first", order);
     let name = function.graph.get(weights).map(|value| value.name.clone()).unwrap_or_default();
     let turned = function.graph.add_value(name, ty);
