@@ -141,10 +141,102 @@ fn an_activation_that_is_unknown_is_named() {
 }
 
 #[test]
-fn half_precision_policies_are_refused() {
+fn half_precision_is_computed_in_float32_and_said() {
     let bytes =
         changed(|model| model["config"]["layers"][1]["config"]["dtype"] = json!("mixed_float16"));
-    refused(&bytes, ErrorKind::Unsupported, "mixed_float16");
+    let warnings = formats::read(&bytes).unwrap().warnings;
+    assert!(warnings.iter().any(|text| text.contains("mixed_float16")), "{warnings:?}");
+    let bytes = changed(|model| {
+        model["config"]["layers"][1]["config"]["dtype"] = json!("int8_from_float32")
+    });
+    refused(&bytes, ErrorKind::Unsupported, "int8_from_float32");
+}
+
+#[test]
+fn a_field_that_no_layer_reads_is_refused_by_name() {
+    let bytes = changed(|model| model["config"]["layers"][1]["config"]["sharpness"] = json!(7));
+    refused(&bytes, ErrorKind::Unsupported, "sharpness = 7");
+}
+
+/// x `[B, 3]` through one more layer, called with these arguments.
+fn called(layer: Json, arguments: Json) -> Vec<u8> {
+    let mut layer = layer;
+    layer["name"] = json!("y");
+    layer["inbound_nodes"] = json!([arguments]);
+    let model = json!({"class_name": "Functional", "config": {"name": "m", "layers": [
+        {"class_name": "InputLayer", "name": "x", "config": {"batch_shape": [null, 3], "name": "x"}, "inbound_nodes": []},
+        layer,
+    ], "input_layers": [["x", 0, 0]], "output_layers": [["y", 0, 0]]}});
+    with_config(model.to_string().as_bytes())
+}
+
+fn x() -> Json {
+    json!({"class_name": "__keras_tensor__", "config": {"keras_history": ["x", 0, 0]}})
+}
+
+#[test]
+fn a_call_argument_that_no_layer_reads_is_refused_by_name() {
+    let tanh = json!({"class_name": "Activation", "module": "keras.layers",
+        "config": {"name": "y", "trainable": true, "activation": "tanh"}});
+    formats::read(&called(tanh.clone(), json!({"args": [x()], "kwargs": {}}))).unwrap();
+    for (kwargs, says) in [
+        (json!({"gain": 2.0}), "gain = 2.0"),
+        (json!({"gain": x()}), "gain = a tensor"),
+        (json!({"gain": [x(), 1]}), "gain = [a tensor, 1]"),
+    ] {
+        let bytes = called(tanh.clone(), json!({"args": [x()], "kwargs": kwargs}));
+        refused(&bytes, ErrorKind::Unsupported, says);
+    }
+    refused(
+        &called(tanh, json!({"args": [x(), 5], "kwargs": {}})),
+        ErrorKind::Unsupported,
+        "argument 2 = 5",
+    );
+}
+
+#[test]
+fn an_operation_is_not_taken_for_the_layer_of_its_name() {
+    let names = |module: &str, args: Json| {
+        let layer = json!({"class_name": "Multiply", "module": module, "config": {"name": "y"}});
+        let graph = formats::read(&called(layer, json!({"args": args, "kwargs": {}})))?.graph;
+        Ok::<_, Error>(graph.nodes.iter().map(|node| node.op.name()).collect::<Vec<_>>())
+    };
+    assert_eq!(names("keras.src.ops.numpy", json!([x(), 0.5])).unwrap(), ["Mul"]);
+    // The layer takes tensors only.
+    let error = names("keras.layers", json!([[x(), 0.5]])).unwrap_err().to_string();
+    assert!(error.contains("inputs = [a tensor, 0.5]"), "{error}");
+}
+
+#[test]
+fn a_class_of_the_users_own_is_refused_whatever_its_name() {
+    for (module, registered) in [("my_layers", "LSTM"), ("keras.layers", "mine>LSTM")] {
+        let layer = json!({"class_name": "Activation", "module": module,
+            "registered_name": registered, "config": {"trainable": true, "activation": "tanh"}});
+        let bytes = called(layer, json!({"args": [x()], "kwargs": {}}));
+        refused(&bytes, ErrorKind::Unsupported, "a class of its own");
+    }
+}
+
+#[test]
+fn a_class_that_is_not_supported_is_named_before_its_inputs_are_counted() {
+    let layer = json!({"class_name": "Wavelet", "module": "keras.layers",
+        "config": {"name": "y", "trainable": true}});
+    let bytes = called(layer, json!({"args": [[x(), x()]], "kwargs": {}}));
+    refused(&bytes, ErrorKind::Unsupported, "the layer class Wavelet is not supported");
+}
+
+#[test]
+fn the_options_of_an_activation_object_are_read_or_refused() {
+    let relu = |config: Json| {
+        let activation = json!({"class_name": "ReLU", "module": "keras.layers", "config": config});
+        let layer = json!({"class_name": "Activation", "module": "keras.layers",
+            "config": {"trainable": true, "activation": activation}});
+        formats::read(&called(layer, json!({"args": [x()], "kwargs": {}})))
+    };
+    let graph = relu(json!({"max_value": 0.5})).unwrap().graph;
+    assert!(graph.nodes.iter().any(|node| node.op.name() == "Minimum"));
+    let error = relu(json!({"softness": 2})).unwrap_err().to_string();
+    assert!(error.contains("softness = 2"), "{error}");
 }
 
 #[test]

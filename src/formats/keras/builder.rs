@@ -1,10 +1,14 @@
 //! Grows a graph op by op, inferring every type on the way.
 
-use super::config::Named;
-use super::weights::Weights;
+use std::collections::HashSet;
+
+use super::version::Major;
+use super::weights::{Wanted, Weights};
 use crate::error::{Error, Result};
 use crate::graph::infer::{Operand, infer};
-use crate::graph::op::{Activation, Binary, BinaryFunction, Op, Softmax, StridedSlice};
+use crate::graph::op::{
+    Activation, Binary, BinaryFunction, Concat, Op, Reduce, ReduceFunction, StridedSlice, Unary,
+};
 use crate::graph::{Dim, Graph, Port, ValueId, ValueType};
 use crate::tensor::{DType, Tensor};
 
@@ -27,21 +31,27 @@ pub(super) struct Builder {
     pub graph: Graph,
     pub weights: Weights,
     pub warnings: Vec<String>,
-    /// Keras 3, rather than 2.
-    pub keras3: bool,
+    /// The generation of Keras that wrote the file.
+    pub major: Major,
     /// Name of the layer that is being read: the name of the nodes it makes.
     pub layer: String,
+    /// Models around the layer that is being read, the whole one not counted.
+    pub depth: usize,
+    /// Values whose mask a layer took off.
+    pub unmasked: HashSet<ValueId>,
     batch: Option<Dim>,
 }
 
 impl Builder {
-    pub fn new(weights: Weights, keras3: bool) -> Self {
+    pub fn new(weights: Weights, major: Major) -> Self {
         Builder {
             graph: Graph::default(),
             weights,
             warnings: Vec::new(),
-            keras3,
+            major,
             layer: String::new(),
+            depth: 0,
+            unmasked: HashSet::new(),
             batch: None,
         }
     }
@@ -127,12 +137,133 @@ impl Builder {
         self.op(Op::Binary(Binary { function, activation: Activation::Linear }), &[a, b])
     }
 
-    /// Applies a named activation; linear adds nothing.
-    pub fn activate(&mut self, named: Named, x: ValueId) -> Result<ValueId> {
-        match named {
-            Named::Elementwise(Activation::Linear) => Ok(x),
-            Named::Elementwise(activation) => self.op(Op::Activation(activation), &[x]),
-            Named::Softmax { log } => self.op(Op::Softmax(Softmax { beta: 1.0, log }), &[x]),
+    pub fn unary(&mut self, function: Unary, x: ValueId) -> Result<ValueId> {
+        self.op(Op::Unary(function), &[x])
+    }
+
+    pub fn activation(&mut self, activation: Activation, x: ValueId) -> Result<ValueId> {
+        match activation {
+            Activation::Linear => Ok(x),
+            activation => self.op(Op::Activation(activation), &[x]),
+        }
+    }
+
+    /// A scalar of the type of `x`.
+    pub fn scalar_like(&mut self, x: ValueId, number: f64) -> Result<ValueId> {
+        let tensor = match self.ty(x)?.dtype {
+            DType::F32 => Tensor::scalar(number as f32),
+            DType::I32 => Tensor::scalar(number as i32),
+            DType::I64 => Tensor::scalar(number as i64),
+            DType::Bool => Tensor::scalar(number != 0.0),
+            other => return Err(Error::unsupported(format!("a number beside values of {other}"))),
+        };
+        Ok(self.constant(tensor))
+    }
+
+    /// `function(x, number)`.
+    pub fn with_number(
+        &mut self,
+        function: BinaryFunction,
+        x: ValueId,
+        number: f64,
+    ) -> Result<ValueId> {
+        let number = self.scalar_like(x, number)?;
+        self.binary(function, x, number)
+    }
+
+    pub fn cast(&mut self, x: ValueId, dtype: DType) -> Result<ValueId> {
+        if self.ty(x)?.dtype == dtype { Ok(x) } else { self.op(Op::Cast(dtype), &[x]) }
+    }
+
+    pub fn concat(&mut self, values: &[ValueId], axis: i64) -> Result<ValueId> {
+        if let [one] = values {
+            return Ok(*one);
+        }
+        self.op(Op::Concat(Concat { axis, activation: Activation::Linear }), values)
+    }
+
+    pub fn reduce(
+        &mut self,
+        function: ReduceFunction,
+        x: ValueId,
+        axes: &[i32],
+        keep_dims: bool,
+    ) -> Result<ValueId> {
+        let axes = self.integers(axes)?;
+        self.op(Op::Reduce(Reduce { function, keep_dims }), &[x, axes])
+    }
+
+    /// `x` with a new axis of size 1.
+    pub fn expand(&mut self, x: ValueId, axis: i32) -> Result<ValueId> {
+        let axis = self.constant(Tensor::scalar(axis));
+        self.op(Op::ExpandDims, &[x, axis])
+    }
+
+    pub fn transpose(&mut self, x: ValueId, permutation: &[i32]) -> Result<ValueId> {
+        let permutation = self.integers(permutation)?;
+        self.op(Op::Transpose, &[x, permutation])
+    }
+
+    /// `a` where the condition holds, else `z`.
+    pub fn select(&mut self, condition: ValueId, a: ValueId, z: ValueId) -> Result<ValueId> {
+        self.op(Op::Select, &[condition, a, z])
+    }
+
+    /// `x` with an axis for each of `dims`: sizes that are known stand as they are, the others are
+    /// taken from axis `k` of the value `x_k` that `open` gives in their order.
+    pub fn reshape_to(
+        &mut self,
+        x: ValueId,
+        dims: &[Dim],
+        open: &[(ValueId, usize)],
+    ) -> Result<ValueId> {
+        let mut parts = Vec::new();
+        let mut open = open.iter();
+        for dim in dims {
+            parts.push(match dim.known() {
+                Some(size) => {
+                    let size = i32::try_from(size).map_err(|_| Error::limit("a size overflows"))?;
+                    self.integers(&[size])?
+                }
+                None => {
+                    let &(of, axis) =
+                        open.next().ok_or_else(|| Error::internal("a size without a source"))?;
+                    self.size_of(of, axis)?
+                }
+            });
+        }
+        let target = match parts.is_empty() {
+            true => self.integers(&[])?,
+            false => self.concat(&parts, 0)?,
+        };
+        let y = self.op(Op::Reshape, &[x, target])?;
+        self.declare(y, dims.to_vec());
+        Ok(y)
+    }
+
+    /// The size of one axis, `[1]`.
+    pub fn size_of(&mut self, x: ValueId, axis: usize) -> Result<ValueId> {
+        let shape = self.op(Op::Shape(DType::I32), &[x])?;
+        let axis = i32::try_from(axis).map_err(|_| Error::limit("an axis overflows"))?;
+        let (begin, one) = (self.integers(&[axis])?, self.integers(&[1])?);
+        self.op(Op::Slice, &[shape, begin, one])
+    }
+
+    /// Reads a trained weight of the layer's group.
+    pub fn weight(
+        &mut self,
+        scope: &str,
+        index: usize,
+        shape: &[usize],
+        what: &str,
+    ) -> Result<Tensor> {
+        self.weights.take(Wanted { scope, index, shape, what, trained: true })
+    }
+
+    /// Says once what the user should know.
+    pub fn warn(&mut self, text: String) {
+        if !self.warnings.contains(&text) {
+            self.warnings.push(text);
         }
     }
 
@@ -184,7 +315,7 @@ impl Builder {
     pub fn width(&self, id: ValueId) -> Result<usize> {
         let last = self.dims(id)?.last().copied();
         last.and_then(Dim::known)
-            .ok_or_else(|| Error::malformed("the input's last axis has no fixed size"))
+            .ok_or_else(|| Error::unsupported("the input's last axis has no fixed size"))
     }
 }
 

@@ -4,15 +4,20 @@
 //! A layer becomes the ops it stands for; recurrent layers become
 //! [`Op::Recurrent`](crate::graph::Op) at once, since Keras says what they are. Keras' own gate
 //! orders need no permutation: LSTM is i, f, c, o and GRU z, r, h, as here; kernels are `[I, G·H]`
-//! and are transposed. Regularisers, constraints, initializers and dropout act in training only and
-//! are passed over. Anything else that a configuration asks for is honored or refused with the
-//! layer's name.
+//! and are transposed. Regularisers, constraints, initializers and dropout act in training only:
+//! each layer lists the fields that it passes over, and why. Every other field of a configuration
+//! and every argument of a call is honored or refused with the layer's name; what nothing asked for
+//! is an error.
 
+mod activation;
 mod archive;
+mod arguments;
 mod builder;
 mod config;
 mod layers;
-mod recurrent;
+mod operations;
+mod order;
+mod version;
 mod weights;
 mod wiring;
 
@@ -21,7 +26,7 @@ use serde_json::Value as Json;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, check};
 use builder::Builder;
-use config::Config;
+use version::Major;
 use weights::Weights;
 
 /// Reads a `.keras` archive. Also returns what the user should know.
@@ -50,17 +55,26 @@ pub fn read_h5(bytes: &[u8]) -> Result<(Graph, Vec<String>)> {
 }
 
 fn build(root: &Json, version: &str, weights: Weights) -> Result<(Graph, Vec<String>)> {
-    // tf_keras numbers itself like TensorFlow (2.21); Keras 3 starts at 3.
-    let keras3 = version
-        .split('.')
-        .next()
-        .and_then(|major| major.parse::<u32>().ok())
-        .is_some_and(|major| major >= 3);
-    let mut builder = Builder::new(weights, keras3);
-    wiring::model(&mut builder, Config::new(root))?;
+    let major = Major::of(version);
+    let mut builder = Builder::new(weights, major);
+    wiring::model(&mut builder, root)?;
+    if builder.weights.is_noting() {
+        builder = Builder::new(builder.weights.listed(), major);
+        wiring::model(&mut builder, root)?;
+    }
     let (graph, warnings) = builder.finish();
     check::check(&graph)?;
     Ok((graph, warnings))
+}
+
+/// An axis of a value of `rank` axes, counted from the front.
+fn axis(axis: i64, rank: usize) -> Result<i32> {
+    let count = i64::try_from(rank).map_err(|_| Error::limit("the rank overflows"))?;
+    let from_front = if axis < 0 { axis + count } else { axis };
+    if !(0..count).contains(&from_front) {
+        return Err(Error::malformed(format!("axis {axis} of a value of rank {rank}")));
+    }
+    i32::try_from(from_front).map_err(|_| Error::limit("an axis overflows"))
 }
 
 fn parse_json(bytes: &[u8], place: &str) -> Result<Json> {

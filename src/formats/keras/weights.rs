@@ -1,35 +1,70 @@
 //! Where a layer's weights come from: numbered variables in the groups of a Keras 3 weight file, or
 //! each layer's ordered list in an older `.h5` file. External links and external storage are never
 //! followed: no resolver is given to the HDF5 reader.
+//!
+//! An `.h5` file has one flat list for each layer of the model, a nested model included, in the
+//! order of Keras' `trainable_weights` and then `non_trainable_weights`. So the model is read
+//! twice: the first pass notes which weights every layer wants, [`order`](super::order) puts them
+//! in Keras' order, and the second pass finds each by its place in the list.
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 
 use hdf5_reader::{Hdf5File, OpenOptions};
 
+use super::order::Tree;
+use super::version::Major;
 use crate::error::{Error, Place, Result};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 /// Bytes of one weight allowed for each byte of the file: a compressed dataset, or one that is all
 /// fill value, cannot ask for more memory than this. Real weights compress by less than 2.
 const MAX_RATIO: usize = 200;
 
+/// A weight that a layer asks for.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    /// The layer's group in a Keras 3 weight file.
+    pub scope: &'a str,
+    /// Its number there.
+    pub index: usize,
+    /// The shape that the configuration gives it.
+    pub shape: &'a [usize],
+    /// Its name in messages.
+    pub what: &'a str,
+    /// Training changes it (moving averages are not trained).
+    pub trained: bool,
+}
+
 /// The weights of a model.
-pub(super) enum Weights {
+pub(super) struct Weights {
+    file: Hdf5File,
+    place: Source,
+}
+
+enum Source {
     /// `layers/<class>[_n]/…/vars/<k>`.
-    Archive { file: Hdf5File },
-    /// `model_weights/<layer>/<weight>`, in the order of the attribute `weight_names`.
-    Legacy { file: Hdf5File, queue: VecDeque<String>, layer: String },
+    Archive,
+    /// First pass over an `.h5` file.
+    Noting {
+        tree: Tree,
+        /// Shapes of the current layer's weights in the file, by name.
+        listed: Vec<(String, Vec<usize>)>,
+        /// Each layer's names and tree, once it was left.
+        paths: HashMap<String, String>,
+        layer: String,
+        major: Major,
+    },
+    /// Second pass: the path of each weight by scope and number.
+    Listed(HashMap<String, String>),
 }
 
 impl Weights {
     /// The weight file of a `.keras` archive.
     pub fn archive(bytes: Vec<u8>) -> Result<Self> {
-        let file = {
-            let limit = options(bytes.len());
-            Hdf5File::from_vec_with_options(bytes, limit)
-        }
-        .map_err(|e| hdf5(e).within("model.weights.h5"))?;
-        Ok(Weights::Archive { file })
+        let limit = options(bytes.len());
+        let file = Hdf5File::from_vec_with_options(bytes, limit)
+            .map_err(|e| hdf5(e).within("model.weights.h5"))?;
+        Ok(Weights { file, place: Source::Archive })
     }
 
     /// A whole-model `.h5` file, with its configuration and Keras version.
@@ -44,74 +79,140 @@ impl Weights {
             .attribute("keras_version")
             .and_then(|a| a.read_string())
             .unwrap_or_else(|_| "2".to_owned());
-        Ok((
-            Weights::Legacy { file, queue: VecDeque::new(), layer: String::new() },
-            config,
-            version,
-        ))
+        let place = Source::Noting {
+            tree: Tree::default(),
+            listed: Vec::new(),
+            paths: HashMap::new(),
+            layer: String::new(),
+            major: Major::of(&version),
+        };
+        Ok((Weights { file, place }, config, version))
     }
 
-    /// Turns to a top-level layer.
+    /// Whether the model must be read once more with [`listed`](Self::listed).
+    pub fn is_noting(&self) -> bool {
+        matches!(self.place, Source::Noting { .. })
+    }
+
+    /// The weights for the second pass.
+    pub fn listed(self) -> Self {
+        let place = match self.place {
+            Source::Noting { paths, .. } => Source::Listed(paths),
+            other => other,
+        };
+        Weights { file: self.file, place }
+    }
+
+    /// Turns to a layer of the whole model.
     pub fn enter_layer(&mut self, name: &str) -> Result<()> {
-        if let Weights::Legacy { file, queue, layer } = self {
-            *layer = name.to_owned();
-            let listed = file
-                .group("model_weights")
-                .and_then(|all| all.attribute("layer_names")?.read_strings());
-            // Keras 3 lists no layer for an operation such as NotEqual: it has no weights and no
-            // group.
-            if listed.is_ok_and(|names| !names.iter().any(|listed| listed == name)) {
-                *queue = VecDeque::new();
-                return Ok(());
-            }
-            let group = file
-                .group(&format!("model_weights/{name}"))
-                .map_err(|e| hdf5(e).within(format!("layer {name}")))?;
-            // A layer without weights has an empty attribute, of any type.
-            let names = group.attribute("weight_names").ok();
-            *queue = match names {
-                Some(names) if names.num_elements().unwrap_or(0) > 0 => names
-                    .read_strings()
-                    .map_err(|e| hdf5(e).within("attribute weight_names"))?
-                    .into(),
-                _ => VecDeque::new(),
-            };
+        let Source::Noting { tree, listed, layer, .. } = &mut self.place else { return Ok(()) };
+        name.clone_into(layer);
+        *tree = Tree::default();
+        listed.clear();
+        let names = self
+            .file
+            .group("model_weights")
+            .and_then(|all| all.attribute("layer_names")?.read_strings());
+        // Keras 3 lists no layer for an operation such as NotEqual: it has no weights and no group.
+        if names.is_ok_and(|names| !names.iter().any(|listed| listed == name)) {
+            return Ok(());
+        }
+        let group = self
+            .file
+            .group(&format!("model_weights/{name}"))
+            .map_err(|e| hdf5(e).within(format!("layer {name}")))?;
+        // A layer without weights has an empty attribute, of any type.
+        let Ok(names) = group.attribute("weight_names") else { return Ok(()) };
+        if names.num_elements().unwrap_or(0) == 0 {
+            return Ok(());
+        }
+        for weight in names.read_strings().map_err(|e| hdf5(e).within("attribute weight_names"))? {
+            let path = format!("model_weights/{name}/{weight}");
+            let shape = shape_of(&self.file, &path).within(|| format!("weight {weight}"))?;
+            listed.push((path, shape));
         }
         Ok(())
     }
 
-    /// Complains when the layer that was entered has weights that nobody asked for.
+    /// Puts the weights that the layer asked for beside those that the file lists.
     pub fn leave_layer(&mut self) -> Result<()> {
-        match self {
-            Weights::Legacy { queue, .. } if !queue.is_empty() => Err(Error::malformed(format!(
+        let Source::Noting { tree, listed, paths, major, .. } = &mut self.place else {
+            return Ok(());
+        };
+        let order = tree.order(*major);
+        if let Some(missing) = order.get(listed.len()) {
+            return Err(Error::malformed(format!("the file has no {}", missing.what)));
+        }
+        if let Some(more) = listed.get(order.len()..).filter(|more| !more.is_empty()) {
+            let names: Vec<&str> = more.iter().take(4).map(|(path, _)| path.as_str()).collect();
+            return Err(Error::malformed(format!(
                 "the file has {} more weight(s) for this layer than its configuration needs: {}",
-                queue.len(),
-                queue.iter().cloned().collect::<Vec<_>>().join(", ")
-            ))),
-            _ => Ok(()),
+                more.len(),
+                names.join(", ")
+            )));
+        }
+        for (weight, (path, shape)) in order.into_iter().zip(listed) {
+            if weight.shape != *shape {
+                return Err(Error::malformed(format!(
+                    "{} ({path}): expected shape {:?}, found {shape:?}",
+                    weight.what, weight.shape
+                )));
+            }
+            paths.insert(weight.key, path.clone());
+        }
+        Ok(())
+    }
+
+    /// Turns to a layer inside the current one: its group, its position among its siblings,
+    /// whether it is trained, and whether it is a model.
+    pub fn enter(&mut self, scope: &str, position: usize, trained: bool, is_model: bool) {
+        if let Source::Noting { tree, .. } = &mut self.place {
+            tree.enter(scope, position, trained, is_model);
         }
     }
 
-    /// The next weight: variable `index` of the group `scope` in an archive, the next of the
-    /// layer's list otherwise. `expected` is its shape; `what` its name in messages.
-    pub fn take(
-        &mut self,
-        scope: &str,
-        index: usize,
-        expected: &[usize],
-        what: &str,
-    ) -> Result<Tensor> {
-        let (file, path) = match self {
-            Weights::Archive { file } => (&*file, format!("{scope}/vars/{index}")),
-            Weights::Legacy { file, queue, layer } => {
-                let name = queue
-                    .pop_front()
-                    .ok_or_else(|| Error::malformed(format!("the file has no {what}")))?;
-                (&*file, format!("model_weights/{layer}/{name}"))
-            }
-        };
-        read(file, &path, expected).within(|| format!("{what} ({path})"))
+    /// Turns back to the layer around the current one.
+    pub fn leave(&mut self) {
+        if let Source::Noting { tree, .. } = &mut self.place {
+            tree.leave();
+        }
     }
+
+    /// Passes over a weight that does not matter; its place in an `.h5` file's list does.
+    pub fn skip(&mut self, wanted: Wanted<'_>) {
+        if let Source::Noting { tree, .. } = &mut self.place {
+            tree.note(wanted);
+        }
+    }
+
+    /// Reads a weight; zeros in the first pass over an `.h5` file.
+    pub fn take(&mut self, wanted: Wanted<'_>) -> Result<Tensor> {
+        let Wanted { scope, index, shape, what, .. } = wanted;
+        let path = match &mut self.place {
+            Source::Archive => format!("{scope}/vars/{index}"),
+            Source::Noting { tree, listed, .. } => {
+                // A weight of this shape is in the file, so these zeros are no larger than it.
+                if !listed.iter().any(|(_, found)| found == shape) {
+                    let found: Vec<_> = listed.iter().map(|(_, shape)| shape).take(8).collect();
+                    return Err(Error::malformed(format!(
+                        "{what}: expected shape {shape:?}, found {found:?}"
+                    )));
+                }
+                tree.note(wanted);
+                return Tensor::zeros(DType::F32, shape);
+            }
+            Source::Listed(paths) => paths
+                .get(&format!("{scope}/{index}"))
+                .ok_or_else(|| Error::malformed(format!("the file has no {what}")))?
+                .clone(),
+        };
+        read(&self.file, &path, shape).within(|| format!("{what} ({path})"))
+    }
+}
+
+fn shape_of(file: &Hdf5File, path: &str) -> Result<Vec<usize>> {
+    let dataset = file.dataset(path).map_err(hdf5)?;
+    Ok(dataset.shape().iter().map(|&n| usize::try_from(n).unwrap_or(usize::MAX)).collect())
 }
 
 fn read(file: &Hdf5File, path: &str, expected: &[usize]) -> Result<Tensor> {

@@ -5,34 +5,45 @@ use std::collections::HashMap;
 
 use serde_json::Value as Json;
 
+use super::arguments::{Call, Key, key, parse};
 use super::builder::{Builder, Flow};
-use super::config::Config;
-use super::{layers, snake_case};
+use super::config::{Config, shown};
+use super::version::Major;
+use super::{layers, operations, snake_case};
 use crate::error::{Error, Place, Result};
-use crate::graph::{Port, ValueId};
+use crate::graph::Port;
 use crate::tensor::DType;
 
 /// Models inside models; each level costs stack.
 const MAX_DEPTH: usize = 16;
 
-/// A tensor of the configuration: result `tensor` of call `node` of a layer.
-type Key = (String, usize, usize);
+/// Fields of a model that say nothing of what it computes: names, what training does, shapes that
+/// follow from the inputs, and how it was compiled.
+const MODEL_FIELDS: &[&str] =
+    &["name", "trainable", "dtype", "build_input_shape", "build_config", "compile_config"];
+
+/// Whether `class` is a model that says how its layers are joined.
+pub(super) fn is_model(class: &str) -> bool {
+    matches!(class, "Sequential" | "Functional" | "Model")
+}
 
 /// Reads the whole model: its inputs and outputs become those of the graph.
-pub(super) fn model(b: &mut Builder, root: Config<'_>) -> Result<()> {
+pub(super) fn model(b: &mut Builder, json: &Json) -> Result<()> {
+    let root = Config::new(json)?;
     let class = root.string("class_name")?;
+    if !is_model(class) {
+        return Err(Error::unsupported(format!(
+            "a model of class {class}: only Sequential and Functional models say how their layers are joined"
+        )));
+    }
     let outputs = match class {
-        "Sequential" => sequential_root(b, root)?,
-        "Functional" | "Model" => {
-            let config = root.object("config")?;
-            functional(b, config, "", 0, None)?
-        }
-        other => {
-            return Err(Error::unsupported(format!(
-                "a model of class {other}: only Sequential and Functional models say how their layers are joined"
-            )));
-        }
+        "Sequential" => sequential_root(b, &root)?,
+        _ => functional(b, &root.object("config")?, "", None)?,
     };
+    root.pass_over(&["module", "registered_name", "build_config", "compile_config"]);
+    // Written by old versions beside the model's own class and configuration.
+    root.pass_over(&["keras_version", "backend", "name"]);
+    root.finish()?;
     let mut seen: HashMap<String, usize> = HashMap::new();
     for (name, flow) in outputs {
         let count = seen.entry(name.clone()).or_insert(0);
@@ -47,23 +58,31 @@ pub(super) fn model(b: &mut Builder, root: Config<'_>) -> Result<()> {
 struct Entry<'a> {
     class: &'a str,
     name: String,
-    config: Config<'a>,
+    config: &'a Json,
     /// Its group in a Keras 3 weight file.
     scope: String,
     calls: &'a [Json],
+    /// Its place in the model's list of layers.
+    position: usize,
+    /// An operation of Keras 3, which can share its name with a layer (`Add`, `Average` …).
+    is_operation: bool,
 }
 
 /// The layers of a model with the names of their weight groups: class in snake case, numbered from
 /// the second on.
-fn entries<'a>(list: &'a [Json], prefix: &str) -> Result<Vec<Entry<'a>>> {
+fn entries<'a>(major: Major, list: &'a [Json], prefix: &str) -> Result<Vec<Entry<'a>>> {
     let mut counts: HashMap<String, usize> = HashMap::new();
     let mut out = Vec::with_capacity(list.len());
-    for json in list {
-        let entry = Config::new(json);
+    for (position, json) in list.iter().enumerate() {
+        let entry = Config::new(json)?;
         let class = entry.string("class_name")?;
-        let config = entry.object("config")?;
-        let name =
-            entry.string("name").or_else(|_| config.string("name")).unwrap_or(class).to_owned();
+        let json_config =
+            entry.get("config").ok_or_else(|| entry.missing("config", "an object"))?;
+        let inner = Config::new(json_config)?;
+        let name = entry.string("name").or_else(|_| inner.string("name")).unwrap_or(class);
+        let place = || format!("layer {name} ({class})");
+        layers::refuse_foreign(&entry).within(place)?;
+        let is_operation = is_operation(major, class, &entry, &inner);
         let group = snake_case(class);
         let count = counts.entry(group.clone()).or_insert(0);
         let scope = if *count == 0 {
@@ -71,36 +90,62 @@ fn entries<'a>(list: &'a [Json], prefix: &str) -> Result<Vec<Entry<'a>>> {
         } else {
             format!("{prefix}layers/{group}_{count}")
         };
-        *count += 1;
+        // Operations have no group of weights.
+        *count += usize::from(!is_operation);
         let calls =
             entry.get("inbound_nodes").and_then(Json::as_array).map_or(&[][..], Vec::as_slice);
-        out.push(Entry { class, name, config, scope, calls });
+        // How the layer was built and compiled follows from its configuration and its inputs.
+        entry.pass_over(&["build_config", "compile_config", "shared_object_id"]);
+        entry.finish().within(place)?;
+        let (name, config) = (name.to_owned(), json_config);
+        out.push(Entry { class, name, config, scope, calls, position, is_operation });
     }
     Ok(out)
 }
 
-fn sequential_root(b: &mut Builder, root: Config<'_>) -> Result<Vec<(String, Flow)>> {
+/// Whether an entry of Keras 3 is an operation, not a layer: its module says so, or, in an `.h5`
+/// file, the absence of what every layer has.
+fn is_operation(major: Major, class: &str, entry: &Config<'_>, config: &Config<'_>) -> bool {
+    if major != Major::Keras3 || is_model(class) || class == "InputLayer" {
+        return false;
+    }
+    match entry.get("module").and_then(Json::as_str) {
+        Some(module) => {
+            module.starts_with("keras.src.ops")
+                || module.starts_with("keras.ops")
+                || module.starts_with("keras.src.activations")
+        }
+        None => !config.has("trainable") && operations::is_known(class),
+    }
+}
+
+fn sequential_root(b: &mut Builder, root: &Config<'_>) -> Result<Vec<(String, Flow)>> {
     // Keras before 2.2.3 stored the list of layers itself.
-    let list = match root.get("config") {
-        Some(Json::Array(list)) => list.as_slice(),
-        _ => root.object("config")?.list("layers")?,
+    let (list, inner) = match root.get("config") {
+        Some(Json::Array(list)) => (list.as_slice(), None),
+        _ => {
+            let inner = root.object("config")?;
+            inner.pass_over(MODEL_FIELDS);
+            (inner.list("layers")?, Some(inner))
+        }
     };
-    let layers = entries(list, "")?;
+    let layers = entries(b.major, list, "")?;
     let first = layers.first().ok_or_else(|| Error::malformed("the model has no layers"))?;
-    let shape = batch_shape(first.config)
-        .or_else(|| root.object("config").ok()?.list("build_input_shape").ok())
-        .ok_or_else(|| {
-            Error::malformed("the shape of the input is not stored")
-                .within(format!("layer {}", first.name))
-        })?;
-    let dtype = input_dtype(first, layers.get(1))?;
+    let place = || format!("layer {} ({})", first.name, first.class);
+    let first_config = Config::new(first.config)?;
+    let shape = batch_shape(&first_config)
+        .or_else(|| inner.and_then(|inner| inner.list("build_input_shape").ok()))
+        .ok_or_else(|| Error::malformed("the shape of the input is not stored"))
+        .within(place)?;
+    let dtype = input_dtype(first.class, &first_config, layers.get(1)).within(place)?;
     let name = if first.class == "InputLayer" {
+        input_options(&first_config).within(place)?;
         first.name.clone()
     } else {
         format!("{}_input", first.name)
     };
-    let input = b.input(&name, dtype, &sizes(shape)?);
-    let (name, flows) = chain(b, &layers, vec![Flow::plain(input)], 0)?;
+    let input = b.input(&name, dtype, &sizes(shape).within(place)?);
+    let (name, flows) = chain(b, &layers, vec![Flow::plain(input)])?;
     Ok(flows.into_iter().map(|flow| (name.clone(), flow)).collect())
 }
 
@@ -109,36 +154,36 @@ fn chain(
     b: &mut Builder,
     layers: &[Entry<'_>],
     mut flows: Vec<Flow>,
-    depth: usize,
 ) -> Result<(String, Vec<Flow>)> {
     let mut name = String::new();
     for entry in layers.iter().filter(|entry| entry.class != "InputLayer") {
-        flows = call(b, entry, &Call { inputs: flows, ..Call::default() }, depth)?;
+        flows = call(b, entry, Call::of(flows))?;
         name.clone_from(&entry.name);
     }
     Ok((name, flows))
 }
 
-/// One use of a layer.
-#[derive(Default)]
-pub(super) struct Call<'a> {
-    /// Tensor arguments in order; for a recurrent layer, its initial states after the input.
-    pub inputs: Vec<Flow>,
-    /// Arguments that are plain numbers.
-    pub numbers: Vec<&'a Json>,
-}
-
-fn call(b: &mut Builder, entry: &Entry<'_>, call: &Call<'_>, depth: usize) -> Result<Vec<Flow>> {
+/// Calls a layer of a model.
+fn call<'a>(b: &mut Builder, entry: &Entry<'a>, call: Call<'a, Flow>) -> Result<Vec<Flow>> {
     let run = |b: &mut Builder| -> Result<Vec<Flow>> {
-        if depth == 0 {
+        let config = Config::new(entry.config)?;
+        if entry.is_operation {
+            let out = operations::keras3(b, entry.class, &config, call)?;
+            config.finish()?;
+            return Ok(out);
+        }
+        layers::known(entry.class)?;
+        let whole_model = b.depth == 0;
+        if whole_model {
             b.weights.enter_layer(&entry.name)?;
             b.layer.clone_from(&entry.name);
         }
-        let out = match entry.class {
-            "Sequential" | "Functional" | "Model" => nested(b, entry, call, depth + 1)?,
-            class => layers::apply(b, class, entry.config, &entry.scope, call)?,
-        };
-        if depth == 0 {
+        let trained = config.flag("trainable", true)?;
+        b.weights.enter(&entry.scope, entry.position, trained, is_model(entry.class));
+        let out = layers::apply(b, entry.class, &config, &entry.scope, call)?;
+        config.finish()?;
+        b.weights.leave();
+        if whole_model {
             b.weights.leave_layer()?;
         }
         Ok(out)
@@ -146,52 +191,99 @@ fn call(b: &mut Builder, entry: &Entry<'_>, call: &Call<'_>, depth: usize) -> Re
     run(b).within(|| format!("layer {} ({})", entry.name, entry.class))
 }
 
-fn nested(b: &mut Builder, entry: &Entry<'_>, call: &Call<'_>, depth: usize) -> Result<Vec<Flow>> {
-    if depth > MAX_DEPTH {
+/// A model in the place of a layer.
+pub(super) fn nested(
+    b: &mut Builder,
+    class: &str,
+    config: &Config<'_>,
+    scope: &str,
+    inputs: &[Flow],
+) -> Result<Vec<Flow>> {
+    if b.depth >= MAX_DEPTH {
         return Err(Error::limit(format!("models are nested more than {MAX_DEPTH} deep")));
     }
-    let prefix = format!("{}/", entry.scope);
-    if entry.class == "Sequential" {
-        let layers = entries(entry.config.list("layers")?, &prefix)?;
-        return Ok(chain(b, &layers, call.inputs.clone(), depth)?.1);
+    b.depth += 1;
+    let prefix = format!("{scope}/");
+    let flows = if class == "Sequential" {
+        config.pass_over(MODEL_FIELDS);
+        let layers = entries(b.major, config.list("layers")?, &prefix)?;
+        let inputs = match layers.first().filter(|first| first.class == "InputLayer") {
+            Some(first) => conform(b, inputs, &[first])?,
+            None => inputs.to_vec(),
+        };
+        chain(b, &layers, inputs)?.1
+    } else {
+        let outputs = functional(b, config, &prefix, Some(inputs))?;
+        outputs.into_iter().map(|(_, flow)| flow).collect()
+    };
+    b.depth -= 1;
+    Ok(flows)
+}
+
+/// The inputs of an inner model, cast to the types that it declares.
+fn conform(b: &mut Builder, inputs: &[Flow], layers: &[&Entry<'_>]) -> Result<Vec<Flow>> {
+    if inputs.len() != layers.len() {
+        return Err(Error::malformed(format!(
+            "expected {} inputs, found {}",
+            layers.len(),
+            inputs.len()
+        )));
     }
-    let outputs = functional(b, entry.config, &prefix, depth, Some(&call.inputs))?;
-    Ok(outputs.into_iter().map(|(_, flow)| flow).collect())
+    let mut out = Vec::with_capacity(inputs.len());
+    for (flow, entry) in inputs.iter().zip(layers) {
+        let place = || format!("layer {} (InputLayer)", entry.name);
+        let config = Config::new(entry.config)?;
+        let rank = batch_shape(&config)
+            .ok_or_else(|| Error::malformed("no batch_shape"))
+            .within(place)?
+            .len();
+        input_options(&config).within(place)?;
+        let found = b.rank(flow.value)?;
+        if found != rank {
+            return Err(Error::unsupported(format!(
+                "an input of rank {found} where the model declares {rank}"
+            ))
+            .within(place()));
+        }
+        let dtype = input_dtype(entry.class, &config, None).within(place)?;
+        out.push(Flow { value: b.cast(flow.value, dtype)?, mask: flow.mask });
+    }
+    Ok(out)
 }
 
 /// A functional model; `given` are its inputs when it is a layer of another one. Returns outputs
 /// with their layers' names.
 fn functional(
     b: &mut Builder,
-    config: Config<'_>,
+    config: &Config<'_>,
     prefix: &str,
-    depth: usize,
     given: Option<&[Flow]>,
 ) -> Result<Vec<(String, Flow)>> {
-    let layers = entries(config.list("layers")?, prefix)?;
+    config.pass_over(MODEL_FIELDS);
+    let layers = entries(b.major, config.list("layers")?, prefix)?;
     let mut tensors: HashMap<Key, Flow> = HashMap::new();
-    let inputs = keys(config.get("input_layers"), "input_layers")?;
-    for (position, key) in inputs.iter().enumerate() {
+    let inputs = keys(config, "input_layers")?;
+    let mut input_layers = Vec::with_capacity(inputs.len());
+    for key in &inputs {
         let entry = layers.iter().find(|entry| entry.name == key.0);
-        let entry = entry.ok_or_else(|| {
+        input_layers.push(entry.ok_or_else(|| {
             Error::malformed(format!("input_layers names {:?}, which is no layer", key.0))
-        })?;
-        let flow = match given {
-            Some(flows) => *flows.get(position).ok_or_else(|| {
-                Error::malformed(format!("expected {} inputs, found {}", inputs.len(), flows.len()))
-            })?,
-            None => {
-                let place = || format!("layer {} (InputLayer)", entry.name);
-                let shape = batch_shape(entry.config)
-                    .ok_or_else(|| Error::malformed("no batch_shape").within(place()))?;
-                let dtype = input_dtype(entry, None).within(place)?;
-                Flow::plain(b.input(&entry.name, dtype, &sizes(shape).within(place)?))
-            }
-        };
-        tensors.insert(key.clone(), flow);
+        })?);
     }
-    let outputs = keys(config.get("output_layers"), "output_layers")?;
-    run_calls(b, &layers, &mut tensors, &outputs, depth)?;
+    let flows = match given {
+        Some(flows) => conform(b, flows, &input_layers)?,
+        None => {
+            let mut flows = Vec::with_capacity(inputs.len());
+            for entry in &input_layers {
+                let place = || format!("layer {} (InputLayer)", entry.name);
+                flows.push(graph_input(b, entry).within(place)?);
+            }
+            flows
+        }
+    };
+    tensors.extend(inputs.into_iter().zip(flows));
+    let outputs = keys(config, "output_layers")?;
+    run_calls(b, &layers, &mut tensors, &outputs)?;
     outputs
         .into_iter()
         .map(|key| match tensors.get(&key) {
@@ -204,35 +296,53 @@ fn functional(
         .collect()
 }
 
+fn graph_input(b: &mut Builder, entry: &Entry<'_>) -> Result<Flow> {
+    let config = Config::new(entry.config)?;
+    let shape = batch_shape(&config).ok_or_else(|| Error::malformed("no batch_shape"))?;
+    let dtype = input_dtype(entry.class, &config, None)?;
+    input_options(&config)?;
+    Ok(Flow::plain(b.input(&entry.name, dtype, &sizes(shape)?)))
+}
+
 /// Makes every call whose arguments are there, in the order of the file, until none is left.
-fn run_calls(
+fn run_calls<'a>(
     b: &mut Builder,
-    layers: &[Entry<'_>],
+    layers: &[Entry<'a>],
     tensors: &mut HashMap<Key, Flow>,
     outputs: &[Key],
-    depth: usize,
 ) -> Result<()> {
-    let last_used = last_used_calls(layers, outputs)?;
-    let mut waiting: Vec<(&Entry<'_>, usize, &Json)> = Vec::new();
-    for entry in layers.iter().filter(|entry| entry.class != "InputLayer") {
+    let mut calls: Vec<Vec<Call<'a, Key>>> = Vec::with_capacity(layers.len());
+    for entry in layers {
+        let parsed: Result<_> = entry.calls.iter().map(parse).collect();
+        calls.push(parsed.within(|| format!("layer {} ({})", entry.name, entry.class))?);
+    }
+    let last_used = last_used_calls(&calls, outputs);
+    let mut waiting: Vec<(&Entry<'a>, usize, Call<'a, Key>)> = Vec::new();
+    for (entry, calls) in layers.iter().zip(calls) {
+        if entry.class == "InputLayer" {
+            continue;
+        }
         // Keras 2 counts the making of an inner model as its call 0 and does not store it.
         let skipped = last_used
             .get(entry.name.as_str())
-            .map_or(0, |last| (last + 1).saturating_sub(entry.calls.len()));
-        waiting.extend(
-            entry.calls.iter().enumerate().map(|(call, json)| (entry, call + skipped, json)),
-        );
+            .map_or(0, |last| (last + 1).saturating_sub(calls.len()));
+        waiting.extend(calls.into_iter().enumerate().map(|(k, call)| (entry, k + skipped, call)));
     }
     while !waiting.is_empty() {
         let before = waiting.len();
         let mut later = Vec::new();
-        for (entry, node, json) in waiting {
-            let parsed = arguments(json).within(|| format!("layer {}", entry.name))?;
-            if parsed.keys().any(|key| !tensors.contains_key(key)) {
-                later.push((entry, node, json));
+        for (entry, node, parsed) in waiting {
+            if parsed.tensors().iter().any(|key| !tensors.contains_key(*key)) {
+                later.push((entry, node, parsed));
                 continue;
             }
-            let made = call(b, entry, &parsed.resolve(tensors)?, depth)?;
+            let resolved = parsed.map(|key| {
+                let flow = tensors.get(key).copied();
+                let mut flow = flow.ok_or_else(|| Error::internal("a tensor went missing"))?;
+                flow.mask = flow.mask.filter(|_| !b.unmasked.contains(&flow.value));
+                Ok(flow)
+            })?;
+            let made = call(b, entry, resolved)?;
             for (index, flow) in made.into_iter().enumerate() {
                 tensors.insert((entry.name.clone(), node, index), flow);
             }
@@ -251,150 +361,40 @@ fn run_calls(
 }
 
 /// The highest call of each layer that anything refers to.
-fn last_used_calls(layers: &[Entry<'_>], outputs: &[Key]) -> Result<HashMap<String, usize>> {
+fn last_used_calls(calls: &[Vec<Call<'_, Key>>], outputs: &[Key]) -> HashMap<String, usize> {
     let mut last: HashMap<String, usize> = HashMap::new();
-    let mut note = |key: &Key| {
+    let arguments = calls.iter().flatten().flat_map(Call::tensors);
+    for key in outputs.iter().chain(arguments) {
         let highest = last.entry(key.0.clone()).or_insert(0);
         *highest = (*highest).max(key.1);
-    };
-    outputs.iter().for_each(&mut note);
-    for entry in layers {
-        for json in entry.calls {
-            arguments(json).within(|| format!("layer {}", entry.name))?.keys().for_each(&mut note);
-        }
     }
-    Ok(last)
+    last
 }
 
-/// The arguments of one entry of `inbound_nodes`, before the tensors are looked up.
-#[derive(Default)]
-struct Arguments<'a> {
-    tensors: Vec<Key>,
-    initial: Vec<Key>,
-    mask: Option<Key>,
-    numbers: Vec<&'a Json>,
-}
-
-impl<'a> Arguments<'a> {
-    fn keys(&self) -> impl Iterator<Item = &Key> {
-        self.tensors.iter().chain(&self.initial).chain(&self.mask)
-    }
-
-    fn resolve(self, tensors: &HashMap<Key, Flow>) -> Result<Call<'a>> {
-        let find = |key: &Key| {
-            tensors.get(key).copied().ok_or_else(|| Error::internal("a tensor went missing"))
-        };
-        let mut inputs =
-            self.tensors.iter().chain(&self.initial).map(find).collect::<Result<Vec<_>>>()?;
-        if let (Some(mask), Some(first)) = (&self.mask, inputs.first_mut()) {
-            first.mask = Some(find(mask)?.value);
-        }
-        Ok(Call { inputs, numbers: self.numbers })
-    }
-}
-
-fn arguments(json: &Json) -> Result<Arguments<'_>> {
-    let mut out = Arguments::default();
-    match json {
-        Json::Object(_) => {
-            let node = Config::new(json);
-            for argument in node.list("args")? {
-                collect(argument, &mut out.tensors, &mut out.numbers)?;
+/// A list of references, one reference alone, or named references.
+fn keys(config: &Config<'_>, field: &str) -> Result<Vec<Key>> {
+    fn collect(json: &Json, depth: usize, out: &mut Vec<Key>) -> Result<()> {
+        match json {
+            Json::Array(list) if list.first().is_some_and(Json::is_string) => {
+                out.push(key(list)?);
+                Ok(())
             }
-            if let Ok(kwargs) = node.object("kwargs") {
-                keywords(kwargs, &mut out)?;
+            Json::Array(list) if depth < MAX_DEPTH => {
+                list.iter().try_for_each(|entry| collect(entry, depth + 1, out))
             }
-        }
-        // Keras 2: a list of [layer, node, tensor, keywords], or one such entry alone.
-        Json::Array(list) => {
-            let lone = list.first().is_some_and(Json::is_string);
-            let calls = if lone { std::slice::from_ref(json) } else { list.as_slice() };
-            for argument in calls {
-                out.tensors.push(key(argument)?);
-                if let Some(kwargs) = argument.get(3).filter(|v| v.is_object()) {
-                    keywords(Config::new(kwargs), &mut out)?;
-                }
+            Json::Object(named) if depth < MAX_DEPTH => {
+                named.values().try_for_each(|entry| collect(entry, depth + 1, out))
             }
-        }
-        _ => {
-            return Err(Error::malformed(
-                "an entry of inbound_nodes is neither an object nor a list",
-            ));
+            other => Err(Error::malformed(format!("{} is no reference", shown(other)))),
         }
     }
+    let mut out = Vec::new();
+    let list = config.get(field).ok_or_else(|| config.missing(field, "a list"))?;
+    collect(list, 0, &mut out).within(|| format!("field {field:?}"))?;
     Ok(out)
 }
 
-fn keywords<'a>(kwargs: Config<'a>, out: &mut Arguments<'a>) -> Result<()> {
-    let Some(object) = kwargs.json().as_object() else { return Ok(()) };
-    for (name, value) in object.iter().filter(|(_, value)| !value.is_null()) {
-        match name.as_str() {
-            "mask" => out.mask = Some(key(value)?),
-            "initial_state" => match value {
-                Json::Array(list) if !list.first().is_some_and(Json::is_string) => {
-                    for entry in list {
-                        out.initial.push(key(entry)?);
-                    }
-                }
-                lone => out.initial.push(key(lone)?),
-            },
-            // Only inference is meant here.
-            "training" if value == &Json::Bool(false) => {}
-            other => {
-                return Err(Error::unsupported(format!("the call argument {other} = {value}")));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn collect<'a>(json: &'a Json, tensors: &mut Vec<Key>, numbers: &mut Vec<&'a Json>) -> Result<()> {
-    match json {
-        Json::Array(list) => list.iter().try_for_each(|entry| collect(entry, tensors, numbers)),
-        Json::Object(_) => {
-            tensors.push(key(json)?);
-            Ok(())
-        }
-        Json::Null => Ok(()),
-        number => {
-            numbers.push(number);
-            Ok(())
-        }
-    }
-}
-
-/// `{"class_name": "__keras_tensor__", …}` of Keras 3, or `[layer, node, tensor]`.
-fn key(json: &Json) -> Result<Key> {
-    let history = match json {
-        Json::Object(_) => Config::new(json).object("config")?.list("keras_history")?,
-        Json::Array(list) => list.as_slice(),
-        _ => {
-            return Err(Error::malformed(format!(
-                "expected a reference to a tensor, found {json}"
-            )));
-        }
-    };
-    let number =
-        |k: usize| history.get(k).and_then(Json::as_u64).and_then(|n| usize::try_from(n).ok());
-    match (history.first().and_then(Json::as_str), number(1), number(2)) {
-        (Some(layer), Some(node), Some(tensor)) => Ok((layer.to_owned(), node, tensor)),
-        _ => Err(Error::malformed("a reference to a tensor is not [layer, node, tensor]")),
-    }
-}
-
-/// A list of references, or one reference alone.
-fn keys(json: Option<&Json>, field: &str) -> Result<Vec<Key>> {
-    match json {
-        Some(Json::Array(list)) if list.first().is_some_and(Json::is_string) => {
-            Ok(vec![key(&Json::Array(list.clone()))?])
-        }
-        Some(Json::Array(list)) => list.iter().map(key).collect(),
-        Some(Json::Object(named)) => named.values().map(key).collect(),
-        _ => Err(Error::malformed(format!("field {field:?} is missing or no list"))),
-    }
-}
-
-fn batch_shape(config: Config<'_>) -> Option<&[Json]> {
+fn batch_shape<'a>(config: &Config<'a>) -> Option<&'a [Json]> {
     config.list("batch_shape").or_else(|_| config.list("batch_input_shape")).ok()
 }
 
@@ -414,27 +414,34 @@ fn sizes(shape: &[Json]) -> Result<Vec<Option<usize>>> {
     shape.iter().map(size).collect()
 }
 
+/// What else an input's configuration may say.
+fn input_options(config: &Config<'_>) -> Result<()> {
+    for field in ["sparse", "ragged"] {
+        config.must_be(field, &Json::Bool(false))?;
+    }
+    // Names; `optional` allows None in the place of a tensor, which no caller here can give; the
+    // shapes and the type are read elsewhere.
+    config.pass_over(&["name", "trainable", "optional", "batch_shape", "batch_input_shape"]);
+    config.pass_over(&["dtype", "input_tensor", "type_spec"]);
+    config.finish()
+}
+
 /// Type of the input; a Sequential model without InputLayer that begins with Embedding takes
 /// integers.
-fn input_dtype(first: &Entry<'_>, second: Option<&Entry<'_>>) -> Result<DType> {
-    if first.class == "Embedding"
-        || (first.class == "InputLayer" && second.is_some_and(|e| e.class == "Embedding"))
+fn input_dtype(class: &str, config: &Config<'_>, second: Option<&Entry<'_>>) -> Result<DType> {
+    if class == "Embedding"
+        || (class == "InputLayer" && second.is_some_and(|e| e.class == "Embedding"))
     {
         return Ok(DType::I32);
     }
-    if first.class != "InputLayer" {
+    if class != "InputLayer" {
         return Ok(DType::F32);
     }
-    match first.config.get("dtype").and_then(Json::as_str).unwrap_or("float32") {
-        "float32" | "float16" | "float64" => Ok(DType::F32),
+    match config.get("dtype").and_then(Json::as_str).unwrap_or("float32") {
+        "float32" | "float16" | "bfloat16" | "float64" => Ok(DType::F32),
         "int32" => Ok(DType::I32),
         "int64" => Ok(DType::I64),
         "bool" => Ok(DType::Bool),
         other => Err(Error::unsupported(format!("an input of type {other}"))),
     }
-}
-
-/// The values of flows, for ops that take no masks.
-pub(super) fn values(flows: &[Flow]) -> Vec<ValueId> {
-    flows.iter().map(|flow| flow.value).collect()
 }
