@@ -99,8 +99,7 @@ impl Window {
         let [height, width] = self.size;
         let rows = height.checked_mul(width).and_then(|n| n.checked_mul(inputs));
         let rows = rows.ok_or_else(|| Error::limit("the kernel's size overflows"))?;
-        transposed(&kernel.reshaped(&[rows, outputs])?)?
-            .reshaped(&[outputs, height, width, inputs])
+        transposed(&kernel.reshaped(&[rows, outputs])?)?.reshaped(&[outputs, height, width, inputs])
     }
 
     /// The convolution of `x` with these weights.
