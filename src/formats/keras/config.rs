@@ -217,6 +217,7 @@ pub(super) fn shown(value: &Json) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use serde_json::json;
 

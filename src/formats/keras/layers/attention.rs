@@ -77,9 +77,9 @@ pub(super) fn product(
 
 fn attention(b: &mut Builder, used: &Use<'_, '_>) -> Result<Vec<Flow>> {
     let inputs = used.arguments.flows("inputs")?;
-    let (query, value, key) = match inputs.as_slice() {
-        &[query, value] => (query, value, value),
-        &[query, value, key] => (query, value, key),
+    let (query, value, key) = match *inputs.as_slice() {
+        [query, value] => (query, value, value),
+        [query, value, key] => (query, value, key),
         _ => return Err(Error::malformed(format!("{} inputs", inputs.len()))),
     };
     let mut masks = [query.mask, value.mask];
