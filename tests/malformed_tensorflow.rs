@@ -6,6 +6,8 @@
 mod hints;
 #[path = "malformed_tensorflow/limits.rs"]
 mod limits;
+#[path = "malformed_tensorflow/ops.rs"]
+mod ops;
 #[path = "malformed_tensorflow/saved_model.rs"]
 mod saved_model;
 

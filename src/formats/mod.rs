@@ -1,6 +1,8 @@
 //! File formats: bytes to a graph, a graph to bytes. A format is known by its magic bytes, never by
 //! the file's name alone.
 
+#[cfg(feature = "tensorflow")]
+mod einsum;
 #[cfg(feature = "keras")]
 pub mod keras;
 #[cfg(feature = "tensorflow")]

@@ -30,6 +30,7 @@ mod step;
 mod stub;
 mod tensor;
 mod text;
+mod windows;
 
 use prost::Message;
 
