@@ -5,6 +5,8 @@
 mod einsum;
 #[cfg(feature = "keras")]
 pub mod keras;
+#[cfg(feature = "onnx")]
+pub mod onnx;
 #[cfg(feature = "tensorflow")]
 pub mod tensorflow;
 #[cfg(feature = "tflite")]
@@ -32,6 +34,8 @@ pub enum Format {
     Keras,
     /// Keras HDF5 file with its configuration.
     KerasH5,
+    /// ONNX model.
+    Onnx,
 }
 
 impl std::fmt::Display for Format {
@@ -42,6 +46,7 @@ impl std::fmt::Display for Format {
             Format::SavedModel => "saved_model",
             Format::Keras => "keras",
             Format::KerasH5 => "keras_h5",
+            Format::Onnx => "onnx",
         })
     }
 }
@@ -115,6 +120,8 @@ fn recognize(bytes: &[u8]) -> Option<Format> {
         _ if bytes.get(4..8) == Some(TFLITE_MAGIC) => Some(Format::Tflite),
         _ if bytes.starts_with(ZIP_MAGIC) => Some(Format::Keras),
         _ if bytes.starts_with(HDF5_MAGIC) => Some(Format::KerasH5),
+        #[cfg(feature = "onnx")]
+        _ if onnx::recognizes(bytes) => Some(Format::Onnx),
         #[cfg(feature = "tensorflow")]
         _ if tensorflow::recognizes(bytes) => Some(Format::GraphDef),
         _ => None,
@@ -130,6 +137,8 @@ fn read_plain(format: Format, bytes: &[u8]) -> Result<(Graph, Vec<String>)> {
         Format::Keras => keras::read_archive(bytes),
         #[cfg(feature = "keras")]
         Format::KerasH5 => keras::read_h5(bytes),
+        #[cfg(feature = "onnx")]
+        Format::Onnx => onnx::read(bytes),
         other => {
             let _ = bytes;
             Err(absent(other))
@@ -171,6 +180,7 @@ fn absent(format: Format) -> Error {
         Format::Tflite => "tflite",
         Format::GraphDef | Format::SavedModel => "tensorflow",
         Format::Keras | Format::KerasH5 => "keras",
+        Format::Onnx => "onnx",
     };
     Error::unsupported(format!(
         "this build does not read {format} files (cargo feature `{feature}`)"

@@ -4,7 +4,7 @@
 //! [`Op::While`](crate::graph::Op::While), lists of tensors dense tensors, function calls the
 //! bodies of the functions. What layers these nodes make up is found later, by the passes.
 
-mod build;
+pub(super) mod build;
 mod bundle;
 mod conditionals;
 mod control;
@@ -14,14 +14,14 @@ mod folder;
 mod frames;
 mod hints;
 mod library;
-mod limits;
+pub(super) mod limits;
 mod linear;
 mod lists;
 mod lower;
 mod messages;
 mod movement;
 mod outputs;
-mod prune;
+pub(super) mod prune;
 mod read;
 mod saved_model;
 mod scope;

@@ -165,40 +165,17 @@ fn splat<V, E: Element>(
 
 /// Elements from raw little-endian bytes.
 pub fn from_bytes(kind: Stored, shape: &[usize], bytes: &[u8]) -> Result<Tensor> {
-    let count = element_count(shape)?;
-    if count.checked_mul(kind.size()) != Some(bytes.len()) {
+    let convert: fn([u8; 2]) -> f32 = match kind {
+        Stored::Plain(dtype) => return Tensor::from_le_bytes(dtype, shape, bytes),
+        Stored::Half => |bytes| f16::from_le_bytes(bytes).to_f32(),
+        Stored::Bfloat16 => |bytes| bf16::from_le_bytes(bytes).to_f32(),
+    };
+    let (halves, rest) = bytes.as_chunks::<2>();
+    if halves.len() != element_count(shape)? || !rest.is_empty() {
         return Err(Error::malformed(format!(
-            "{} bytes for {kind:?} elements of shape {shape:?}, which need {}",
-            bytes.len(),
-            count.saturating_mul(kind.size())
+            "{} bytes for {kind:?} elements of shape {shape:?}",
+            bytes.len()
         )));
     }
-    fn elements<E: Element, const N: usize>(
-        shape: &[usize],
-        bytes: &[u8],
-        from: impl Fn([u8; N]) -> E,
-    ) -> Result<Tensor> {
-        let (chunks, _) = bytes.as_chunks::<N>();
-        Tensor::from_vec(shape, chunks.iter().map(|&chunk| from(chunk)).collect())
-    }
-    let dtype = match kind {
-        Stored::Half => {
-            return elements(shape, bytes, |bytes| f16::from_le_bytes(bytes).to_f32());
-        }
-        Stored::Bfloat16 => {
-            return elements(shape, bytes, |bytes| bf16::from_le_bytes(bytes).to_f32());
-        }
-        Stored::Plain(dtype) => dtype,
-    };
-    match dtype {
-        DType::F32 => elements(shape, bytes, f32::from_le_bytes),
-        DType::F64 => elements(shape, bytes, f64::from_le_bytes),
-        DType::F16 => elements(shape, bytes, f16::from_le_bytes),
-        DType::I8 => elements(shape, bytes, i8::from_le_bytes),
-        DType::U8 => elements(shape, bytes, u8::from_le_bytes),
-        DType::I16 => elements(shape, bytes, i16::from_le_bytes),
-        DType::I32 => elements(shape, bytes, i32::from_le_bytes),
-        DType::I64 => elements(shape, bytes, i64::from_le_bytes),
-        DType::Bool => elements(shape, bytes, |[byte]: [u8; 1]| byte != 0),
-    }
+    Tensor::from_vec(shape, halves.iter().map(|&half| convert(half)).collect())
 }
