@@ -1,12 +1,16 @@
 //! What the commands share: failures and their exit status, output, the log, devices, inputs.
 
+use std::collections::HashSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::backend::{BackendOptions, Precision};
+use crate::formats::Options as ReadOptions;
 use crate::measure::inputs::{Sizes, seeded};
 use crate::tensor::npz;
-use crate::{Device, Error, ErrorKind, Model, Session, Tensor};
+use crate::text::{Lines, clean};
+use crate::{Device, Error, ErrorKind, Model, Outputs, Session, Tensor};
 use serde_json::{Value, json};
 
 /// Why a command ends, and with which status.
@@ -21,6 +25,21 @@ impl Failure {
     /// Bad usage or an unreadable input.
     pub(crate) fn usage(error: impl Into<Failure>) -> Failure {
         Failure { status: 2, ..error.into() }
+    }
+
+    /// The command went on after its limit.
+    pub(crate) fn over_time(limit: Duration) -> Failure {
+        let message = format!("it has taken more than {:.1} s, the limit", limit.as_secs_f64());
+        Failure { status: 1, kind: "Limit".to_owned(), message }
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The failure as a JSON document.
+    pub(crate) fn document(&self) -> Value {
+        json!({ "error": self.message, "kind": self.kind })
     }
 
     /// A panic was caught.
@@ -50,6 +69,12 @@ impl From<String> for Failure {
     }
 }
 
+/// Prints a line on stderr, made safe for a terminal.
+pub(crate) fn tell(line: &str) {
+    // There is nowhere left to report that this failed.
+    let _ = writeln!(std::io::stderr(), "{}", clean(line, Lines::Keep));
+}
+
 /// What a command prints: text, or one JSON document. Written at the end, in one piece; a closed
 /// pipe is no failure.
 pub(crate) struct Output {
@@ -63,9 +88,9 @@ impl Output {
         Output { is_json, text: String::new(), document: None }
     }
 
-    /// Adds a line of text; left out of JSON output.
+    /// Adds lines of text, made safe for a terminal; left out of JSON output.
     pub(crate) fn line(&mut self, line: impl AsRef<str>) {
-        self.text.push_str(line.as_ref());
+        self.text.push_str(&clean(line.as_ref(), Lines::Keep));
         self.text.push('\n');
     }
 
@@ -81,17 +106,22 @@ impl Output {
 
     /// Reports a failure: on stderr, and as the document.
     pub(crate) fn fail(&mut self, failure: &Failure) {
-        let _ = writeln!(std::io::stderr(), "error: {}", failure.message);
-        self.document = Some(json!({ "error": failure.message, "kind": failure.kind }));
+        tell(&format!("error: {}", failure.message));
+        self.document = Some(failure.document());
     }
 
-    pub(crate) fn finish(self) {
+    /// Writes it all.
+    pub(crate) fn finish(self) -> std::io::Result<()> {
         let mut stdout = std::io::stdout().lock();
         let text = match (self.is_json, self.document) {
             (true, document) => format!("{:#}\n", document.unwrap_or(Value::Null)),
             (false, _) => self.text,
         };
-        let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+        match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+            // Whoever reads has seen enough.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            done => done,
+        }
     }
 }
 
@@ -104,12 +134,8 @@ pub(crate) fn start_log(verbose: bool) {
         }
         fn log(&self, record: &log::Record<'_>) {
             if self.enabled(record.metadata()) {
-                let _ = writeln!(
-                    std::io::stderr(),
-                    "{}: {}",
-                    record.level().as_str().to_lowercase(),
-                    record.args()
-                );
+                let level = record.level().as_str().to_lowercase();
+                tell(&format!("{level}: {}", record.args()));
             }
         }
         fn flush(&self) {}
@@ -119,14 +145,69 @@ pub(crate) fn start_log(verbose: bool) {
     }
 }
 
-/// Reads a model; its warnings go to stderr. Whatever is wrong with the file is an unreadable
-/// input.
-pub(crate) fn open(path: &Path) -> Result<Model, Failure> {
-    open_with(path, &crate::formats::Options::default())
+/// The model of a command.
+#[derive(clap::Args)]
+pub(crate) struct Source {
+    /// The model: a file of any format that is read, or a SavedModel folder.
+    #[arg(value_name = "MODEL")]
+    pub(crate) path: PathBuf,
+    /// Signature of a SavedModel.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) signature: Option<String>,
 }
 
-/// As [`open`], with options of the reader.
-pub(crate) fn open_with(path: &Path, options: &crate::formats::Options) -> Result<Model, Failure> {
+impl Source {
+    /// Reads the model.
+    pub(crate) fn open(&self) -> Result<Model, Failure> {
+        self.open_with(ReadOptions::default())
+    }
+
+    /// As [`Source::open`], with options of the reader.
+    pub(crate) fn open_with(&self, options: ReadOptions) -> Result<Model, Failure> {
+        open_with(&self.path, &ReadOptions { signature: self.signature.clone(), ..options })
+    }
+}
+
+/// Refuses an output file of another kind than `extension`; a name without one is of any kind.
+pub(crate) fn check_kind(path: &Path, extension: &str) -> Result<(), Failure> {
+    match path.extension() {
+        Some(given) if !given.eq_ignore_ascii_case(extension) => {
+            Err(format!("{}: a .{extension} file is written here, no other kind", path.display())
+                .into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes outputs as an archive: each under its name, made unlike the others' and safe to unpack.
+pub(crate) fn save(path: &Path, outputs: &Outputs) -> Result<(), Failure> {
+    let mut taken = HashSet::new();
+    let names: Vec<String> = outputs.iter().map(|(name, _)| entry_name(name, &mut taken)).collect();
+    npz::save(path, names.iter().map(String::as_str).zip(outputs.tensors()))?;
+    Ok(())
+}
+
+/// The name of an archive's entry: no control characters, no way out of the folder that it is
+/// unpacked in, none of those that are taken; it is taken from then on.
+fn entry_name(name: &str, taken: &mut HashSet<String>) -> String {
+    let parts = name.split('/').filter(|part| !matches!(*part, "" | "." | ".."));
+    let joined = parts.collect::<Vec<_>>().join("/");
+    let mut plain: String = joined.chars().map(|c| if c.is_control() { '_' } else { c }).collect();
+    if plain.is_empty() {
+        plain = "output".to_owned();
+    }
+    let mut unlike = plain.clone();
+    let mut count = 1;
+    while !taken.insert(unlike.clone()) {
+        count += 1;
+        unlike = format!("{plain}~{count}");
+    }
+    unlike
+}
+
+/// Reads a model; its warnings go to stderr. Whatever is wrong with the file is an unreadable
+/// input.
+pub(crate) fn open_with(path: &Path, options: &ReadOptions) -> Result<Model, Failure> {
     let model =
         Model::open_with(path, options).map_err(|error| Failure::usage(Failure::from(error)))?;
     for warning in model.warnings() {
@@ -289,7 +370,22 @@ pub(crate) fn seeded_inputs(
     Ok(seeded(model, Sizes { batch, time }, seed)?)
 }
 
-/// Inputs as the library takes them.
-pub(crate) fn by_name(inputs: &[(String, Tensor)]) -> Vec<(&str, &Tensor)> {
-    inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_of_an_archive_are_distinct_and_stay_in_their_folder() {
+        let mut taken = HashSet::new();
+        let given = ["y", "y", "../y", "/etc/x", "a/b:0", "n\0ul", "", "y~2"];
+        let names = given.map(|name| entry_name(name, &mut taken));
+        assert_eq!(names, ["y", "y~2", "y~3", "etc/x", "a/b:0", "n_ul", "output", "y~2~2"]);
+    }
+
+    #[test]
+    fn a_file_of_another_kind_is_refused() {
+        assert!(check_kind(Path::new("x.txt"), "npz").is_err());
+        assert!(check_kind(Path::new("x.NPZ"), "npz").is_ok());
+        assert!(check_kind(Path::new("/dev/stdout"), "npz").is_ok());
+    }
 }

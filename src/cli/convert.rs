@@ -1,9 +1,11 @@
 //! `fuselstm convert`: any format that is read → fused ops → TFLite.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::table::table;
 use crate::convert::{self, Converted, Options, Quantize};
+use crate::limits::RunOptions;
 use crate::measure::compare::{Tolerance, compare};
 use crate::measure::golden;
 use crate::session::{Axis, TensorSpec};
@@ -18,21 +20,18 @@ use crate::cli::common::{self, Failure, Output};
 /// Arguments of `convert`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The model: a file of any format that is read, or a SavedModel folder.
-    model: PathBuf,
+    #[command(flatten)]
+    model: common::Source,
     /// Where the .tflite file goes.
     #[arg(short = 'o', long = "to", value_name = "OUT.tflite")]
     file: PathBuf,
-    /// An input, by name, with its sizes where the model leaves them open: `x=1,28,28`, a `?` for
+    /// An input, by name or position, with its sizes where the model leaves them open: `x=1,28,28`, a `?` for
     /// one that stays open. When given, these are the inputs.
     #[arg(long, value_name = "NAME[=DIMS]")]
     input: Vec<String>,
-    /// An output, by name. When given, these are the outputs.
+    /// An output, by name or position. When given, these are the outputs.
     #[arg(long, value_name = "NAME")]
     output: Vec<String>,
-    /// Signature of a SavedModel.
-    #[arg(long, value_name = "NAME")]
-    signature: Option<String>,
     /// TensorFlow graphs with hints of other names than the recurrent layers': write their calls as
     /// custom ops.
     #[arg(long)]
@@ -67,18 +66,12 @@ enum QuantizeName {
 
 /// Samples on which the change of results is stated, at the most.
 const MOST_STATED: usize = 200;
+/// Time for that, at the most: the file is written, and a model may have a loop without end.
+const MOST_TIME: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
-    let (names, shapes) = input_arguments(&args.input)?;
-    let reading = formats::Options {
-        inputs: names,
-        outputs: args.output.clone(),
-        signature: args.signature.clone(),
-        custom_ops: args.custom_ops,
-    };
-    let model = Model::open_with(&args.model, &reading)
-        .map_err(|error| Failure::usage(Failure::from(error)))?;
-    model.warnings().iter().for_each(|warning| log::warn!("{warning}"));
+    common::check_kind(&args.file, "tflite")?;
+    let (model, shapes) = read(args)?;
     let samples = match &args.calibrate {
         Some(path) => samples(&model, path, args.batch)?,
         None => Vec::new(),
@@ -103,6 +96,29 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
     let change = change(args, &model, &converted, samples);
     report(args, model.warnings(), &converted, change, output);
     Ok(true)
+}
+
+/// The model with the inputs and outputs that were asked for, and the shapes of its inputs.
+fn read(args: &Args) -> Result<(Model, Shapes), Failure> {
+    let (mut inputs, mut shapes) = input_arguments(&args.input)?;
+    let mut outputs = args.output.clone();
+    if inputs.iter().chain(&outputs).any(|name| name.parse::<usize>().is_ok()) {
+        // Positions count in the model as it is when nothing is asked for.
+        let plain = args.model.open()?;
+        let name = |specs: &[TensorSpec], name: &mut String| {
+            let is_name = specs.iter().any(|spec| spec.name == *name);
+            let spec = name.parse().ok().and_then(|position: usize| specs.get(position));
+            if let Some(spec) = spec.filter(|_| !is_name) {
+                name.clone_from(&spec.name);
+            }
+        };
+        inputs.iter_mut().for_each(|input| name(plain.inputs(), input));
+        shapes.iter_mut().for_each(|(input, _)| name(plain.inputs(), input));
+        outputs.iter_mut().for_each(|output| name(plain.outputs(), output));
+    }
+    let custom_ops = args.custom_ops;
+    let reading = formats::Options { inputs, outputs, custom_ops, ..formats::Options::default() };
+    Ok((args.model.open_with(reading)?, shapes))
 }
 
 type Shapes = Vec<(String, Vec<Option<usize>>)>;
@@ -264,10 +280,12 @@ fn change(
     let mut outputs: Vec<(String, f64, f64, Option<f64>)> =
         model.outputs().iter().map(|spec| (spec.name.clone(), 0.0, 0.0, None)).collect();
     let stated = samples.len().min(MOST_STATED);
+    let Some(end) = Instant::now().checked_add(MOST_TIME) else {
+        return Err(Error::internal("a clock at its end"));
+    };
+    let bounds = RunOptions::new().deadline(end);
     for inputs in samples.iter().take(MOST_STATED) {
-        let names: Vec<String> = (0..inputs.len()).map(|index| index.to_string()).collect();
-        let inputs: Vec<(&str, &Tensor)> = names.iter().map(String::as_str).zip(inputs).collect();
-        let (a, b) = (before.run(&inputs)?, after.run(&inputs)?);
+        let (a, b) = (before.run_with(inputs, &bounds)?, after.run_with(inputs, &bounds)?);
         for (slot, (a, b)) in outputs.iter_mut().zip(a.tensors().iter().zip(b.tensors())) {
             let apart = compare(a, b, Tolerance::EXACT, &[])?;
             slot.1 = slot.1.max(apart.max_abs);
@@ -306,7 +324,7 @@ fn report(
     let size = converted.bytes.len();
     output.line(format!(
         "{} -> {}: {} fused recurrent ops, {} loops, {}",
-        args.model.display(),
+        args.model.path.display(),
         args.file.display(),
         converted.recurrent_ops,
         converted.loops,

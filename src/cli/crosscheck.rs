@@ -28,8 +28,8 @@ use crate::cli::common::{self, Failure, Output};
 /// the bit-exact result is stated, and judged only when --device-atol says how far they may be.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The model file.
-    model: PathBuf,
+    #[command(flatten)]
+    model: common::Source,
     /// Stored inputs and outputs: keys `<run>.in.<tensor>` and `<run>.out.<tensor>`.
     #[arg(long, value_name = "FILE.npz")]
     golden: Option<PathBuf>,
@@ -72,12 +72,12 @@ fn tolerance(text: &str) -> Result<f64, String> {
 }
 
 pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
-    let mut model = common::open(&args.model)?;
+    let mut model = args.model.open()?;
     let runs = match &args.golden {
         Some(path) => {
             let runs = golden::load(path)?;
             if let Some(options) = ports_of(&runs, &model) {
-                model = common::open_with(&args.model, &options)?;
+                model = args.model.open_with(options)?;
             }
             named(runs, &model)?
         }
@@ -141,8 +141,8 @@ fn named(runs: Vec<Run>, model: &Model) -> Result<Vec<Run>, Failure> {
             model.output_index(name)?;
         }
     }
-    if runs.iter().all(|run| run.outputs.is_empty()) {
-        return Err("the golden file names no output, so there is nothing to check"
+    if runs.iter().flat_map(|run| &run.outputs).all(|(_, tensor)| tensor.is_empty()) {
+        return Err("the golden file has no number of any output, so there is nothing to check"
             .to_owned()
             .into());
     }

@@ -18,8 +18,8 @@ use crate::cli::common::{self, Failure, Output};
 /// Arguments of `inspect`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The model file.
-    model: PathBuf,
+    #[command(flatten)]
+    model: common::Source,
     /// Say what every pass made, and what it left and why.
     #[arg(long)]
     passes: bool,
@@ -40,9 +40,12 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
-    let model = common::open(&args.model)?;
+    if let Some(path) = &args.svg {
+        common::check_kind(path, "svg")?;
+    }
+    let model = args.model.open()?;
     let format = model.format().map_or_else(|| "none".to_owned(), |format| format.to_string());
-    output.line(format!("{} ({format})\n", args.model.display()));
+    output.line(format!("{} ({format})\n", args.model.path.display()));
     output.line(model.graph().to_string());
     output.line(counts_table(&model));
     let sizes = Sizes { batch: args.batch, time: args.time };

@@ -1,6 +1,7 @@
 //! The command line of fuselstm: one file a command, each through the public library only.
 
 mod bench;
+mod bounds;
 mod common;
 mod convert;
 mod crosscheck;
@@ -29,6 +30,8 @@ struct Cli {
     /// Say more on stderr.
     #[arg(short, long, global = true)]
     verbose: bool,
+    #[command(flatten)]
+    bounds: bounds::Bounds,
     #[command(subcommand)]
     command: Command,
 }
@@ -61,6 +64,7 @@ pub fn main() -> ExitCode {
     };
     common::start_log(cli.verbose);
     let mut output = Output::new(cli.json);
+    let _bounds = cli.bounds.enter(cli.json);
     // A panic is a defect of this program. It ends in an error message and a status like any other
     // failure.
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -77,7 +81,14 @@ pub fn main() -> ExitCode {
             1
         }
     };
-    output.finish();
+    // What was found out is worth nothing when nobody could be told.
+    let status = match output.finish() {
+        Ok(()) => status,
+        Err(error) => {
+            common::tell(&format!("error: the output could not be written: {error}"));
+            status.max(1)
+        }
+    };
     ExitCode::from(status)
 }
 

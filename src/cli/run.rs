@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use super::table::table;
-use crate::tensor::npz;
 use crate::text::duration;
 use crate::{Device, Outputs, Tensor};
 use serde_json::json;
@@ -14,8 +13,8 @@ use crate::cli::common::{self, Failure, Output};
 /// Arguments of `run`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The model file.
-    model: PathBuf,
+    #[command(flatten)]
+    model: common::Source,
     #[command(flatten)]
     inputs: common::Inputs,
     /// Where the outputs of the last run go, by name.
@@ -35,9 +34,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
-    let model = common::open(&args.model)?;
+    if let Some(path) = &args.output {
+        common::check_kind(path, "npz")?;
+    }
+    let model = args.model.open()?;
     let inputs = args.inputs.read(&model)?;
-    let inputs = common::by_name(&inputs);
     let session = args.options.session(&model, &args.device)?;
     let mut stream = session.stream();
     let mut results = Outputs::default();
@@ -51,7 +52,7 @@ pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
         last = start.elapsed().as_secs_f64();
     }
     if let Some(path) = &args.output {
-        npz::save(path, results.iter())?;
+        common::save(path, &results)?;
     }
     session.notes().iter().for_each(|note| log::info!("{note}"));
     report(args, &session, &results, last, output);
@@ -68,7 +69,7 @@ fn report(
     let counters = results.counters();
     output.line(format!(
         "{} on {}: {}",
-        args.model.display(),
+        args.model.path.display(),
         session.device(),
         session.description()
     ));

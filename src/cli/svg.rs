@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use crate::graph::recurrent::{Cell, Layout, Recurrent};
 use crate::graph::{Graph, Node, Op, ValueId};
+use crate::text::{Lines, clean};
 
 const WIDTH: f64 = 210.0;
 const HEIGHT: f64 = 44.0;
@@ -239,8 +240,11 @@ fn shortened(text: &str) -> String {
 
 pub(super) fn escape(text: &str) -> String {
     // Control characters are not allowed in XML at all.
-    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    clean(text, Lines::Escape)
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }
 
 #[cfg(test)]
@@ -260,7 +264,7 @@ mod tests {
         g.add_node("act", Op::Activation(Activation::Tanh), vec![Some(x)], vec![Some(y)]);
         g.outputs.push(Port { name: "y".to_owned(), value: y });
         let svg = graph(&g, |_| "tanh".to_owned());
-        assert!(svg.contains("a&lt;b&gt;&amp;&quot;c&quot; "));
+        assert!(svg.contains("a&lt;b&gt;&amp;&quot;c&quot;\\u{1}"));
         assert!(svg.contains("[batch, 3]") && svg.contains(">tanh<"));
         assert_eq!(svg.matches("<rect x=").count(), 3);
         assert_eq!(svg.matches("<path d=\"M").count(), 2 + 1);

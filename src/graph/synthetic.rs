@@ -9,6 +9,7 @@ use crate::graph::recurrent::{
     Rnn, Source,
 };
 use crate::graph::{Dim, Graph, Op, Port, ValueType};
+use crate::limits::room_for;
 use crate::tensor::{DType, Tensor};
 use crate::text::by_name;
 
@@ -95,6 +96,9 @@ impl Shape {
         if self.input == 0 || self.hidden == 0 || self.layers == 0 {
             return Err(Error::input("input, hidden and layers are at least 1"));
         }
+        // All of it at once, before the first matrix is made.
+        let wanted = self.recurrent_bytes() * (1.0 + self.input as f64 / self.hidden as f64);
+        room_for(wanted as usize, 1)?;
         let mut graph =
             Graph { name: format!("{}-{}", self.cell.name(), self.hidden), ..Graph::default() };
         let mut random = Random::new(seed);
@@ -184,9 +188,10 @@ impl Random {
     /// A tensor of numbers uniform in `±bound`.
     ///
     /// # Errors
-    /// [`Limit`](crate::ErrorKind::Limit) when the number of elements overflows.
+    /// [`Limit`](crate::ErrorKind::Limit) when there is no memory for so many elements.
     pub fn tensor(&mut self, shape: &[usize], bound: f32) -> Result<Tensor> {
         let count = crate::tensor::element_count(shape)?;
+        room_for(count, size_of::<f32>())?;
         Tensor::from_vec(shape, (0..count).map(|_| self.next_f32() * bound).collect::<Vec<f32>>())
     }
 }

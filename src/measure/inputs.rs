@@ -1,9 +1,10 @@
 //! Seeded random inputs for any model, at any batch size and length.
 
 use super::layout::{AxisRole, input_roles};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place as _, Result};
 use crate::graph::Graph;
 use crate::graph::synthetic::Random;
+use crate::limits::{MOST_TENSOR_BYTES, room_for};
 use crate::session::{Axis, Model, TensorSpec};
 use crate::tensor::{DType, Tensor, element_count};
 
@@ -28,14 +29,37 @@ const DEFAULT_TIME: usize = 16;
 ///
 /// # Errors
 /// [`InvalidInput`](crate::ErrorKind::InvalidInput) when a size is chosen and no axis of any input
-/// can be told to be the one.
+/// can be told to be the one; [`Limit`](crate::ErrorKind::Limit) before anything is made when there
+/// is no memory for all of them.
 pub fn seeded(model: &Model, sizes: Sizes, seed: u64) -> Result<Vec<(String, Tensor)>> {
     let mut random = Random::new(seed);
-    shapes(model, sizes)?
+    let shapes = shapes(model, sizes)?;
+    check_room(model, &shapes)?;
+    shapes
         .into_iter()
         .zip(model.inputs())
         .map(|(shape, spec)| Ok((spec.name.clone(), tensor(spec, &shape, &mut random)?)))
         .collect()
+}
+
+/// Refuses inputs that take more memory than there is for a run.
+fn check_room(model: &Model, shapes: &[Vec<usize>]) -> Result<()> {
+    let mut bytes: usize = 0;
+    for (shape, spec) in shapes.iter().zip(model.inputs()) {
+        let place = || format!("input `{}` of shape {shape:?}", spec.name);
+        // The numbers are drawn as f32 and then converted.
+        let size = spec.dtype.size().max(size_of::<f32>());
+        let own = element_count(shape).within(place)?.saturating_mul(size);
+        if own as u64 > MOST_TENSOR_BYTES {
+            return Err(Error::limit(format!(
+                "it takes {own} bytes, the limit is {MOST_TENSOR_BYTES}"
+            ))
+            .within(place()));
+        }
+        bytes = bytes.saturating_add(own);
+        room_for(bytes, 1).within(place)?;
+    }
+    Ok(())
 }
 
 /// The shapes of the inputs at these sizes, in the model's order.

@@ -7,6 +7,7 @@
 //! The header is read here rather than by a crate: the well-known one evaluates it as a Python
 //! expression and multiplies the sizes unchecked, so that a crafted file ends the process.
 
+use std::collections::HashSet;
 use std::io::{Cursor, Read, Write};
 use std::path::Path;
 
@@ -66,6 +67,11 @@ pub fn from_bytes(bytes: &[u8]) -> Result<Vec<(String, Tensor)>> {
             archive.len()
         )));
     }
+    // The archive is indexed by name: of entries with one name, only the last is left there.
+    if directory_entries(bytes).is_some_and(|listed| listed != archive.len() as u64) {
+        return Err(Error::malformed("two entries of the archive have one name"));
+    }
+    let mut names = HashSet::with_capacity(archive.len());
     let mut entries: Vec<(String, Tensor)> = Vec::with_capacity(archive.len());
     let mut left = MOST_BYTES;
     for index in 0..archive.len() {
@@ -79,7 +85,7 @@ pub fn from_bytes(bytes: &[u8]) -> Result<Vec<(String, Tensor)>> {
             })?
             .into_owned();
         let name = name.strip_suffix(".npy").unwrap_or(&name).to_owned();
-        if entries.iter().any(|(other, _)| *other == name) {
+        if !names.insert(name.clone()) {
             return Err(Error::malformed("there are two entries of this name").within(name));
         }
         let mut data = Vec::new();
@@ -93,6 +99,37 @@ pub fn from_bytes(bytes: &[u8]) -> Result<Vec<(String, Tensor)>> {
         entries.push((name, tensor));
     }
     Ok(entries)
+}
+
+/// Number of entries that the directory at the end of a zip archive says; `None` where it has none.
+fn directory_entries(bytes: &[u8]) -> Option<u64> {
+    /// The record at the very end, and its size without a comment.
+    const END: (&[u8], usize) = (b"PK\x05\x06", 22);
+    /// The record for more entries than two bytes count, and the pointer to it, 20 bytes that stand
+    /// before the end.
+    const END_64: &[u8] = b"PK\x06\x06";
+    const POINTER_64: (&[u8], usize) = (b"PK\x06\x07", 20);
+    /// A comment has two bytes for its length.
+    const MOST_COMMENT: usize = u16::MAX as usize;
+    let number = |at: usize, size: usize| {
+        let field = bytes.get(at..at.checked_add(size)?)?;
+        Some(field.iter().rev().fold(0u64, |n, &byte| n << 8 | u64::from(byte)))
+    };
+    let latest = bytes.len().checked_sub(END.1)?;
+    let end = (latest.saturating_sub(MOST_COMMENT)..=latest)
+        .rev()
+        .find(|&at| bytes.get(at..).is_some_and(|rest| rest.starts_with(END.0)))?;
+    let pointer = end.checked_sub(POINTER_64.1);
+    let pointer =
+        pointer.filter(|&at| bytes.get(at..).is_some_and(|rest| rest.starts_with(POINTER_64.0)));
+    match pointer {
+        Some(pointer) => {
+            let record = usize::try_from(number(pointer + 8, 8)?).ok()?;
+            let is_there = bytes.get(record..).is_some_and(|rest| rest.starts_with(END_64));
+            is_there.then(|| number(record.checked_add(32)?, 8)).flatten()
+        }
+        None => number(end + 10, 2),
+    }
 }
 
 /// Writes a `.npz` archive, entries in this order, stored without compression.
@@ -511,5 +548,28 @@ mod tests {
     fn two_entries_of_one_name_are_refused() {
         let tensor = Tensor::scalar(1.0f32);
         assert!(to_bytes([("a", &tensor), ("a", &tensor)]).is_err());
+    }
+
+    #[test]
+    fn two_entries_of_one_name_in_a_file_are_refused() {
+        let x = Tensor::scalar(1.0f32);
+        let mut bytes = to_bytes([("aa", &x), ("ab", &x)]).unwrap();
+        assert_eq!(directory_entries(&bytes), Some(2));
+        // The names in the local headers and in the directory.
+        for at in 0..bytes.len() - 6 {
+            if &bytes[at..at + 6] == b"ab.npy" {
+                bytes[at + 1] = b'a';
+            }
+        }
+        let error = from_bytes(&bytes).unwrap_err();
+        assert!(error.to_string().contains("one name"), "{error}");
+    }
+
+    #[test]
+    fn reading_many_entries_is_linear() {
+        let x = Tensor::scalar(0u8);
+        let names: Vec<String> = (0..20_000).map(|n| format!("entry {n}")).collect();
+        let bytes = to_bytes(names.iter().map(|name| (name.as_str(), &x))).unwrap();
+        assert_eq!(from_bytes(&bytes).unwrap().len(), names.len());
     }
 }

@@ -6,9 +6,10 @@ use super::row::{self, Effort, Row};
 use super::sweep::Sizes;
 use crate::backend::BackendOptions;
 use crate::backend::ceilings::Ceilings;
+use crate::formats::Options as ReadOptions;
 use crate::graph::synthetic::{CellKind, Random, Shape};
-use crate::tensor::npz;
-use crate::{Device, Error, ErrorKind, Model, Outputs, Session, Tensor};
+use crate::session::Inputs;
+use crate::{Device, Error, ErrorKind, Model, Outputs, Session};
 
 use super::Args;
 use super::setups::Setup;
@@ -134,7 +135,11 @@ pub(super) fn model_rows(
     setups: &[Setup<'_>],
     effort: Effort,
 ) -> Result<Vec<Row>, Failure> {
-    let model = common::open(path)?;
+    if let Some(path) = &args.output {
+        common::check_kind(path, "npz")?;
+    }
+    let reading = ReadOptions { signature: args.signature.clone(), ..ReadOptions::default() };
+    let model = common::open_with(path, &reading)?;
     let one = |sizes: &Option<Sizes>| -> Result<Option<usize>, Failure> {
         match sizes.as_ref().map(|list| list.0.as_slice()) {
             None => Ok(None),
@@ -145,7 +150,6 @@ pub(super) fn model_rows(
     let (time, batch) = (one(&args.time)?, one(&args.batch)?);
     let inputs = common::Inputs::of(args.inputs.input.clone(), args.inputs.seed, batch, time)
         .read(&model)?;
-    let inputs = common::by_name(&inputs);
     let mut rows = Vec::new();
     for setup in setups {
         let Some(mut sessions) = Sessions::open(args, &model, setup)? else { continue };
@@ -154,7 +158,7 @@ pub(super) fn model_rows(
         }
         let Some((row, outputs)) = sessions.row(setup, &inputs, effort)? else { continue };
         if let Some(path) = &args.output {
-            npz::save(path, outputs.iter())?;
+            common::save(path, &outputs)?;
         }
         rows.push(Row { model: Some(path.display().to_string()), time, batch, ..row });
     }
@@ -189,7 +193,7 @@ impl Sessions {
 
     /// Searches for the fastest way, and says what it found. The next program of the session uses
     /// it.
-    fn tune(&mut self, setup: &Setup<'_>, inputs: &[(&str, &Tensor)]) -> Result<(), Failure> {
+    fn tune(&mut self, setup: &Setup<'_>, inputs: &(impl Inputs + ?Sized)) -> Result<(), Failure> {
         let tuning = self.plain.tune(inputs)?;
         for trial in &tuning.trials {
             let name =
@@ -217,7 +221,7 @@ impl Sessions {
     fn row(
         &self,
         setup: &Setup<'_>,
-        inputs: &[(&str, &Tensor)],
+        inputs: &(impl Inputs + ?Sized),
         effort: Effort,
     ) -> Result<Option<(Row, Outputs)>, Failure> {
         let Some(measured) = attempt(row::measure(&self.plain, inputs, effort), setup)? else {
@@ -244,7 +248,11 @@ impl Sessions {
 }
 
 /// Largest distance from the reference, NaN where one of two is NaN.
-fn error(model: &Model, inputs: &[(&str, &Tensor)], outputs: &Outputs) -> Result<f64, Failure> {
+fn error(
+    model: &Model,
+    inputs: &(impl Inputs + ?Sized),
+    outputs: &Outputs,
+) -> Result<f64, Failure> {
     let expected = Session::new(model, Device::reference())?.run(inputs)?;
     let mut far = 0.0f64;
     for (expected, got) in expected.tensors().iter().zip(outputs.tensors()) {

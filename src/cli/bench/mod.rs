@@ -17,7 +17,7 @@ use row::Effort;
 use serde_json::json;
 use sweep::Sizes;
 
-use crate::cli::common::{Failure, Output};
+use crate::cli::common::{self, Failure, Output};
 
 /// Arguments of `bench`.
 ///
@@ -26,6 +26,9 @@ use crate::cli::common::{Failure, Output};
 pub(crate) struct Args {
     /// A model file; without one, synthetic networks of the sizes below.
     model: Option<PathBuf>,
+    /// Signature of a SavedModel.
+    #[arg(long, value_name = "NAME", requires = "model")]
+    signature: Option<String>,
     #[command(flatten)]
     inputs: ModelInputs,
     /// Where the outputs of the last run of a model go, by name.
@@ -160,6 +163,9 @@ fn positive(text: &str) -> Result<f64, String> {
 }
 
 pub(crate) fn run(args: &Args, output: &mut Output) -> Result<bool, Failure> {
+    if let Some(path) = &args.svg {
+        common::check_kind(path, "svg")?;
+    }
     let effort = Effort { warmup_runs: args.warmup, runs: args.runs, seconds: args.seconds };
     let setups = setups::setups(args)?;
     let ceilings = if args.ceilings { measure::ceilings(args)? } else { Vec::new() };

@@ -11,8 +11,7 @@ use crate::backend::{Counters, PhaseTimes, Precision};
 use crate::error::Result;
 use crate::graph::synthetic::Shape;
 use crate::measure::stats::Summary;
-use crate::session::{Outputs, Session};
-use crate::tensor::Tensor;
+use crate::session::{Inputs, Outputs, Session};
 
 /// How long to measure.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,7 +49,11 @@ pub struct Measured {
 ///
 /// # Errors
 /// The session's.
-pub fn measure(session: &Session, inputs: &[(&str, &Tensor)], effort: Effort) -> Result<Measured> {
+pub fn measure(
+    session: &Session,
+    inputs: &(impl Inputs + ?Sized),
+    effort: Effort,
+) -> Result<Measured> {
     let mut stream = session.stream();
     let mut outputs = Outputs::default();
     for _ in 0..effort.warmup_runs.max(1) {
@@ -95,7 +98,7 @@ pub struct Phases {
 /// The session's.
 pub fn phases(
     session: &Session,
-    inputs: &[(&str, &Tensor)],
+    inputs: &(impl Inputs + ?Sized),
     runs: usize,
 ) -> Result<Option<Phases>> {
     let mut stream = session.stream();

@@ -41,7 +41,7 @@ impl View {
     /// The elements that the view walks over, in order, as a tensor of `shape` (which has as many
     /// elements).
     pub(crate) fn read(&self, x: &Tensor, shape: &[usize]) -> Result<Tensor> {
-        checked_count(x.dtype(), &self.shape)?;
+        let count = checked_count(x.dtype(), &self.shape)?;
         if !self.fits(x.len()) {
             return Err(Error::internal(format!(
                 "a view of {:?} leaves a tensor of {:?}",
@@ -49,7 +49,7 @@ impl View {
                 x.shape()
             )));
         }
-        with_storage!(x.storage(), data => Tensor::from_vec(shape, self.copy(data)))
+        with_storage!(x.storage(), data => Tensor::from_vec(shape, self.copy(data, count)))
     }
 
     /// Whether every index lies below `len`.
@@ -66,8 +66,9 @@ impl View {
         low >= 0 && high < len as i128
     }
 
-    fn copy<E: Copy>(&self, data: &[E]) -> Vec<E> {
-        let mut out = Vec::new();
+    fn copy<E: Copy>(&self, data: &[E], count: usize) -> Vec<E> {
+        // As many as there was found room for: a vector that grows asks for twice as much.
+        let mut out = Vec::with_capacity(count);
         self.runs(|start, size, stride| {
             if stride == 1 {
                 out.extend_from_slice(&data[start..start + size]);
