@@ -376,3 +376,13 @@ fn noise_behind_the_identifier() {
         let _ = survives(&bytes, false);
     }
 }
+
+/// Twelve subgraphs, each with loops over the next one: few bytes that stand for very many operators.
+#[test]
+fn loops_that_name_each_other_at_every_level_end_at_the_budget() {
+    let bytes = include_bytes!("data/faults/while_laughs.tflite");
+    let since = std::time::Instant::now();
+    let error = read(bytes).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
+    assert!(since.elapsed().as_secs() < 10, "{:?}", since.elapsed());
+}

@@ -96,6 +96,8 @@ pub(super) struct Function<'m> {
     /// stores them.
     pub(super) stored: BTreeMap<ValueId, ValueId>,
     pub(super) variables: Variables,
+    /// Axes of inputs whose size is open, by the name that was given to them.
+    open_axes: BTreeMap<&'static str, usize>,
 }
 
 impl<'m> Function<'m> {
@@ -114,6 +116,7 @@ impl<'m> Function<'m> {
             computed: BTreeSet::new(),
             stored: BTreeMap::new(),
             variables: Variables::default(),
+            open_axes: BTreeMap::new(),
         }
     }
 
@@ -176,16 +179,11 @@ impl<'m> Function<'m> {
                 1 => "time",
                 _ => "size",
             };
-            let taken = self
-                .graph
-                .symbols
-                .iter()
-                .filter(|symbol| symbol.trim_end_matches(char::is_numeric) == name)
-                .count();
-            *dim = self.graph.add_symbol(if taken == 0 {
-                name.to_owned()
-            } else {
-                format!("{name}{}", taken + 1)
+            let taken = self.open_axes.entry(name).or_insert(0);
+            *taken += 1;
+            *dim = self.graph.add_symbol(match taken {
+                1 => name.to_owned(),
+                _ => format!("{name}{taken}"),
             });
         }
         // The scalars that loops count with, and tensors of unknown rank, look the same here.

@@ -26,8 +26,10 @@ use crate::graph::check::check;
 /// float, a shared buffer may stand behind several tensors), and a mebibyte more.
 const MOST_DECODED: usize = 4;
 
-/// Operators that are read, those of a loop's subgraphs once for each loop that has them.
-const MOST_OPERATORS: usize = 1_000_000;
+/// Operators that are read, those of a loop's subgraphs once for each loop that has them: as many
+/// as the file has bytes, and these. An operator takes some forty bytes, so that loops may share
+/// their subgraphs; loops that name each other twice at every level end here.
+const LEAST_OPERATORS: usize = 20_000;
 
 /// Loops inside loops. Real models have one level; the stack of a thread bears hundreds.
 const MOST_NESTED_LOOPS: usize = 16;
@@ -98,7 +100,7 @@ impl<'a> Model<'a> {
             buffers: root.buffers(),
             subgraphs,
             decodable: Cell::new(bytes.len().saturating_mul(MOST_DECODED).saturating_add(1 << 20)),
-            readable: Cell::new(MOST_OPERATORS),
+            readable: Cell::new(bytes.len().saturating_add(LEAST_OPERATORS)),
             used: RefCell::default(),
             warnings: RefCell::default(),
         })
@@ -134,10 +136,11 @@ impl<'a> Model<'a> {
 
     /// Counts an operator that is about to be read.
     fn spend_operator(&self) -> Result<()> {
-        let left = self.readable.get().checked_sub(1);
-        self.readable.set(
-            left.ok_or_else(|| Error::limit(format!("more than {MOST_OPERATORS} operators")))?,
-        );
+        let most = self.bytes.len().saturating_add(LEAST_OPERATORS);
+        let left = self.readable.get().checked_sub(1).ok_or_else(|| {
+            Error::limit(format!("more than {most} operators, those of loops counted once a loop"))
+        })?;
+        self.readable.set(left);
         Ok(())
     }
 
