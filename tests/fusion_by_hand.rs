@@ -472,7 +472,7 @@ fn a_chain_wired_backwards_is_a_reverse_layer() {
 fn a_chain_that_reads_its_own_output_stays_a_chain() {
     let (graph, reasons) = fused(unrolled(TIME, false, true));
     assert_eq!(count(&graph).0, 0, "{reasons}");
-    assert!(reasons.contains("depends on an output of the same chain"), "{reasons}");
+    assert!(reasons.contains("depends on an output of the same layer"), "{reasons}");
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! Rewrites of the graph, in order. Each says what it matched and made, and why it declined what
 //! looked like a match.
 
-mod alias;
 mod batch;
 mod budget;
 pub mod dequantize;
 mod fold;
 mod merge;
 mod recurrence;
+mod values;
 
 use budget::Budget;
 

@@ -10,7 +10,7 @@ use super::Report;
 use super::budget::Budget;
 use crate::error::Result;
 use crate::graph::{Graph, Node, NodeId, Op, ValueId, ValueMap};
-use crate::passes::alias::results;
+use crate::passes::values::results;
 
 /// Rounds of the rewrites: one frees what the next needs. Stacks of bidirectional layers take
 /// three.

@@ -4,8 +4,8 @@ use super::input;
 use crate::graph::op::{Activation, Concat};
 use crate::graph::{Dim, Graph, Node, Op, ValueId, ValueType};
 use crate::passes::Report;
-use crate::passes::alias::Aliases;
 use crate::passes::recurrence::ShapeTracer;
+use crate::passes::values::{Aliases, is_set};
 use crate::tensor::Tensor;
 
 /// Replaces packs whose operands are the pieces of one value, in order or in the opposite order,
@@ -146,7 +146,7 @@ fn piece(tracer: &ShapeTracer, value: ValueId) -> Option<Piece> {
         |axis: i64| usize::try_from(if axis < 0 { axis + rank as i64 } else { axis }).ok();
     match &node.op {
         Op::Unpack(unpack) => {
-            let index = node.outputs.iter().position(|output| *output == Some(value))?;
+            let index = tracer.slot(value)?;
             Some(Piece { whole, axis: axis_of(unpack.axis)?, index })
         }
         Op::Gather(gather) if gather.batch_dims == 0 => {
@@ -161,7 +161,7 @@ fn piece(tracer: &ShapeTracer, value: ValueId) -> Option<Piece> {
             let split = tracer.producer(whole)?;
             let (Op::Split, None) = (&split.op, input(split, 2)) else { return None };
             let axis = axis_of(*tracer.integers(input(split, 1)?)?.first()?)?;
-            let index = split.outputs.iter().position(|output| *output == Some(whole))?;
+            let index = tracer.slot(whole)?;
             let mut rest = tracer.graph.get(whole)?.ty.shape.clone()?;
             let dropped = rest.get(axis)?.known() == Some(1);
             rest.remove(axis);
@@ -187,9 +187,9 @@ fn sliced(tracer: &ShapeTracer, node: &Node, whole: ValueId) -> Option<Piece> {
     }
     let shape = tracer.graph.get(whole)?.ty.shape.as_ref()?;
     let others = (0..begin.len()).filter(|&k| k != axis).all(|k| {
-        let from = options.begin_mask >> k & 1 == 1 || begin[k] == 0;
+        let from = is_set(options.begin_mask, k) || begin[k] == 0;
         let size = shape.get(k).and_then(|dim| dim.known());
-        let to = options.end_mask >> k & 1 == 1
+        let to = is_set(options.end_mask, k)
             || end.get(k).is_some_and(|&end| size.is_some_and(|size| end >= size as i64));
         from && to && strides.get(k) == Some(&1)
     });

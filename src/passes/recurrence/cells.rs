@@ -153,7 +153,7 @@ fn match_lstm(algebra: &Algebra<'_>, root: ValueId, sum: &Polynomial) -> Option<
     let mut step = lstm(algebra, root, output_gate, c_new, output)?;
     let projection = Product {
         argument: hidden,
-        weights: node.weights,
+        weights: Some(node.weights),
         transposed: node.transposed,
         asymmetric: node.asymmetric,
         rows: (product.part.start, product.part.len),
@@ -248,6 +248,14 @@ fn lstm(
         gates.push(input);
         candidate
     };
+    // The cell state in the candidate, or without a factor of its own in a gate, is no LSTM.
+    let reads_state = |gate: &Gate| {
+        let as_it_is = gate.products.iter().filter(|product| product.weights.is_none());
+        as_it_is.into_iter().any(|product| [c_old, Some(c_new)].contains(&Some(product.argument)))
+    };
+    if gates.iter().chain(&forget_gate).chain([&candidate, &output_gate]).any(reads_state) {
+        return None;
+    }
     gates.extend(forget_gate);
     gates.push(candidate);
     gates.push(output_gate);
@@ -337,6 +345,9 @@ fn match_gru(algebra: &Algebra<'_>, root: ValueId, sum: &Polynomial) -> Option<S
                     }
                 }
             }
+            &[a] if a.role == Role::Leaf && factor.is(1.0) => {
+                gate_n.products.push(Product::identity(a.part));
+            }
             // r ∘ (R h), r ∘ b
             &[a] if is_gate(algebra, a) => {
                 if reset.is_some_and(|reset| reset != a) {
@@ -406,7 +417,10 @@ fn match_rnn(algebra: &Algebra<'_>, root: ValueId, sum: &Polynomial) -> Option<S
         Some(atom) if atom.role == Role::Clipped => gate(algebra, atom, None)?,
         _ => gate_of(algebra, sum, Activation::Linear, whole.len, None)?,
     };
-    if gate.products.is_empty() || gate.peephole.is_some() || gate.width != whole.len {
+    // Without weights: a first step from the zero state, whose product with the input was computed
+    // elsewhere. Plain sums are no steps.
+    let plausible = !gate.products.is_empty() && gate.activation != Activation::Linear;
+    if !(gate.has_weights() || plausible) || gate.peephole.is_some() || gate.width != whole.len {
         return None;
     }
     Some(Step {
@@ -438,6 +452,11 @@ impl Gate {
             reset_bias: zero,
         }
     }
+
+    /// Whether constant weights act on anything.
+    pub fn has_weights(&self) -> bool {
+        self.products.iter().any(|product| product.weights.is_some())
+    }
 }
 
 fn gate(algebra: &Algebra<'_>, atom: Atom, state: Option<ValueId>) -> Option<Gate> {
@@ -466,6 +485,9 @@ fn gate_of(
             }
             // What is left of products with a state of zeros.
             &[a] if a.role == Role::Leaf && is_zero(algebra, a.part.value) => {}
+            &[a] if a.role == Role::Leaf && factor.is(1.0) => {
+                gate.products.push(Product::identity(a.part));
+            }
             _ => return None,
         }
     }
@@ -500,7 +522,7 @@ fn parts_of(algebra: &Algebra<'_>, atom: Atom, factor: &Coefficient) -> Option<V
             .into_iter()
             .map(|(argument, start, len)| Product {
                 argument: algebra.resolve(argument),
-                weights: node.weights,
+                weights: Some(node.weights),
                 transposed: node.transposed,
                 asymmetric: node.asymmetric,
                 rows: (atom.part.start, atom.part.len),

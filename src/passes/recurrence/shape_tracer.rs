@@ -1,8 +1,9 @@
 //! What can be said of values of the graph around a loop: sizes, zeros.
 
-use crate::graph::op::{BinaryFunction, ReduceFunction};
+use crate::graph::op::{Activation, BinaryFunction, ReduceFunction};
 use crate::graph::recurrent::Layout;
-use crate::graph::{Dim, Graph, Node, NodeId, Op, Recurrent, Symbol, ValueId, ValueMap};
+use crate::graph::{Dim, Graph, Node, NodeId, Op, Recurrent, Symbol, ValueId};
+use crate::passes::values::{Sources, note_results, sources};
 
 /// Longest way back that is followed.
 const MOST_STEPS: usize = 64;
@@ -18,21 +19,19 @@ pub enum Size {
 /// A graph with the node of each value.
 pub struct ShapeTracer {
     pub graph: Graph,
-    producers: ValueMap<Option<NodeId>>,
+    sources: Sources,
 }
 
 impl ShapeTracer {
     pub fn new(graph: Graph) -> Self {
-        let producers = graph.producers();
-        ShapeTracer { graph, producers }
+        let sources = sources(&graph);
+        ShapeTracer { graph, sources }
     }
 
     /// Adds a node at the end.
     pub fn push(&mut self, node: Node) {
         let id = NodeId::at(self.graph.nodes.len());
-        for &output in node.outputs.iter().flatten() {
-            self.producers.set(output, Some(id));
-        }
+        note_results(&mut self.sources, id, &node);
         self.graph.nodes.push(node);
     }
 
@@ -40,11 +39,16 @@ impl ShapeTracer {
     pub fn truncate(&mut self, nodes: usize, values: usize) {
         self.graph.nodes.truncate(nodes);
         self.graph.values.truncate(values);
-        self.producers.truncate(values);
+        self.sources.truncate(values);
     }
 
     pub fn producer(&self, value: ValueId) -> Option<&Node> {
-        self.graph.node(self.producers[value]?)
+        self.graph.node(self.sources[value]?.0)
+    }
+
+    /// Which result of its node a value is.
+    pub fn slot(&self, value: ValueId) -> Option<usize> {
+        Some(self.sources[value]?.1)
     }
 
     /// The constant integers of a value.
@@ -129,13 +133,49 @@ impl ShapeTracer {
                 }
             }
             Op::Recurrent(layer) => {
-                let slot = node.outputs.iter().position(|output| *output == Some(value))?;
+                let slot = self.slot(value)?;
                 let x = self.operand(node, Recurrent::X)?;
                 let batch = usize::from(layer.layout == Layout::TimeMajor);
                 if slot < Recurrent::h_n(0) {
                     (axis < 2).then_some((x, axis))
                 } else {
                     (axis == 0).then_some((x, batch))
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// A scalar as a size, if any, plus a number: `n − 1`, for example.
+    pub fn linear(&self, value: ValueId) -> Option<(Option<Size>, i64)> {
+        self.linear_at(value, 0)
+    }
+
+    fn linear_at(&self, value: ValueId, depth: usize) -> Option<(Option<Size>, i64)> {
+        match self.scalar_at(value, 0, depth) {
+            Some(Size::Known(number)) => return Some((None, i64::try_from(number).ok()?)),
+            Some(size) => return Some((Some(size), 0)),
+            None => {}
+        }
+        if let Some(integers) = self.integers(value) {
+            return (integers.len() == 1).then_some((None, *integers.first()?));
+        }
+        let node = self.producer(value).filter(|_| depth < MOST_STEPS)?;
+        let first = node.input(0)?;
+        match &node.op {
+            Op::Cast(_) | Op::Reshape | Op::Squeeze(_) | Op::ExpandDims => {
+                self.linear_at(first, depth + 1)
+            }
+            Op::Binary(binary) if binary.activation == Activation::Linear => {
+                let (a, b) = (first, node.input(1)?);
+                let (a, b) = (self.linear_at(a, depth + 1)?, self.linear_at(b, depth + 1)?);
+                match (binary.function, a, b) {
+                    (BinaryFunction::Add, (size, x), (None, y))
+                    | (BinaryFunction::Add, (None, x), (size, y)) => {
+                        Some((size, x.checked_add(y)?))
+                    }
+                    (BinaryFunction::Sub, (size, x), (None, y)) => Some((size, x.checked_sub(y)?)),
+                    _ => None,
                 }
             }
             _ => None,
@@ -186,7 +226,7 @@ impl ShapeTracer {
                 self.scalar_at(first, usize::try_from(picked).ok()?, depth)
             }
             Op::Unpack(_) => {
-                let slot = node.outputs.iter().position(|output| *output == Some(value))?;
+                let slot = self.slot(value)?;
                 self.scalar_at(first, slot, depth)
             }
             Op::Pack(_) => self.scalar_at(self.operand(node, index)?, 0, depth),
@@ -319,7 +359,9 @@ impl ShapeTracer {
             | Op::Cast(_)
             | Op::Transpose
             | Op::Slice
-            | Op::StridedSlice(_) => zero(0),
+            | Op::StridedSlice(_)
+            | Op::Split
+            | Op::Unpack(_) => zero(0),
             _ => false,
         }
     }

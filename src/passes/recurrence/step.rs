@@ -1,19 +1,20 @@
 //! What a matched step consists of.
 
-use super::polynomial::Coefficient;
+use super::polynomial::{Coefficient, Columns};
 use crate::graph::ValueId;
 use crate::graph::op::Activation;
 
 /// Why something that looks like a cell is none, in one line.
 pub type Reason = String;
 
-/// Rows and columns of constant weights, acting on one operand.
+/// Rows and columns of constant weights, acting on one operand; or columns of an operand as they
+/// are, where a product with the input was computed for all steps at once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Product {
     /// What it acts on.
     pub argument: ValueId,
-    /// Columns of the argument that the weights act on: none when it is all of it.
-    pub weights: ValueId,
+    /// The constant; `None` for columns as they are, `columns` of the argument.
+    pub weights: Option<ValueId>,
     pub transposed: bool,
     pub asymmetric: bool,
     /// First output row and number of rows.
@@ -27,6 +28,20 @@ pub struct Product {
 }
 
 impl Product {
+    /// Columns of a value as they are.
+    pub fn identity(part: Columns) -> Product {
+        Product {
+            argument: part.value,
+            weights: None,
+            transposed: false,
+            asymmetric: false,
+            rows: (0, part.len),
+            columns: (part.start, part.len),
+            joined: part.len,
+            factor: Coefficient::Scalar(1.0),
+        }
+    }
+
     /// The same weights, whatever they act on.
     pub fn same_weights(&self, other: &Product) -> bool {
         self.weights == other.weights

@@ -30,7 +30,12 @@ pub fn canonical(algebra: &Algebra<'_>, step: &Step, h_old: ValueId) -> Result<C
     for product in gates.iter().flat_map(|gate| &gate.products) {
         if product.argument != h_old && !inputs.iter().any(|(value, ..)| *value == product.argument)
         {
-            inputs.push((product.argument, product.columns.0, product.columns.1));
+            // Joined operands in the order of the columns of their weights.
+            let (start, width) = match product.weights {
+                Some(_) => product.columns,
+                None => (0, algebra.width(product.argument).ok_or("an input of unknown width")?),
+            };
+            inputs.push((product.argument, start, width));
         }
     }
     inputs.sort_by_key(|&(_, start, _)| start);
@@ -48,7 +53,8 @@ pub fn canonical(algebra: &Algebra<'_>, step: &Step, h_old: ValueId) -> Result<C
         let on_state = gate.products.iter().filter(|product| product.argument == h_old);
         on_state.chain(&gate.after_reset).cloned().collect()
     };
-    if !gates.iter().any(|gate| !recurrent(gate).is_empty()) {
+    let has_weights = |gate: &Gate| recurrent(gate).iter().any(|product| product.weights.is_some());
+    if !gates.iter().any(has_weights) {
         return Err("no weights act on the old state".into());
     }
 
@@ -61,10 +67,15 @@ pub fn canonical(algebra: &Algebra<'_>, step: &Step, h_old: ValueId) -> Result<C
         let mut start = 0;
         for (value, width) in &inputs {
             for product in gate.products.iter().filter(|product| product.argument == *value) {
-                if product.columns.1 != *width {
+                let first = if product.weights.is_none() { product.columns.0 } else { 0 };
+                let fits = match product.weights {
+                    Some(_) => product.columns.1 == *width,
+                    None => first.checked_add(product.columns.1).is_some_and(|end| end <= *width),
+                };
+                if !fits {
                     return Err("an input is used with two widths".into());
                 }
-                blocks.push((product.clone(), start));
+                blocks.push((product.clone(), start + first));
             }
             start += width;
         }
@@ -153,7 +164,8 @@ fn arithmetic(algebra: &Algebra<'_>, step: &Step) -> Result<Arithmetic, Reason> 
     let products: Vec<&Product> =
         step.products().chain(step.projection.as_ref().map(|(product, _)| product)).collect();
     let is_int8 = |product: &Product| {
-        algebra.graph.constant(product.weights).is_some_and(|tensor| tensor.dtype() == DType::I8)
+        let weights = product.weights.and_then(|id| algebra.graph.constant(id));
+        weights.is_some_and(|tensor| tensor.dtype() == DType::I8)
     };
     let Some(first) = products.iter().find(|product| is_int8(product)) else {
         return Ok(Arithmetic::Float);
@@ -207,6 +219,13 @@ impl<'a> Blocks<'a> {
         }
         let mut sum = vec![0f64; rows.checked_mul(columns).ok_or("the weights are too large")?];
         for (product, offset) in blocks {
+            if product.weights.is_none() {
+                for row in 0..rows {
+                    let slot = sum.get_mut(row * columns + offset + row);
+                    *slot.ok_or("weights out of range")? += product.factor.at(row);
+                }
+                continue;
+            }
             let tensor = self.weights(product)?;
             let data = tensor.to_f32();
             for row in 0..rows {
@@ -240,7 +259,7 @@ impl<'a> Blocks<'a> {
         }
         let tensor = self.weights(product)?;
         let data = tensor.as_slice::<i8>().map_err(|error| error.to_string())?;
-        let ty = self.algebra.graph.get(product.weights).map(|value| &value.ty);
+        let ty = product.weights.and_then(|id| self.algebra.graph.ty(id));
         let quantization =
             ty.and_then(|ty| ty.quantization.as_ref()).ok_or("int8 weights without a scale")?;
         if quantization.zero_points.iter().any(|&zero| zero != 0) {
@@ -267,7 +286,7 @@ impl<'a> Blocks<'a> {
     fn weights(&self, product: &Product) -> Result<&'a Tensor, Reason> {
         self.algebra
             .graph
-            .constant(product.weights)
+            .constant(product.weights.ok_or("a product without weights")?)
             .ok_or_else(|| "the weights are no constant".into())
     }
 

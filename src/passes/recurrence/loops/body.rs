@@ -3,17 +3,20 @@
 
 use std::collections::HashMap;
 
-use crate::graph::op::{BinaryFunction, While};
-use crate::graph::{Graph, Node, Op, ValueId, ValueMap};
+use super::counter::Linear;
+use crate::graph::op::{Activation, BinaryFunction, StridedSlice, While};
+use crate::graph::{Dim, Graph, Node, Op, ValueId, ValueMap};
 use crate::passes::recurrence::algebra::{Algebra, first};
 use crate::passes::recurrence::cells;
-use crate::passes::recurrence::shape_tracer::ShapeTracer;
+use crate::passes::recurrence::shape_tracer::{ShapeTracer, Size};
 use crate::passes::recurrence::step::Reason;
+use crate::passes::values::{is_set, used};
+use crate::tensor::DType;
 
-/// Casts and changes of rank between the counter and the place where it is used.
-const MOST_WRAPPERS: usize = 8;
+/// Ops between the counter and the place where it is used; real ones have up to five.
+const MOST_DEPTH: usize = 12;
 
-/// An entry of a list that the body reads in each iteration: index `counter` of one axis.
+/// An entry of a list that the body reads in each iteration: one index of one axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Read {
     /// The value of the body that holds the entry.
@@ -22,6 +25,10 @@ pub struct Read {
     pub list: usize,
     /// The axis that is indexed.
     pub axis: usize,
+    /// Whether the list is read from its last entry on.
+    pub reverse: bool,
+    /// Whether the axis stays, with size 1.
+    pub kept: bool,
 }
 
 /// A loop and what its body computes.
@@ -38,7 +45,7 @@ pub struct Loop<'a> {
     /// What the body reads at the counter.
     pub reads: Vec<Read>,
     positions: ValueMap<Option<usize>>,
-    counters: Vec<bool>,
+    linear: Vec<Option<Linear>>,
     /// Whether a variable is constant true before the loop.
     true_before: Vec<bool>,
     used: ValueMap<bool>,
@@ -59,7 +66,7 @@ impl<'a> Loop<'a> {
         for (k, &input) in inputs.iter().enumerate() {
             positions.set(input, Some(k));
         }
-        let used = crate::passes::alias::used(&inner.body);
+        let used = used(&inner.body);
         let mut this = Loop {
             node,
             inner,
@@ -69,17 +76,14 @@ impl<'a> Loop<'a> {
             operands,
             reads: Vec::new(),
             positions,
-            counters: Vec::new(),
+            linear: Vec::new(),
             true_before: Vec::new(),
             used,
         };
-        let from_zero = |operand: &ValueId| tracer.integers(*operand).is_some_and(|at| at == [0]);
-        let starts: Vec<bool> = this.operands.iter().map(from_zero).collect();
-        this.counters =
-            (0..starts.len()).map(|k| starts[k] && this.is_next_of(this.nexts[k], k)).collect();
+        this.linear = (0..this.inputs.len()).map(|k| this.linear_before(tracer, k)).collect();
         this.true_before =
             this.operands.iter().map(|&operand| is_true(&tracer.graph, operand)).collect();
-        this.reads = inner.body.nodes.iter().filter_map(|node| this.read(node)).collect();
+        this.reads = inner.body.nodes.iter().filter_map(|node| this.read(tracer, node)).collect();
         Ok(this)
     }
 
@@ -94,7 +98,12 @@ impl<'a> Loop<'a> {
 
     /// Whether variable `k` is 0, 1, 2, …
     pub fn is_counter(&self, k: usize) -> bool {
-        self.counters.get(k).copied().unwrap_or(false)
+        self.linear_of(k) == Some(Linear::COUNTER)
+    }
+
+    /// What variable `k` is, where it follows the iterations.
+    pub fn linear_of(&self, k: usize) -> Option<Linear> {
+        self.linear.get(k).copied().flatten()
     }
 
     /// Whether variable `k` is true before the first iteration.
@@ -112,52 +121,78 @@ impl<'a> Loop<'a> {
         self.inputs.get(k).is_some_and(|&input| self.used[input])
     }
 
-    /// Whether `value` is `variable k + 1`.
-    fn is_next_of(&self, value: ValueId, k: usize) -> bool {
-        self.plus_one(value).is_some_and(|before| self.variable(before) == Some(k))
-    }
-
-    /// `a` behind `a + 1`.
-    fn plus_one(&self, value: ValueId) -> Option<ValueId> {
-        let (node, _) = self.algebra.producer(self.algebra.through(value))?;
-        let Op::Binary(binary) = &node.op else { return None };
-        let (a, b) = (node.input(0)?, node.input(1)?);
-        let one = |value: ValueId| self.integers(value).is_some_and(|step| step == [1]);
-        match binary.function {
-            BinaryFunction::Add if one(b) => Some(a),
-            BinaryFunction::Add if one(a) => Some(b),
-            _ => None,
-        }
-    }
-
     pub fn integers(&self, value: ValueId) -> Option<Vec<i64>> {
         self.body().constant(self.algebra.through(value))?.to_i64().ok()
     }
 
+    /// What variable `k` is, where it follows the iterations.
+    fn linear_before(&self, tracer: &ShapeTracer, k: usize) -> Option<Linear> {
+        let dtype = self.body().ty(self.inputs[k])?.dtype;
+        let (size, offset) = tracer.linear(self.operands[k])?;
+        let step = if self.is_invariant(k) { 0 } else { self.step_of(k)? };
+        matches!(dtype, DType::I32 | DType::I64).then_some(Linear { size, step, offset })
+    }
+
+    /// The constant that the body adds to a variable.
+    fn step_of(&self, k: usize) -> Option<i64> {
+        let (node, _) = self.algebra.producer(self.nexts[k])?;
+        let Op::Binary(binary) = &node.op else { return None };
+        let (a, b) = (node.input(0)?, node.input(1)?);
+        let is_old = |value: ValueId| self.variable(value) == Some(k);
+        let number = |value: ValueId| match self.integers(value)?.as_slice() {
+            &[step] => Some(step),
+            _ => None,
+        };
+        match binary.function {
+            _ if binary.activation != Activation::Linear => None,
+            BinaryFunction::Add if is_old(a) => number(b),
+            BinaryFunction::Add if is_old(b) => number(a),
+            BinaryFunction::Sub if is_old(a) => number(b)?.checked_neg(),
+            _ => None,
+        }
+    }
+
+    /// A value of the body as a scalar or a vector of one that follows the iterations.
+    fn linear(&self, value: ValueId, depth: usize) -> Option<Linear> {
+        let value = self.algebra.through(value);
+        if let Some(k) = self.variable(value) {
+            return self.linear_of(k);
+        }
+        if let Some(numbers) = self.integers(value) {
+            return match numbers.as_slice() {
+                &[number] => Some(Linear::number(number)),
+                _ => None,
+            };
+        }
+        let (node, _) = self.algebra.producer(value).filter(|_| depth < MOST_DEPTH)?;
+        let operand = |slot: usize| self.linear(node.input(slot)?, depth + 1);
+        match &node.op {
+            Op::Reshape | Op::ExpandDims | Op::Cast(_) | Op::Squeeze(_) => operand(0),
+            Op::Pack(_) if node.inputs.len() == 1 => operand(0),
+            Op::Binary(binary) if binary.activation == Activation::Linear => {
+                match binary.function {
+                    BinaryFunction::Add => operand(0)?.plus(operand(1)?),
+                    BinaryFunction::Sub => operand(0)?.minus(operand(1)?),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+
     /// Whether a value of the body is a counter, as a scalar or a vector of one.
     pub fn counts(&self, value: ValueId) -> bool {
-        let mut value = self.algebra.through(value);
-        for _ in 0..MOST_WRAPPERS {
-            if let Some(k) = self.positions[value] {
-                return self.is_counter(k);
-            }
-            let Some((node, _)) = self.algebra.producer(value) else { return false };
-            let wraps = match &node.op {
-                Op::Reshape | Op::ExpandDims | Op::Cast(_) | Op::Squeeze(_) => true,
-                Op::Pack(_) => node.inputs.len() == 1,
-                _ => false,
-            };
-            let Some(input) = first(node).filter(|_| wraps) else { return false };
-            value = self.algebra.through(input);
-        }
-        false
+        self.linear(value, 0) == Some(Linear::COUNTER)
     }
 
     /// Whether a value of the body is the counter of the next iteration.
     pub fn counts_next(&self, value: ValueId) -> bool {
-        self.plus_one(value).is_some_and(|before| self.counts(before))
-            || (0..self.inputs.len())
-                .any(|k| self.is_counter(k) && self.nexts[k] == self.algebra.through(value))
+        self.linear(value, 0) == Linear::COUNTER.next()
+    }
+
+    /// Whether an index goes through an axis of a list from its first or from its last entry on.
+    pub fn direction(&self, index: ValueId, size: Size) -> Option<bool> {
+        self.linear(index, 0)?.direction(size)
     }
 
     /// Whether every element of a value of the body is 0.
@@ -180,65 +215,107 @@ impl<'a> Loop<'a> {
     }
 
     /// The list that a node reads at the counter.
-    fn read(&self, node: &Node) -> Option<Read> {
-        let source = node.input(0)?;
-        let list = self.variable(source).filter(|&k| self.is_invariant(k))?;
-        let rank = self.body().ty(self.inputs[list])?.rank()?;
+    fn read(&self, tracer: &ShapeTracer, node: &Node) -> Option<Read> {
         let value = node.output(0)?;
-        let axis = match &node.op {
+        if let Some(inner) = self.squeezed(node) {
+            // x[:, t:t+1] without the axis of size 1.
+            let read = self.read(tracer, inner).filter(|read| read.kept)?;
+            let mut rest = self.body().shape(read.value)?.to_vec();
+            (read.axis < rest.len()).then(|| rest.remove(read.axis))?;
+            let same = self.body().shape(value)? == rest.as_slice();
+            let open = rest.iter().filter(|dim| dim.known().is_none()).count();
+            return (same && open <= 1).then_some(Read { value, kept: false, ..read });
+        }
+        let list = self.variable(node.input(0)?).filter(|&k| self.is_invariant(k))?;
+        let shape = self.body().shape(self.inputs[list])?;
+        let (axis, index, kept) = match &node.op {
             Op::Gather(gather) if gather.batch_dims == 0 => {
                 let index = node.input(1)?;
                 let scalar = self.body().ty(index)?.rank() == Some(0);
-                let axis = if gather.axis < 0 { gather.axis + rank as i64 } else { gather.axis };
-                (scalar && self.counts(index)).then_some(usize::try_from(axis).ok()?)?
+                let rank = shape.len() as i64;
+                let axis = if gather.axis < 0 { gather.axis + rank } else { gather.axis };
+                let index = self.linear(index, 0).filter(|_| scalar)?;
+                (usize::try_from(axis).ok()?, index, false)
             }
-            Op::StridedSlice(_) => self.sliced_axis(node, self.inputs[list])?,
+            Op::StridedSlice(options) => self.strided_index(node, options, shape)?,
+            Op::Slice => self.sliced_index(node, shape)?,
             _ => return None,
         };
-        Some(Read { value, list, axis })
+        let reverse = index.direction(tracer.axis(self.operands[list], axis))?;
+        Some(Read { value, list, axis, reverse, kept })
     }
 
-    /// The axis that a slice `x[:, …, counter, …]` drops; every other axis is whole.
-    fn sliced_axis(&self, node: &Node, source: ValueId) -> Option<usize> {
-        let shape = self.body().shape(source)?;
-        let Op::StridedSlice(options) = &node.op else { return None };
-        let axis = usize::try_from(options.shrink_axis_mask.trailing_zeros()).ok()?;
-        let one = options.shrink_axis_mask.count_ones() == 1;
-        if !one || options.ellipsis_mask != 0 || options.new_axis_mask != 0 || options.offset {
+    /// The slice that a node only takes an axis from.
+    fn squeezed(&self, node: &Node) -> Option<&'a Node> {
+        let squeezes = matches!(node.op, Op::Squeeze(_) | Op::Reshape);
+        let (inner, _) = self.algebra.producer(node.input(0)?).filter(|_| squeezes)?;
+        matches!(inner.op, Op::Slice | Op::StridedSlice(_)).then_some(inner)
+    }
+
+    /// The axis of which `x[:, …, index, …]` or `x[:, …, index:index + 1, …]` takes one entry, the
+    /// index, and whether the axis stays; every other axis is whole.
+    fn strided_index(
+        &self,
+        node: &Node,
+        options: &StridedSlice,
+        shape: &[Dim],
+    ) -> Option<(usize, Linear, bool)> {
+        if options.ellipsis_mask != 0 || options.new_axis_mask != 0 || options.offset {
             return None;
         }
         let (begin, end) = (self.vector(node.input(1)?)?, self.vector(node.input(2)?)?);
         let strides = self.integers(node.input(3)?)?;
         let whole = |k: usize| {
-            let from = options.begin_mask >> k & 1 == 1 || begin.get(k) == Some(&Entry::Known(0));
-            let size = shape.get(k).and_then(|dim| dim.known());
-            let to = match (end.get(k), size) {
-                (Some(&Entry::Known(end)), Some(size)) => end >= size as i64,
+            let shrinks = is_set(options.shrink_axis_mask, k);
+            let from =
+                is_set(options.begin_mask, k) || begin.get(k) == Some(&Some(Linear::number(0)));
+            let to = match (end.get(k), shape.get(k).and_then(|dim| dim.known())) {
+                (Some(&Some(Linear { size: None, step: 0, offset })), Some(size)) => {
+                    usize::try_from(offset).is_ok_and(|end| end >= size)
+                }
                 _ => false,
             };
-            from && (to || options.end_mask >> k & 1 == 1)
+            !shrinks && from && (to || is_set(options.end_mask, k))
         };
-        let others = (0..begin.len()).filter(|&k| k != axis).all(whole);
-        let masked = (options.begin_mask | options.end_mask) >> axis & 1 == 1;
-        let counted = begin.get(axis) == Some(&Entry::Counter) && !masked;
+        let mut others = (0..begin.len()).filter(|&k| !whole(k));
+        let axis = others.next().filter(|_| others.next().is_none())?;
+        let index = (*begin.get(axis)?)?;
         let fits = begin.len() <= shape.len() && end.len() == begin.len();
-        (fits && others && counted && strides.iter().all(|&stride| stride == 1)).then_some(axis)
+        let plain = strides.iter().all(|&stride| stride == 1) && index.step != 0;
+        (fits && plain && !is_set(options.begin_mask, axis)).then_some(())?;
+        if is_set(options.shrink_axis_mask, axis) {
+            return Some((axis, index, false));
+        }
+        let one = !is_set(options.end_mask, axis) && *end.get(axis)? == index.next();
+        one.then_some((axis, index, true))
     }
 
-    /// The elements of a vector of integers, as far as they are known.
-    fn vector(&self, value: ValueId) -> Option<Vec<Entry>> {
+    /// As [`strided_index`](Self::strided_index), of a slice by begin and size.
+    fn sliced_index(&self, node: &Node, shape: &[Dim]) -> Option<(usize, Linear, bool)> {
+        let (begin, size) = (self.vector(node.input(1)?)?, self.integers(node.input(2)?)?);
+        if begin.len() != shape.len() || size.len() != shape.len() {
+            return None;
+        }
+        let whole = |k: usize| {
+            let all = shape[k].known().and_then(|all| i64::try_from(all).ok());
+            begin[k] == Some(Linear::number(0)) && (size[k] == -1 || Some(size[k]) == all)
+        };
+        let mut others = (0..shape.len()).filter(|&k| !whole(k));
+        let axis = others.next().filter(|_| others.next().is_none())?;
+        let index = begin[axis].filter(|index| index.step != 0)?;
+        (size[axis] == 1).then_some((axis, index, true))
+    }
+
+    /// The elements of a vector of integers, `None` where one does not follow the iterations.
+    fn vector(&self, value: ValueId) -> Option<Vec<Option<Linear>>> {
         if let Some(all) = self.integers(value) {
-            return Some(all.into_iter().map(Entry::Known).collect());
+            return Some(all.into_iter().map(|number| Some(Linear::number(number))).collect());
         }
         let value = self.algebra.through(value);
-        if self.counts(value) {
-            return Some(vec![Entry::Counter]);
-        }
         let (node, _) = self.algebra.producer(value)?;
         match &node.op {
             Op::Pack(_) => {
-                let entry = |input: &Option<ValueId>| -> Option<Entry> { self.number((*input)?) };
-                node.inputs.iter().map(entry).collect()
+                Some(node.inputs.iter().map(|input| self.linear((*input)?, 0)).collect())
             }
             Op::Concat(_) => {
                 let mut entries = Vec::new();
@@ -247,30 +324,10 @@ impl<'a> Loop<'a> {
                 }
                 Some(entries)
             }
-            Op::Reshape | Op::ExpandDims => Some(vec![self.number(first(node)?)?]),
+            Op::Reshape | Op::ExpandDims => Some(vec![self.linear(first(node)?, 0)]),
             _ => None,
         }
     }
-
-    /// One number of a vector.
-    fn number(&self, value: ValueId) -> Option<Entry> {
-        if self.counts(value) {
-            return Some(Entry::Counter);
-        }
-        let scalar = self.body().ty(value)?.rank() == Some(0);
-        match self.integers(value) {
-            Some(all) => all.first().copied().map(Entry::Known),
-            None => scalar.then_some(Entry::Other),
-        }
-    }
-}
-
-/// One number of a vector that the body computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Entry {
-    Known(i64),
-    Counter,
-    Other,
 }
 
 /// Whether a value is the constant `true`.

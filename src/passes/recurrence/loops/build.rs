@@ -37,8 +37,8 @@ pub struct Build<'b, 'a> {
     read: Read,
     /// That list with time first: its axes 0 and 1 are time and batch.
     list: ValueId,
-    /// Lists with time first, by variable and axis.
-    time_first: HashMap<(usize, usize), ValueId>,
+    /// Lists in the order of the iterations, by variable, axis, direction and rank.
+    in_order: HashMap<(usize, usize, bool, bool), ValueId>,
     built: HashMap<usize, Built>,
     open: Vec<usize>,
     /// A line for each op that was made.
@@ -64,7 +64,7 @@ impl<'b, 'a> Build<'b, 'a> {
             time,
             read,
             list: this.operands[read.list],
-            time_first: HashMap::new(),
+            in_order: HashMap::new(),
             built: HashMap::new(),
             open: Vec::new(),
             made: Vec::new(),
@@ -74,47 +74,53 @@ impl<'b, 'a> Build<'b, 'a> {
     /// Notes what the entries that the body reads are over all iterations.
     pub fn note_reads(&mut self, tracer: &mut ShapeTracer) -> Result<(), Reason> {
         for read in &self.this.reads {
-            let list = self.time_first(tracer, read.list, read.axis)?;
+            let list = self.in_order(tracer, read)?;
             self.sequences.set(read.value, list);
         }
-        self.list = self.time_first(tracer, self.read.list, self.read.axis)?;
+        self.list = self.in_order(tracer, &self.read.clone())?;
         Ok(())
     }
 
-    /// The list that variable `k` holds, its axis `axis` moved to the front.
-    fn time_first(
-        &mut self,
-        tracer: &mut ShapeTracer,
-        k: usize,
-        axis: usize,
-    ) -> Result<ValueId, Reason> {
-        let list = self.this.operands[k];
-        if axis == 0 {
-            return Ok(list);
-        }
-        if let Some(&known) = self.time_first.get(&(k, axis)) {
+    /// A list in the order of the iterations: the axis that is read in front, reversed when it is
+    /// read from its end on, an axis of size 1 behind it when the body keeps it.
+    fn in_order(&mut self, tracer: &mut ShapeTracer, read: &Read) -> Result<ValueId, Reason> {
+        let key = (read.list, read.axis, read.reverse, read.kept);
+        if let Some(&known) = self.in_order.get(&key) {
             return Ok(known);
         }
+        let mut list = self.this.operands[read.list];
         let ty = tracer.graph.ty(list).cloned().ok_or("a list is missing")?;
-        let rank = ty.rank().ok_or("a list of unknown rank")?;
-        let mut order: Vec<usize> = (0..rank).filter(|&other| other != axis).collect();
-        order.insert(0, axis);
-        let shape = ty.shape.as_ref();
-        let shape =
-            shape.map(|shape| order.iter().filter_map(|&k| shape.get(k).copied()).collect());
-        let name = format!("{}/time_first", self.this.node.name);
-        let order: Vec<i32> = order.into_iter().map(|k| k as i32).collect();
-        let order = Tensor::from_vec(&[rank], order).map_err(|error| error.to_string())?;
-        let order = tracer.graph.add_constant(name.clone(), order);
-        let moved = tracer.graph.add_value(name.clone(), ValueType { shape, ..ty });
-        tracer.push(Node {
-            name,
-            op: Op::Transpose,
-            inputs: vec![Some(list), Some(order)],
-            outputs: vec![Some(moved)],
-        });
-        self.time_first.insert((k, axis), moved);
-        Ok(moved)
+        let mut shape = ty.shape.clone().ok_or("a list of unknown rank")?;
+        let name = format!("{}/in_order", self.this.node.name);
+        let mut add = |op: Op, operand: Tensor, shape: &[Dim], list: ValueId| {
+            let operand = tracer.graph.add_constant(name.clone(), operand);
+            let ty = ValueType { shape: Some(shape.to_vec()), ..ty.clone() };
+            let moved = tracer.graph.add_value(name.clone(), ty);
+            let inputs = vec![Some(list), Some(operand)];
+            tracer.push(Node { name: name.clone(), op, inputs, outputs: vec![Some(moved)] });
+            moved
+        };
+        if read.axis != 0 {
+            let mut order: Vec<i32> = (0i32..).take(shape.len()).collect();
+            (read.axis < shape.len()).then_some(()).ok_or("a list without that axis")?;
+            let (axis, size) = (order.remove(read.axis), shape.remove(read.axis));
+            order.insert(0, axis);
+            shape.insert(0, size);
+            let order = Tensor::from_vec(&[order.len()], order).map_err(|e| e.to_string())?;
+            list = add(Op::Transpose, order, &shape, list);
+        }
+        if read.reverse {
+            let axes = Tensor::from_vec(&[1], vec![0i32]).map_err(|e| e.to_string())?;
+            list = add(Op::Reverse, axes, &shape, list);
+        }
+        if read.kept {
+            let axis = read.axis + 1;
+            let at = i32::try_from(axis).map_err(|e| e.to_string())?;
+            shape.insert(axis.min(shape.len()), Dim::Known(1));
+            list = add(Op::ExpandDims, Tensor::scalar(at), &shape, list);
+        }
+        self.in_order.insert(key, list);
+        Ok(list)
     }
 
     /// Finds what the outputs of masked iterations are; states alone do not say.
@@ -124,7 +130,9 @@ impl<'b, 'a> Build<'b, 'a> {
         }
         let mut masking = None;
         for variable in self.variables {
-            let (Variable::List { item } | Variable::Last { item }) = variable else { continue };
+            let (Variable::List { item, .. } | Variable::Last { item }) = variable else {
+                continue;
+            };
             let (_, this) = self.masked_item(tracer, *item)?;
             if masking.is_some_and(|masking| masking != this) {
                 return Err(
@@ -234,8 +242,9 @@ impl<'b, 'a> Build<'b, 'a> {
         let mask = match self.mask {
             None => None,
             Some(Mask::Lengths(m)) => Some(self.this.operands[m]),
-            Some(Mask::List { list, axis }) => {
-                let list = self.time_first(tracer, list, axis)?;
+            Some(Mask::List { list, axis, reverse }) => {
+                let read = Read { list, axis, reverse, kept: false, ..self.read };
+                let list = self.in_order(tracer, &read)?;
                 Some(mask_list(tracer, list, name)?)
             }
         };
@@ -324,18 +333,29 @@ impl<'b, 'a> Build<'b, 'a> {
         &mut self,
         tracer: &mut ShapeTracer,
         item: ValueId,
+        reverse: bool,
     ) -> Result<ValueId, Reason> {
-        if self.mask.is_none() {
-            return self.sequence(tracer, item);
-        }
-        self.masked_item(tracer, item)?;
-        match self.this.masked(item) {
-            Some((_, new, _)) => self.sequence(tracer, new),
-            None => {
+        let outputs = match (self.mask, self.this.masked(item)) {
+            (None, _) => self.sequence(tracer, item)?,
+            (Some(_), choice) => {
                 let (k, _) = self.masked_item(tracer, item)?;
-                Ok(self.layer(tracer, k)?.y)
+                match choice {
+                    Some((_, new, _)) => self.sequence(tracer, new)?,
+                    None => self.layer(tracer, k)?.y,
+                }
             }
+        };
+        if !reverse {
+            return Ok(outputs);
         }
+        let name = format!("{}/reversed", self.this.node.name);
+        let ty = tracer.graph.ty(outputs).cloned().ok_or("no output")?;
+        let axes = Tensor::from_vec(&[1], vec![0i32]).map_err(|error| error.to_string())?;
+        let axes = tracer.graph.add_constant(name.clone(), axes);
+        let reversed = tracer.graph.add_value(name.clone(), ty);
+        let inputs = vec![Some(outputs), Some(axes)];
+        tracer.push(Node { name, op: Op::Reverse, inputs, outputs: vec![Some(reversed)] });
+        Ok(reversed)
     }
 
     pub fn final_state(&self, k: usize) -> Result<ValueId, Reason> {
@@ -442,7 +462,10 @@ impl<'b, 'a> Build<'b, 'a> {
         k: usize,
         limits: &[Limit],
     ) -> Result<ValueId, Reason> {
-        let dtype = self.this.inner.body.get(self.this.inputs[k]).map(|value| value.ty.dtype);
+        if !self.this.is_counter(k) {
+            return Err(format!("loop variable {k}, a counter, is used after the loop"));
+        }
+        let dtype = self.this.body().ty(self.this.inputs[k]).map(|ty| ty.dtype);
         match limits {
             [Limit::Operand(value)]
                 if tracer.graph.get(*value).map(|value| value.ty.dtype) == dtype =>

@@ -1,6 +1,6 @@
 //! The cells whose states the variables of a loop are.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::body::Loop;
 use super::variables::Variable;
@@ -71,10 +71,10 @@ fn cell_state_of(this: &Loop<'_>, variables: &[Variable], step: &Step, k: usize)
 /// States that hold the output of the iteration before are no states of a cell: the same choice is
 /// written to a list.
 pub fn mark_outputs(this: &Loop<'_>, tracer: &ShapeTracer, variables: &mut [Variable]) {
-    let items: Vec<ValueId> = variables
+    let items: HashSet<ValueId> = variables
         .iter()
         .filter_map(|variable| match variable {
-            Variable::List { item } | Variable::Last { item } => Some(*item),
+            Variable::List { item, .. } | Variable::Last { item } => Some(*item),
             _ => None,
         })
         .collect();

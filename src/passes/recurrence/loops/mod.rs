@@ -5,11 +5,13 @@
 //! trip count must be the number of entries of the lists it reads. Anything else, and the loop
 //! stays.
 //!
-//! The parts use each other in this order only: [`body`] (values of the loop), [`variables`],
+//! The parts use each other in this order only: [`counter`] and [`body`] (values of the loop),
+//! [`variables`],
 //! [`joined`] (states that hold two), [`trip_count`], [`layers`], [`sequence`], [`build`].
 
 mod body;
 mod build;
+mod counter;
 mod joined;
 mod layers;
 mod sequence;
@@ -25,10 +27,10 @@ use sequence::Sequences;
 use variables::{Variable, common_mask};
 
 use crate::graph::op::While;
-use crate::graph::{Dim, Graph, Node, NodeId, Op, ValueId, ValueMap};
-use crate::passes::alias::{Aliases, results, used};
+use crate::graph::{Dim, Graph, Node, Op, ValueId, ValueMap};
 use crate::passes::recurrence::shape_tracer::{ShapeTracer, Size};
 use crate::passes::recurrence::step::Reason;
+use crate::passes::values::{Aliases, results, used};
 use crate::passes::{Declined, Report};
 
 /// Makes recurrent ops of the loops of a graph, inner loops first.
@@ -100,34 +102,52 @@ fn refined(body: &Graph) -> Graph {
 #[derive(Clone)]
 struct Uses {
     used: ValueMap<bool>,
-    /// Whether nothing but the last entry of a list is read.
-    only_last: ValueMap<bool>,
+    /// The entries of a list that are read.
+    entries: ValueMap<Entries>,
+}
+
+/// The entries of a list that are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Entries {
+    /// Nothing but the first one.
+    First,
+    /// Nothing but the last one.
+    Last,
+    #[default]
+    All,
 }
 
 impl Uses {
     fn new(graph: &Graph) -> Uses {
         let index = graph.index();
-        let mut only_last = ValueMap::new(graph);
+        let mut entries = ValueMap::new(graph);
         for &value in graph.nodes.iter().flat_map(|node| node.outputs.iter().flatten()) {
-            let readers = &index.consumers[value];
-            let last = |&reader: &NodeId| graph.node(reader).is_some_and(|n| takes_last(graph, n));
-            only_last.set(value, !readers.is_empty() && readers.iter().all(last));
+            let mut readers = index.consumers[value]
+                .iter()
+                .map(|&reader| graph.node(reader).map_or(Entries::All, |n| entry(graph, n)));
+            let first = readers.next().unwrap_or_default();
+            entries
+                .set(value, if readers.all(|other| other == first) { first } else { Entries::All });
         }
-        results(graph).for_each(|value| only_last.set(value, false));
-        Uses { used: used(graph), only_last }
+        results(graph).for_each(|value| entries.set(value, Entries::All));
+        Uses { used: used(graph), entries }
     }
 }
 
-/// Whether a node is `list[-1]`.
-fn takes_last(graph: &Graph, node: &Node) -> bool {
-    let Op::StridedSlice(options) = &node.op else { return false };
+/// Whether a node is `list[0]` or `list[-1]`.
+fn entry(graph: &Graph, node: &Node) -> Entries {
+    let Op::StridedSlice(options) = &node.op else { return Entries::All };
     let first = |slot: usize| {
         let vector = graph.constant(node.input(slot)?)?.to_i64().ok()?;
         vector.first().copied()
     };
     let plain = options.new_axis_mask == 0 && options.ellipsis_mask == 0 && !options.offset;
     let shrinks = options.shrink_axis_mask & 1 == 1 && options.begin_mask & 1 == 0;
-    plain && shrinks && first(1) == Some(-1) && first(3) == Some(1)
+    match first(1).filter(|_| plain && shrinks && first(3) == Some(1)) {
+        Some(0) => Entries::First,
+        Some(-1) => Entries::Last,
+        _ => Entries::All,
+    }
 }
 
 /// What became of a loop.
@@ -206,17 +226,18 @@ fn fuse_loop(mut this: Loop<'_>, tracer: &mut ShapeTracer, uses: &Uses) -> Resul
             Variable::Invariant => this.operands[k],
             Variable::Counter => build.final_count(tracer, k, &limits)?,
             Variable::State { .. } => build.final_state(k)?,
-            Variable::List { item } => {
+            Variable::List { item, reverse } => {
                 if !tracer.has_entries(this.operands[k], time) {
                     return Err(format!("list {k} may have more or fewer entries than iterations"));
                 }
                 if shortened && !tracer.is_zero(this.operands[k]) {
                     return Err(format!("entries of list {k} that are never written are not 0"));
                 }
-                let last = uses.only_last[result].then(|| build.last_state(tracer, *item));
-                match last.flatten() {
+                let entries = &uses.entries[result];
+                let last = *entries == if *reverse { Entries::First } else { Entries::Last };
+                match last.then(|| build.last_state(tracer, *item)).flatten() {
                     Some(last) => last,
-                    None => build.output_sequence(tracer, *item)?,
+                    None => build.output_sequence(tracer, *item, *reverse)?,
                 }
             }
             Variable::Last { item } => build.last_output(tracer, *item, k)?,

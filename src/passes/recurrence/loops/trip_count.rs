@@ -1,6 +1,7 @@
 //! The trip count of a loop.
 
 use super::body::{Loop, is_true};
+use super::counter::Linear;
 use super::variables::Mask;
 use crate::graph::op::BinaryFunction;
 use crate::graph::{NodeId, Op, ValueId, ValueMap};
@@ -11,6 +12,7 @@ use crate::passes::recurrence::step::Reason;
 pub enum Limit {
     Known(i64),
     Operand(ValueId),
+    Size(Size),
 }
 
 /// Terms of a condition; real ones have one to three.
@@ -37,6 +39,8 @@ impl Loop<'_> {
                     BinaryFunction::And => open.extend([a, b]),
                     BinaryFunction::Less => limits.push(self.limit(&producers, a, b)?),
                     BinaryFunction::Greater => limits.push(self.limit(&producers, b, a)?),
+                    BinaryFunction::GreaterEqual => limits.push(self.down_to(a, b)?),
+                    BinaryFunction::LessEqual => limits.push(self.down_to(b, a)?),
                     _ => return Err(refuse()),
                 },
                 _ => return Err(refuse()),
@@ -71,6 +75,21 @@ impl Loop<'_> {
         }
     }
 
+    /// `counter >= 0` for a counter that goes down: what it starts at, plus 1.
+    fn down_to(&self, counter: ValueId, bound: ValueId) -> Result<Limit, Reason> {
+        let zero = self.inner.condition.constant(bound).and_then(|tensor| tensor.to_i64().ok());
+        let linear = self.held(counter).and_then(|k| self.linear_of(k));
+        match (linear, zero.as_deref()) {
+            (Some(Linear { size: None, step: -1, offset }), Some([0])) => {
+                Ok(Limit::Known(offset.saturating_add(1)))
+            }
+            (Some(Linear { size: Some(size), step: -1, offset: -1 }), Some([0])) => {
+                Ok(Limit::Size(size))
+            }
+            _ => Err(refuse()),
+        }
+    }
+
     /// Position of the loop variable that a value of the condition is.
     fn held(&self, value: ValueId) -> Option<usize> {
         self.inner.condition.inputs.iter().position(|port| port.value == value)
@@ -95,6 +114,7 @@ impl Loop<'_> {
         let size = match limit {
             Limit::Known(bound) => usize::try_from(*bound).ok().map(Size::Known),
             Limit::Operand(value) => tracer.scalar(*value),
+            Limit::Size(size) => Some(*size),
         };
         if size == Some(time) {
             return Ok(false);

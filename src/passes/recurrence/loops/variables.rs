@@ -1,7 +1,7 @@
 //! What each variable of a loop is: a counter, something that stays, a state, possibly under a
 //! mask, or a list.
 
-use super::body::{Loop, is_true};
+use super::body::{Loop, Read, is_true};
 use crate::graph::op::BinaryFunction;
 use crate::graph::{Op, ValueId};
 use crate::passes::recurrence::algebra::first;
@@ -15,14 +15,14 @@ const MOST_WRAPPERS: usize = 16;
 /// One loop variable, as the body uses it.
 #[derive(Clone, Debug)]
 pub enum Variable {
-    /// 0, 1, 2, …
+    /// An integer that follows the iterations: 0, 1, 2, … or n − 1, n − 2, …
     Counter,
     /// The same in every iteration.
     Invariant,
     /// A state; behind the mask, its next value.
     State { next: ValueId, mask: Option<Mask> },
-    /// A list with one entry for each iteration.
-    List { item: ValueId },
+    /// A list with one entry for each iteration, the last entry first when it is reversed.
+    List { item: ValueId, reverse: bool },
     /// A list with one entry, overwritten in each iteration.
     Last { item: ValueId },
     /// The output of the iteration before, kept for masked iterations or for nothing: the value is that of a
@@ -39,7 +39,7 @@ pub enum Mask {
     Lengths(usize),
     /// Where a list of bools, a loop variable, holds: `[T, B]` or `[T, B, 1]`, or with time at
     /// another axis.
-    List { list: usize, axis: usize },
+    List { list: usize, axis: usize, reverse: bool },
 }
 
 impl Loop<'_> {
@@ -51,7 +51,7 @@ impl Loop<'_> {
         if is_true(self.body(), next) && self.starts_true(k) {
             return Ok(Variable::Invariant);
         }
-        if self.is_counter(k) {
+        if self.linear_of(k).is_some() {
             return Ok(Variable::Counter);
         }
         if let Some(item) = self.list_write(tracer, k) {
@@ -74,6 +74,7 @@ impl Loop<'_> {
     /// where it does not.
     pub fn masked(&self, value: ValueId) -> Option<(Mask, ValueId, ValueId)> {
         let choice = self.algebra.choice(self.algebra.through(value))?;
+        self.algebra.is_by_row(choice.condition).then_some(())?;
         let (mask, holds) = self.mask(choice.condition)?;
         let (yes, no) = (self.algebra.through(choice.yes), self.algebra.through(choice.no));
         Some(if holds { (mask, yes, no) } else { (mask, no, yes) })
@@ -84,7 +85,8 @@ impl Loop<'_> {
         let mut holds = true;
         for _ in 0..MOST_WRAPPERS {
             if let Some(read) = self.reads.iter().find(|read| read.value == condition) {
-                return Some((Mask::List { list: read.list, axis: read.axis }, holds));
+                let Read { list, axis, reverse, kept, .. } = *read;
+                return (!kept).then_some((Mask::List { list, axis, reverse }, holds));
             }
             let (node, _) = self.algebra.producer(condition)?;
             let operand = |slot: usize| node.input(slot);
@@ -176,8 +178,8 @@ impl Loop<'_> {
                     return None;
                 }
                 let (index, item) = (operand(1)?, self.algebra.through(operand(2)?));
-                if self.counts(index) {
-                    return Some(Variable::List { item });
+                if let Some(reverse) = self.direction(index, entries) {
+                    return Some(Variable::List { item, reverse });
                 }
                 let only = self.integers(index)? == [0] && entries == Size::Known(1);
                 only.then_some(Variable::Last { item })
@@ -186,7 +188,7 @@ impl Loop<'_> {
                 let (before, item, after) = (operand(0)?, operand(1)?, operand(2)?);
                 let fits = self.is_slice(k, before, false) && self.is_slice(k, after, true);
                 let item = self.entry(item)?;
-                fits.then_some(Variable::List { item })
+                fits.then_some(Variable::List { item, reverse: false })
             }
             Op::Reshape | Op::ExpandDims | Op::Pack(_) if entries == Size::Known(1) => {
                 let item = self.entry(self.nexts[k])?;

@@ -7,6 +7,10 @@
 //! are followed by column, so it does not matter whether a gate was cut out before or after its
 //! activation.
 
+mod choice;
+mod clip;
+mod columns;
+
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -14,16 +18,14 @@ use std::rc::Rc;
 use super::polynomial::{Coefficient, Columns, Polynomial, Role};
 
 use crate::graph::op::{Activation, Binary, BinaryFunction, Unary};
-use crate::graph::{Graph, Node, NodeId, Op, ValueId, ValueMap};
+use crate::graph::{Graph, Node, Op, ValueId};
+use crate::passes::values::{Sources, sources};
 use crate::tensor::{DType, Tensor};
 
 /// Sums with more terms than this stay unexpanded: the largest cell equation has 5.
 const MOST_TERMS: usize = 16;
 /// Expansions stop at this depth: a cell has about 10 element-wise ops on a path.
 const MOST_DEPTH: usize = 40;
-
-/// Casts and changes of rank between a mask and what it multiplies; real ones have up to four.
-const MOST_WRAPPERS: usize = 8;
 
 /// A matrix product with constant weights.
 #[derive(Clone, Copy, Debug)]
@@ -40,49 +42,18 @@ pub struct ProductNode {
     activation: Activation,
 }
 
-/// A clip to constant bounds.
-#[derive(Clone, Copy, Debug)]
-pub struct Clip {
-    pub inner: ValueId,
-    pub low: f64,
-    pub high: f64,
-}
-
-/// A value times a mask of 0 and 1.
-struct MaskedFactor {
-    condition: ValueId,
-    /// Whether the value stays where the condition holds, or where it does not.
-    holds: bool,
-    value: ValueId,
-}
-
-/// A choice between two values, element by element.
-#[derive(Clone, Copy, Debug)]
-pub struct Choice {
-    pub condition: ValueId,
-    /// The value where the condition holds.
-    pub yes: ValueId,
-    /// The value where it does not.
-    pub no: ValueId,
-}
-
 /// Expands values of one graph; values in `cuts` are leaves wherever they are not asked for
 /// themselves.
 pub struct Algebra<'g> {
     pub graph: &'g Graph,
-    producers: ValueMap<Option<NodeId>>,
+    sources: Sources,
     cuts: HashSet<ValueId>,
     cache: RefCell<HashMap<Columns, Rc<Polynomial>>>,
 }
 
 impl<'g> Algebra<'g> {
     pub fn new(graph: &'g Graph) -> Self {
-        Algebra {
-            graph,
-            producers: graph.producers(),
-            cuts: HashSet::new(),
-            cache: RefCell::default(),
-        }
+        Algebra { graph, sources: sources(graph), cuts: HashSet::new(), cache: RefCell::default() }
     }
 
     /// Makes values leaves.
@@ -102,9 +73,8 @@ impl<'g> Algebra<'g> {
 
     /// The node that computes a value, and which of its results it is.
     pub fn producer(&self, value: ValueId) -> Option<(&'g Node, usize)> {
-        let node = self.graph.node(self.producers[value]?)?;
-        let slot = node.outputs.iter().position(|output| *output == Some(value))?;
-        Some((node, slot))
+        let (node, slot) = self.sources[value]?;
+        Some((self.graph.node(node)?, slot))
     }
 
     /// Number of columns: size of the last axis.
@@ -203,174 +173,6 @@ impl<'g> Algebra<'g> {
         }
     }
 
-    /// The clip behind a value: minimum and maximum with constants in either order, or an
-    /// activation that is one.
-    pub fn clip(&self, value: ValueId) -> Option<Clip> {
-        let (node, _) = self.producer(value)?;
-        if let Op::Activation(Activation::ReluN1To1) = node.op {
-            return Some(Clip { inner: first(node)?, low: -1.0, high: 1.0 });
-        }
-        let (outer, bound, inner) = self.bound(value)?;
-        let (other, other_bound, innermost) = self.bound(inner)?;
-        use BinaryFunction::{Maximum, Minimum};
-        match (outer, other) {
-            (Minimum, Maximum) => Some(Clip { inner: innermost, low: other_bound, high: bound }),
-            (Maximum, Minimum) => Some(Clip { inner: innermost, low: bound, high: other_bound }),
-            _ => None,
-        }
-    }
-
-    /// What stands behind a value that is scaled by a constant, and that constant.
-    fn scaling(&self, node: &Node) -> Option<(ValueId, f64)> {
-        let Op::Binary(Binary { function, activation: Activation::Linear }) = node.op else {
-            return None;
-        };
-        let (a, b) = (first(node)?, node.input(1)?);
-        match function {
-            BinaryFunction::Mul => match (self.scalar(a), self.scalar(b)) {
-                (None, Some(scale)) => Some((a, scale)),
-                (Some(scale), None) => Some((b, scale)),
-                _ => None,
-            },
-            BinaryFunction::Div => {
-                let scale = self.scalar(b).filter(|scale| *scale != 0.0)?;
-                Some((a, 1.0 / scale))
-            }
-            _ => None,
-        }
-    }
-
-    /// `scale · clip(sum, 0, 1 / scale)`: the sum, the upper bound and the scale.
-    pub fn scaled_clip(&self, part: Columns) -> Option<(Polynomial, f64, f64)> {
-        self.scaled_clip_at(part, 0)
-    }
-
-    fn scaled_clip_at(&self, part: Columns, depth: usize) -> Option<(Polynomial, f64, f64)> {
-        let (node, _) = self.producer(part.value)?;
-        let (inner, scale) = self.scaling(node)?;
-        let atom = self.expand(Columns { value: inner, ..part }, depth).as_atom()?;
-        let (sum, high) = match atom.role {
-            Role::Activated => match self.before_activation(atom.part)? {
-                (sum, Activation::Relu6) => (sum, 6.0),
-                _ => return None,
-            },
-            Role::Clipped => {
-                let clip = self.clip(atom.part.value).filter(|clip| clip.low == 0.0)?;
-                (self.define(Columns { value: clip.inner, ..atom.part }), clip.high)
-            }
-            Role::Leaf | Role::Product | Role::Scaled => return None,
-        };
-        ((scale * high - 1.0).abs() <= 1e-6).then_some((sum, high, scale))
-    }
-
-    fn bound(&self, value: ValueId) -> Option<(BinaryFunction, f64, ValueId)> {
-        let (node, _) = self.producer(value)?;
-        let Op::Binary(Binary { function, activation: Activation::Linear }) = node.op else {
-            return None;
-        };
-        if !matches!(function, BinaryFunction::Minimum | BinaryFunction::Maximum) {
-            return None;
-        }
-        let (a, b) = (first(node)?, node.input(1)?);
-        match (self.scalar(a), self.scalar(b)) {
-            (None, Some(bound)) => Some((function, bound, a)),
-            (Some(bound), None) => Some((function, bound, b)),
-            _ => None,
-        }
-    }
-
-    /// The choice that a value is: a `Select`, or `m∘yes + (1 − m)∘no` with a mask of 0 and 1, as
-    /// exporters to ONNX write it.
-    pub fn choice(&self, value: ValueId) -> Option<Choice> {
-        let (node, _) = self.producer(value)?;
-        let (a, b) = (first(node)?, node.input(1)?);
-        match &node.op {
-            Op::Select => Some(Choice { condition: a, yes: b, no: node.input(2)? }),
-            Op::Binary(Binary {
-                function: BinaryFunction::Add,
-                activation: Activation::Linear,
-            }) => {
-                let (a, b) = (self.masked_factor(a)?, self.masked_factor(b)?);
-                let (yes, no) = match (a.holds, b.holds) {
-                    (true, false) => (a, b),
-                    (false, true) => (b, a),
-                    _ => return None,
-                };
-                let same = yes.condition == no.condition;
-                same.then_some(Choice { condition: yes.condition, yes: yes.value, no: no.value })
-            }
-            _ => None,
-        }
-    }
-
-    /// Whether a node is that of a choice, or one of its two products.
-    pub fn is_in_choice(&self, node: &Node, choice: ValueId) -> bool {
-        let own = |value: ValueId| node.outputs.contains(&Some(value));
-        let products = self.producer(choice).map(|(choice, _)| choice.inputs.as_slice());
-        own(choice)
-            || (matches!(node.op, Op::Binary(_))
-                && products.unwrap_or_default().iter().flatten().any(|&product| own(product)))
-    }
-
-    /// `m∘value` or `(1 − m)∘value` for a mask `m` of 0 and 1.
-    fn masked_factor(&self, value: ValueId) -> Option<MaskedFactor> {
-        let (node, _) = self.producer(value)?;
-        let Op::Binary(Binary { function: BinaryFunction::Mul, activation: Activation::Linear }) =
-            node.op
-        else {
-            return None;
-        };
-        let (a, b) = (first(node)?, node.input(1)?);
-        let factor = |mask: ValueId, value: ValueId| {
-            let (condition, holds) = self.indicator(mask)?;
-            Some(MaskedFactor { condition, holds, value })
-        };
-        factor(a, b).or_else(|| factor(b, a))
-    }
-
-    /// The condition behind a number that is 1 where it holds and 0 elsewhere, or the other way
-    /// round.
-    fn indicator(&self, mut value: ValueId) -> Option<(ValueId, bool)> {
-        let (mut holds, mut is_number) = (true, true);
-        for _ in 0..MOST_WRAPPERS {
-            if !is_number && !self.is_changed_mask(value) {
-                return Some((value, holds));
-            }
-            let (node, _) = self.producer(value)?;
-            value = match &node.op {
-                Op::Reshape | Op::ExpandDims | Op::Squeeze(_) | Op::BroadcastTo | Op::Tile => {
-                    first(node)?
-                }
-                Op::Unary(Unary::Not) if !is_number => {
-                    holds = !holds;
-                    first(node)?
-                }
-                Op::Cast(_) => {
-                    let inner = first(node)?;
-                    is_number &= self.graph.ty(inner)?.dtype != DType::Bool;
-                    inner
-                }
-                // 1 − m
-                Op::Binary(binary)
-                    if is_number
-                        && binary.function == BinaryFunction::Sub
-                        && binary.activation == Activation::Linear =>
-                {
-                    (self.scalar(first(node)?) == Some(1.0)).then_some(())?;
-                    holds = !holds;
-                    node.input(1)?
-                }
-                _ => return None,
-            };
-        }
-        None
-    }
-
-    /// Whether a mask is the opposite of another one.
-    fn is_changed_mask(&self, value: ValueId) -> bool {
-        matches!(self.producer(value), Some((Node { op: Op::Unary(Unary::Not), .. }, _)))
-    }
-
     /// A constant that is the same number everywhere.
     pub fn scalar(&self, value: ValueId) -> Option<f64> {
         let tensor = self.graph.constant(value).filter(|tensor| tensor.dtype().is_float())?;
@@ -378,38 +180,6 @@ impl<'g> Algebra<'g> {
             Coefficient::Scalar(x) => Some(x),
             Coefficient::Vector(_) => None,
         }
-    }
-
-    /// The operands that are joined to make the argument of a product, with their first columns and
-    /// widths; `total` columns in all.
-    pub fn joined(&self, argument: ValueId, total: usize) -> Option<Vec<(ValueId, usize, usize)>> {
-        let argument = self.through(argument);
-        let Some((node, _)) = self.producer(argument).filter(|_| !self.is_cut_leaf(argument))
-        else {
-            return Some(vec![(argument, 0, total)]);
-        };
-        let Op::Concat(options) = &node.op else { return Some(vec![(argument, 0, total)]) };
-        if !self.is_last_axis(options.axis, argument) || options.activation != Activation::Linear {
-            return Some(vec![(argument, 0, total)]);
-        }
-        let inputs: Vec<ValueId> = node.inputs.iter().copied().collect::<Option<_>>()?;
-        let widths: Vec<Option<usize>> = inputs.iter().map(|&input| self.width(input)).collect();
-        let known: usize = widths.iter().flatten().sum();
-        let unknown = widths.iter().filter(|width| width.is_none()).count();
-        if unknown > 1 || (unknown == 0 && known != total) {
-            return None;
-        }
-        let rest = total.checked_sub(known)?;
-        let mut parts = Vec::new();
-        let mut start = 0;
-        for (input, width) in inputs.into_iter().zip(widths) {
-            let width = width.unwrap_or(rest);
-            for (value, offset, len) in self.joined(input, width)? {
-                parts.push((value, start + offset, len));
-            }
-            start += width;
-        }
-        Some(parts)
     }
 
     fn is_cut_leaf(&self, value: ValueId) -> bool {
@@ -601,86 +371,6 @@ impl<'g> Algebra<'g> {
             BinaryFunction::Div => {
                 let divisor = self.scalar(b).filter(|divisor| *divisor != 0.0)?;
                 Some(operand(a)?.scaled(&Coefficient::Scalar(1.0 / divisor)))
-            }
-            _ => None,
-        }
-    }
-
-    /// The operand and first column behind a piece that was cut along the last axis.
-    pub fn columns(&self, node: &Node, slot: usize, value: ValueId) -> Option<(ValueId, usize)> {
-        let input = first(node)?;
-        let operand = |slot: usize| -> Option<Vec<i64>> {
-            self.graph.constant(node.input(slot)?)?.to_i64().ok()
-        };
-        let width = self.width(input)?;
-        match &node.op {
-            Op::Split => {
-                let axis = *operand(1)?.first()?;
-                if !self.is_last_axis(axis, input) {
-                    return None;
-                }
-                let count = node.outputs.len();
-                if node.input(2).is_none() {
-                    return Some((input, width / count.max(1) * slot));
-                }
-                let sizes = operand(2)?;
-                let rest = width as i64 - sizes.iter().filter(|&&size| size >= 0).sum::<i64>();
-                let start: i64 =
-                    sizes.iter().take(slot).map(|&size| if size < 0 { rest } else { size }).sum();
-                Some((input, usize::try_from(start).ok()?))
-            }
-            Op::Slice => {
-                let (begin, size) = (operand(1)?, operand(2)?);
-                let rank = self.rank(input)?;
-                if begin.len() != rank || size.len() != rank {
-                    return None;
-                }
-                let shape = self.graph.get(input)?.ty.shape.as_ref()?;
-                let whole = (0..rank.checked_sub(1)?).all(|axis| {
-                    begin[axis] == 0
-                        && (size[axis] < 0
-                            || shape[axis].known().is_some_and(|n| n as i64 == size[axis]))
-                });
-                whole.then_some((input, usize::try_from(*begin.last()?).ok()?))
-            }
-            Op::StridedSlice(options) => {
-                let (begin, end, strides) = (operand(1)?, operand(2)?, operand(3)?);
-                let rank = self.rank(input)?;
-                let plain =
-                    options.new_axis_mask == 0 && options.shrink_axis_mask == 0 && !options.offset;
-                if !plain
-                    || self.rank(value)? != rank
-                    || strides.iter().any(|&stride| stride != 1)
-                    || rank == 0
-                {
-                    return None;
-                }
-                let shape = self.graph.get(input)?.ty.shape.as_ref()?;
-                let last = begin.len().checked_sub(1)?;
-                if options.ellipsis_mask != 0 {
-                    // [..., a:b]: an ellipsis, then the last axis.
-                    if begin.len() != 2 || options.ellipsis_mask != 1 {
-                        return None;
-                    }
-                } else {
-                    if begin.len() != rank {
-                        return None;
-                    }
-                    let whole = (0..last).all(|axis| {
-                        let from = options.begin_mask >> axis & 1 == 1 || begin[axis] == 0;
-                        let size = shape[axis].known();
-                        let to = options.end_mask >> axis & 1 == 1
-                            || size.is_some_and(|n| end[axis] >= n as i64);
-                        from && to
-                    });
-                    if !whole {
-                        return None;
-                    }
-                }
-                let from =
-                    if options.begin_mask >> last & 1 == 1 { 0 } else { *begin.get(last)? };
-                let from = if from < 0 { from + width as i64 } else { from };
-                Some((input, usize::try_from(from).ok()?))
             }
             _ => None,
         }

@@ -1,6 +1,29 @@
-//! Values that are read as others, while a pass walks over a graph.
+//! Tables over values that the passes share: what stands for a value, where it comes from, whether
+//! it is used.
 
-use crate::graph::{Graph, Node, ValueId, ValueMap};
+use crate::graph::{Graph, Node, NodeId, ValueId, ValueMap};
+
+/// The node that computes each value, and which of its results it is.
+pub(super) type Sources = ValueMap<Option<(NodeId, usize)>>;
+
+/// The sources of all values: a look-up does not go through the results of a node, of which an
+/// unrolled layer may have one for each step.
+pub(super) fn sources(graph: &Graph) -> Sources {
+    let mut sources = ValueMap::new(graph);
+    for (id, node) in graph.enumerate() {
+        note_results(&mut sources, id, node);
+    }
+    sources
+}
+
+/// Notes the results of one node.
+pub(super) fn note_results(sources: &mut Sources, id: NodeId, node: &Node) {
+    for (slot, output) in node.outputs.iter().enumerate() {
+        if let Some(output) = *output {
+            sources.set(output, Some((id, slot)));
+        }
+    }
+}
 
 /// The value that stands for another one from now on. No chain of look-ups: what is set is read
 /// before.
@@ -45,4 +68,10 @@ pub(super) fn used(graph: &Graph) -> ValueMap<bool> {
     }
     results(graph).for_each(|id| used.set(id, true));
     used
+}
+
+/// Whether a mask of axes, as slices have them, names an axis.
+pub(super) fn is_set(mask: u32, axis: usize) -> bool {
+    let bit = u32::try_from(axis).ok().and_then(|axis| mask.checked_shr(axis));
+    bit.is_some_and(|bit| bit & 1 == 1)
 }
