@@ -107,7 +107,8 @@ impl Algebra<'_> {
             (is_set(options.begin_mask, axis) || begin.get(axis) == Some(&0))
                 && (is_set(options.end_mask, axis) || size.is_some_and(reaches))
         };
-        if !elliptic && !(complete && (0..last).all(whole)) {
+        let whole_rows = elliptic || (complete && (0..last).all(whole));
+        if !whole_rows {
             return None;
         }
         let from = if is_set(options.begin_mask, last) { 0 } else { *begin.get(last)? };
