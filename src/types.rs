@@ -3,8 +3,7 @@
 
 pub use crate::backend::ceilings::{Bandwidth, Ceilings};
 pub use crate::backend::{
-    AdapterSelector, BackendOptions, Choice, Counters, InstructionSet, PhaseTimes, Precision,
-    Trial, Tuning,
+    AdapterSelector, Choice, Counters, InstructionSet, PhaseTimes, Precision, Trial, Tuning,
 };
 #[cfg(feature = "tflite")]
 pub use crate::convert::{Converted, Options as WriteOptions, Quantize};

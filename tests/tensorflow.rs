@@ -169,18 +169,15 @@ fn stateful_layer_keeps_its_state_between_runs() {
 
 #[test]
 fn inputs_and_outputs_can_be_named() {
-    let options = formats::Options {
-        inputs: vec!["x".into(), "lengths".into(), "state:0".into()],
-        outputs: vec!["state_out:0".into()],
-        ..formats::Options::default()
-    };
+    let options =
+        formats::Options::new().inputs(["x", "lengths", "state:0"]).outputs(["state_out:0"]);
     let loaded =
         formats::open_with(Path::new(&format!("{DATA}/gru_stack_v1.pb")), &options).unwrap();
     let names: Vec<&str> = loaded.graph.inputs.iter().map(|port| port.name.as_str()).collect();
     assert_eq!(names, ["x", "lengths", "state"]);
     let names: Vec<&str> = loaded.graph.outputs.iter().map(|port| port.name.as_str()).collect();
     assert_eq!(names, ["state_out"]);
-    let options = formats::Options { outputs: vec!["nothing".into()], ..options };
+    let options = options.outputs(["nothing"]);
     let error =
         formats::open_with(Path::new(&format!("{DATA}/gru_stack_v1.pb")), &options).unwrap_err();
     assert!(error.to_string().contains("nothing"), "{error}");
@@ -228,7 +225,7 @@ fn stubbed_graphs_are_read_as_they_stand() {
 #[test]
 fn hinted_calls_of_other_names_become_custom_ops_on_request() {
     let Some(path) = common::model("oph_custom_function/graph.pb") else { return };
-    let options = formats::Options { custom_ops: true, ..formats::Options::default() };
+    let options = formats::Options::new().custom_ops();
     let graph = formats::open_with(Path::new(&path), &options).unwrap().graph;
     let customs = graph.nodes.iter().filter_map(|node| match &node.op {
         fuselstm::graph::Op::Custom(custom) => {

@@ -60,7 +60,7 @@ fn the_digit_model_stays_accurate() {
         (Quantize::Int8, 0.94, 0.95, 0.35),
     ] {
         let samples = calibration.iter().map(|(image, _)| vec![image.clone()]).collect();
-        let options = Options { quantize, calibration: samples, ..Options::default() };
+        let options = Options::new().quantize(quantize).calibration(samples);
         let written = to_tflite(model.graph(), &options).unwrap();
         let ratio = written.bytes.len() as f64 / written.float_bytes as f64;
         let again = Model::from_bytes(&written.bytes).unwrap();

@@ -109,10 +109,11 @@ fn converted_files_compute_the_same() {
         };
         for (number, runs) in groups(runs(golden)).into_iter().enumerate() {
             count += 1;
-            let shapes = runs[0].inputs.iter().map(|(name, tensor)| {
-                (port_name(&model, name), tensor.shape().iter().map(|size| Some(*size)).collect())
-            });
-            let options = Options { shapes: shapes.collect(), ..Options::default() };
+            let mut options = Options::new();
+            for (name, tensor) in &runs[0].inputs {
+                let sizes = tensor.shape().iter().map(|size| Some(*size)).collect();
+                options = options.shape(port_name(&model, name), sizes);
+            }
             let written = match to_tflite(model.graph(), &options) {
                 Ok(written) => written,
                 Err(error) => {
@@ -145,10 +146,8 @@ fn converted_files_compute_the_same() {
             });
             if open && !runs[0].inputs.is_empty() {
                 // The batch alone is fixed: the interpreter chooses the length.
-                let options = Options {
-                    batch: runs[0].inputs[0].1.shape().first().copied(),
-                    ..Options::default()
-                };
+                let rows = runs[0].inputs[0].1.shape().first().copied();
+                let options = rows.into_iter().fold(Options::new(), Options::batch);
                 match to_tflite(model.graph(), &options) {
                     Ok(written) => {
                         let file = file.with_extension("open.tflite");

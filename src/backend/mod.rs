@@ -117,6 +117,7 @@ pub struct Io<'a> {
 
 /// Counts of the last run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Counters {
     /// Compute pipelines created during the last run.
     pub pipelines_created: u64,
@@ -132,6 +133,7 @@ pub struct Counters {
 
 /// Where a run's time went, as the device's own clock has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PhaseTimes {
     /// From staging buffers to the device.
     pub upload: Duration,

@@ -13,7 +13,7 @@ use crate::measure::crosscheck::{
 use crate::measure::golden::{self, Run};
 use crate::measure::inputs::Sizes;
 use crate::text::error;
-use crate::{Device, Model, Tensor};
+use crate::{Device, Model, Session, Tensor};
 use serde_json::{Value, json};
 
 use crate::cli::common::{self, Failure, Output};
@@ -204,7 +204,8 @@ impl Report {
         runs: &[Run],
     ) {
         let Some(run) = runs.first() else { return };
-        let result = intermediates(model, device, options, run, Tolerance::of(options.precision));
+        let builder = Session::builder(model).device(device.clone()).options(options.clone());
+        let result = intermediates(&builder, run, Tolerance::of(options.precision));
         self.intermediates.push((device.to_string(), result));
     }
 

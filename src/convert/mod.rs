@@ -15,6 +15,7 @@ use crate::tensor::Tensor;
 
 /// How a model is written.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct Options {
     /// Batch size, where the model leaves it open. A fused recurrent operator needs one; without it
     /// the batch is 1, which a warning says.
@@ -27,8 +28,44 @@ pub struct Options {
     pub calibration: Vec<Vec<Tensor>>,
 }
 
+impl Options {
+    /// As the model has it.
+    pub fn new() -> Options {
+        Options::default()
+    }
+
+    /// Batch size, where the model leaves it open.
+    #[must_use]
+    pub fn batch(mut self, rows: usize) -> Options {
+        self.batch = Some(rows);
+        self
+    }
+
+    /// Shape of an input; `None` for a size that stays open.
+    #[must_use]
+    pub fn shape(mut self, input: impl Into<String>, sizes: Vec<Option<usize>>) -> Options {
+        self.shapes.push((input.into(), sizes));
+        self
+    }
+
+    /// How weights and activations are stored.
+    #[must_use]
+    pub fn quantize(mut self, quantize: Quantize) -> Options {
+        self.quantize = quantize;
+        self
+    }
+
+    /// Samples for [`Quantize::Int8`]: for each run the inputs in the model's order.
+    #[must_use]
+    pub fn calibration(mut self, samples: Vec<Vec<Tensor>>) -> Options {
+        self.calibration = samples;
+        self
+    }
+}
+
 /// How weights and activations are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Quantize {
     /// As the model has them.
     #[default]
@@ -43,6 +80,7 @@ pub enum Quantize {
 
 /// A written file.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Converted {
     /// The bytes of the file.
     pub bytes: Vec<u8>,

@@ -23,6 +23,7 @@ const MOST_BYTES: u64 = 1 << 31;
 
 /// The formats that can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Format {
     /// TensorFlow Lite flatbuffer.
     Tflite,
@@ -64,6 +65,7 @@ pub struct Loaded {
 
 /// What a reader may be told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Options {
     /// Tensors to take as inputs, by name; empty: those that the file says, for a TensorFlow graph
     /// every placeholder.
@@ -77,6 +79,41 @@ pub struct Options {
     /// no recurrent layer, instead of the ops that it computes. A custom op can be written, not
     /// run.
     pub custom_ops: bool,
+}
+
+impl Options {
+    /// What a file says by itself.
+    pub fn new() -> Options {
+        Options::default()
+    }
+
+    /// Tensors to take as inputs, by name.
+    #[must_use]
+    pub fn inputs<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Options {
+        self.inputs = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Tensors to return, by name.
+    #[must_use]
+    pub fn outputs<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Options {
+        self.outputs = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Signature of a SavedModel.
+    #[must_use]
+    pub fn signature(mut self, name: impl Into<String>) -> Options {
+        self.signature = Some(name.into());
+        self
+    }
+
+    /// One custom op of every marked call whose name is no recurrent layer.
+    #[must_use]
+    pub fn custom_ops(mut self) -> Options {
+        self.custom_ops = true;
+        self
+    }
 }
 
 /// Reads a model from bytes, by what they begin with.

@@ -15,6 +15,7 @@ use crate::tensor::{DType, Tensor};
 /// ones that may be absent.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(clippy::large_enum_variant)]
+#[non_exhaustive]
 pub enum Op {
     /// A recurrent layer; operands in [`Recurrent`].
     Recurrent(Recurrent),
@@ -98,6 +99,7 @@ pub enum Op {
 
 /// An element-wise function, as a layer of its own or inside a recurrent cell.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Activation {
     /// x.
     Linear,
@@ -152,6 +154,7 @@ pub enum Activation {
 /// An element-wise function of one argument that is no activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
+#[non_exhaustive]
 pub enum Unary {
     Neg,
     Abs,
@@ -182,6 +185,7 @@ pub struct Binary {
 /// The functions of [`Binary`]; comparisons and logic yield bool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
+#[non_exhaustive]
 pub enum BinaryFunction {
     Add,
     Sub,
@@ -276,6 +280,7 @@ pub struct Pool2d {
 
 /// The functions of [`Pool2d`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum PoolFunction {
     /// The largest entry of the window; the lowest number of the type where the window meets none.
     Maximum,
@@ -317,6 +322,7 @@ pub struct Reduce {
 /// The functions of [`Reduce`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
+#[non_exhaustive]
 pub enum ReduceFunction {
     Sum,
     Mean,
@@ -423,6 +429,7 @@ pub struct Svdf {
 
 /// Arithmetic of [`Svdf`].
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum SvdfArithmetic {
     /// Float throughout.
     Float,

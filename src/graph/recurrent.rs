@@ -56,6 +56,7 @@ pub struct Recurrent {
 /// The equations of one step. `W x`, `R h`, `A a` are the matrix products of [`CellWeights`]; `b`
 /// its bias.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Cell {
     /// Long short-term memory.
     Lstm(Lstm),
@@ -212,6 +213,7 @@ pub enum Merge {
 
 /// The arithmetic that a model's source promises; `reference` honors it bit for bit.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Arithmetic {
     /// Float throughout; weights may be stored in f16.
     Float,

@@ -9,7 +9,7 @@ use crate::error::{Error, Place as _, Result};
 use crate::graph::op::SvdfArithmetic;
 use crate::graph::recurrent::Arithmetic;
 use crate::graph::{Graph, NodeId, Op, Port, ValueId};
-use crate::session::{Device, Model, Session};
+use crate::session::{Device, Model, Session, SessionBuilder};
 use crate::tensor::DType;
 
 /// How a device is held against expected outputs.
@@ -194,27 +194,21 @@ pub struct Intermediate {
 }
 
 /// Compares every value that a node computes with `reference`, in the graph's order, for one run
-/// from the reset state. The first entry that does not hold is the first node that diverges.
+/// from the reset state on the device that the builder is for. The first entry that does not hold is the first node that diverges.
 ///
 /// # Errors
 /// Those of the runs; [`Unsupported`](crate::ErrorKind::Unsupported) when the device cannot run the
 /// graph with all its values as outputs.
 pub fn intermediates(
-    model: &Model,
-    device: &Device,
-    options: &crate::backend::BackendOptions,
+    builder: &SessionBuilder,
     run: &Run,
     tolerance: Tolerance,
 ) -> Result<Vec<Intermediate>> {
-    let (open, values) = with_all_values(model.graph())?;
+    let (open, values) = with_all_values(builder.model().graph())?;
     let open = Model::from_graph(open)?;
     let inputs = run.named_inputs();
     let expected = Session::new(&open, Device::reference())?.run(&inputs)?;
-    let actual = Session::builder(&open)
-        .device(device.clone())
-        .options(options.clone())
-        .build()?
-        .run(&inputs)?;
+    let actual = builder.clone().for_model(&open).build()?.run(&inputs)?;
     let graph = open.graph();
     let results = expected.tensors().iter().zip(actual.tensors()).zip(&values);
     let mut intermediates = Vec::with_capacity(values.len());

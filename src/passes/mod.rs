@@ -18,6 +18,7 @@ use crate::limits;
 
 /// What a pass did or would not do, for `inspect --passes`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Report {
     /// Name of the pass.
     pub pass: &'static str,
@@ -36,6 +37,7 @@ impl Report {
 
 /// Something that stayed as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Declined {
     /// The loop, cell or node.
     pub what: String,

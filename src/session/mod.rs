@@ -118,6 +118,17 @@ impl SessionBuilder {
         self
     }
 
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The same for another model.
+    pub(crate) fn for_model(mut self, model: &Model) -> Self {
+        self.model = model.clone();
+        self
+    }
+
     /// All options of the backend, in place of those that were set before.
     pub(crate) fn options(mut self, options: BackendOptions) -> Self {
         self.options = options;

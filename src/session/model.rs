@@ -33,6 +33,7 @@ struct Inner {
 ///
 /// Printed as `INPUT: float32 [batch, 28, 28]`.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct TensorSpec {
     /// Name in the model.
     pub name: String,
@@ -46,6 +47,7 @@ pub struct TensorSpec {
 
 /// Size of an axis, as a model declares it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Axis {
     /// This many.
     Known(usize),
@@ -75,6 +77,15 @@ impl Model {
     /// format has no use for.
     pub fn open_with(path: impl AsRef<Path>, options: &formats::Options) -> Result<Model> {
         Model::from_loaded(formats::open_with(path.as_ref(), options)?)
+    }
+
+    /// As [`Model::open`], one signature of a SavedModel.
+    ///
+    /// # Errors
+    /// As [`Model::open`]; [`InvalidInput`](crate::ErrorKind::InvalidInput) that lists the
+    /// signatures there are.
+    pub fn open_signature(path: impl AsRef<Path>, name: &str) -> Result<Model> {
+        Model::open_with(path, &formats::Options::new().signature(name))
     }
 
     /// Reads a model from the bytes of its file.

@@ -1,5 +1,7 @@
 //! Dense tensors in host memory: a shape and a shared vector of one element type.
 
+#[cfg(feature = "ndarray")]
+mod arrays;
 #[cfg(any(feature = "tensorflow", feature = "onnx"))]
 mod bytes;
 mod dtype;

@@ -62,8 +62,7 @@ fn saved_model_without_variables_names_the_one_that_is_missing() {
 
 #[test]
 fn saved_model_without_the_asked_signature() {
-    let options =
-        formats::Options { signature: Some("train".into()), ..formats::Options::default() };
+    let options = formats::Options::new().signature("train");
     let error = formats::open_with(&folder("signature", "", |_| {}), &options).unwrap_err();
     assert!(
         error.to_string().contains("'train'") && error.to_string().contains("serving_default"),
@@ -82,8 +81,7 @@ fn saved_model_with_two_signatures_and_no_default_says_which_there_are() {
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
     for name in ["serve", "serving_anybody"] {
         assert!(error.to_string().contains(name), "{error}");
-        let options =
-            formats::Options { signature: Some(name.into()), ..formats::Options::default() };
+        let options = formats::Options::new().signature(name);
         let read = formats::open_with(&path, &options);
         assert!(read.is_ok(), "{read:?}");
     }

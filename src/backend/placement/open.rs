@@ -130,6 +130,7 @@ fn gpu(_: &AdapterSelector, _: &BackendOptions) -> Result<Arc<dyn Backend>> {
 
 /// A device of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DeviceReport {
     /// What [`Device`] is parsed from: `reference`, `cpu`, `gpu:0`, …
     pub name: String,
