@@ -130,6 +130,7 @@ impl SessionBuilder {
     }
 
     /// All options of the backend, in place of those that were set before.
+    #[cfg(feature = "cli")]
     pub(crate) fn options(mut self, options: BackendOptions) -> Self {
         self.options = options;
         self
