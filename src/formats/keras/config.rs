@@ -106,6 +106,9 @@ impl<'a> Config<'a> {
     pub fn flag(&self, field: &str, default: bool) -> Result<bool> {
         match self.get(field) {
             None => Ok(default),
+            // Keras keeps what it was given: 0 and 1 are flags too.
+            Some(value) if value.as_u64() == Some(0) => Ok(false),
+            Some(value) if value.as_u64() == Some(1) => Ok(true),
             Some(value) => value.as_bool().ok_or_else(|| self.missing(field, "true or false")),
         }
     }

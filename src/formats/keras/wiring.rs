@@ -282,7 +282,17 @@ fn functional(
         }
     };
     tensors.extend(inputs.into_iter().zip(flows));
-    let outputs = keys(config, "output_layers")?;
+    let mut outputs = keys(config, "output_layers")?;
+    if b.major == Major::Keras3 {
+        // Here, and only here, Keras 3 counts the making of an inner functional model as its call
+        // 0.
+        for key in &mut outputs {
+            let inner = layers.iter().find(|entry| entry.name == key.0);
+            if inner.is_some_and(|entry| matches!(entry.class, "Functional" | "Model")) {
+                key.1 = key.1.saturating_sub(1);
+            }
+        }
+    }
     run_calls(b, &layers, &mut tensors, &outputs)?;
     outputs
         .into_iter()
@@ -316,7 +326,10 @@ fn run_calls<'a>(
         let parsed: Result<_> = entry.calls.iter().map(parse).collect();
         calls.push(parsed.within(|| format!("layer {} ({})", entry.name, entry.class))?);
     }
-    let last_used = last_used_calls(&calls, outputs);
+    let last_used = match b.major {
+        Major::Keras2 => last_used_calls(&calls, outputs),
+        Major::Keras3 => HashMap::new(),
+    };
     let mut waiting: Vec<(&Entry<'a>, usize, Call<'a, Key>)> = Vec::new();
     for (entry, calls) in layers.iter().zip(calls) {
         if entry.class == "InputLayer" {

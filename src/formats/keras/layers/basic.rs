@@ -34,6 +34,9 @@ const SLOPES: PassedOver = PassedOver {
 /// Penalties of training.
 const PENALTY: PassedOver = PassedOver { fields: &["l1", "l2"], reason: "a penalty of training" };
 
+/// The most categories that a constant lists.
+const MAX_TOKENS: usize = 1 << 20;
+
 pub(super) const LAYERS: &[Layer] = &[
     Layer {
         classes: &[
@@ -114,6 +117,13 @@ pub(super) const LAYERS: &[Layer] = &[
         passed_over: &[&EMBEDDING],
         masks: Masks::Own,
         apply: embedding,
+    },
+    Layer {
+        classes: &["CategoryEncoding"],
+        arguments: &["inputs", "count_weights"],
+        passed_over: &[],
+        masks: Masks::Drop,
+        apply: category_encoding,
     },
     Layer {
         classes: &["Masking"],
@@ -263,6 +273,31 @@ fn embedding(b: &mut Builder, used: &Use<'_, '_>) -> Result<Vec<Flow>> {
         None
     };
     Ok(vec![Flow { value, mask }])
+}
+
+/// Whole numbers as rows of zeros and ones, or as how often each occurs.
+fn category_encoding(b: &mut Builder, used: &Use<'_, '_>) -> Result<Vec<Flow>> {
+    let config = used.config;
+    config.must_be("sparse", &json!(false))?;
+    let mode = config.string_or("output_mode", "multi_hot")?;
+    let tokens = config.size("num_tokens")?;
+    if tokens > MAX_TOKENS {
+        return Err(Error::limit(format!("{tokens} tokens, the limit is {MAX_TOKENS}")));
+    }
+    let x = b.cast(used.input()?.value, DType::I32)?;
+    let single = b.width(x).is_ok_and(|width| width == 1);
+    let x = if mode == "one_hot" && single { x } else { b.expand(x, -1)? };
+    let classes: Vec<i32> = (0..).take(tokens).collect();
+    let classes = b.integers(&classes)?;
+    let same = b.binary(BinaryFunction::Equal, x, classes)?;
+    let rows = b.cast(same, DType::F32)?;
+    let y = match mode {
+        "one_hot" => rows,
+        "multi_hot" => b.reduce(ReduceFunction::Maximum, rows, &[-2], false)?,
+        "count" => b.reduce(ReduceFunction::Sum, rows, &[-2], false)?,
+        other => return Err(Error::unsupported(format!("output_mode {other:?}"))),
+    };
+    Ok(vec![Flow::plain(y)])
 }
 
 /// A step is masked when all its features equal the mask value; its features become zero.

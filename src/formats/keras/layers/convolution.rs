@@ -51,20 +51,20 @@ pub(super) const LAYERS: &[Layer] = &[
 ];
 
 /// The sizes that all convolutions share, over one or two axes.
-struct Window {
-    axes: usize,
+pub(super) struct Window {
+    pub axes: usize,
     /// As the weight file has it.
-    kernel: Vec<usize>,
+    pub kernel: Vec<usize>,
     /// Vertical, horizontal.
-    size: [usize; 2],
-    strides: [usize; 2],
-    dilations: [usize; 2],
-    padding: Padding,
-    causal: bool,
+    pub size: [usize; 2],
+    pub strides: [usize; 2],
+    pub dilations: [usize; 2],
+    pub padding: Padding,
+    pub causal: bool,
 }
 
 impl Window {
-    fn read(class: &str, config: &Config<'_>) -> Result<Self> {
+    pub fn read(class: &str, config: &Config<'_>) -> Result<Self> {
         config.must_be("data_format", &json!("channels_last"))?;
         let axes = if class.ends_with("1D") { 1 } else { 2 };
         let kernel = config.sizes("kernel_size", axes, 1)?;
@@ -89,13 +89,13 @@ impl Window {
     }
 
     /// The shape of a weight: the window, and these sizes.
-    fn shape(&self, rest: [usize; 2]) -> Vec<usize> {
+    pub fn shape(&self, rest: [usize; 2]) -> Vec<usize> {
         self.kernel.iter().copied().chain(rest).collect()
     }
 
     /// A kernel `[window…, I, O]` as `[O, kh, kw, I]`; depthwise, `[window…, I, m]` as
     /// `[I·m, kh, kw, 1]`.
-    fn turned(&self, kernel: &Tensor, outputs: usize, inputs: usize) -> Result<Tensor> {
+    pub fn turned(&self, kernel: &Tensor, outputs: usize, inputs: usize) -> Result<Tensor> {
         let [height, width] = self.size;
         let rows = height.checked_mul(width).and_then(|n| n.checked_mul(inputs));
         let rows = rows.ok_or_else(|| Error::limit("the kernel's size overflows"))?;
@@ -103,7 +103,7 @@ impl Window {
     }
 
     /// The convolution of `x` with these weights.
-    fn run(
+    pub fn run(
         &self,
         b: &mut Builder,
         x: ValueId,

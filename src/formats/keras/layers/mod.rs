@@ -5,6 +5,7 @@
 mod attention;
 mod basic;
 mod cells;
+mod conv_lstm;
 mod convolution;
 mod merging;
 mod normalization;
@@ -114,6 +115,7 @@ const KINDS: &[&[Layer]] = &[
     basic::LAYERS,
     merging::LAYERS,
     recurrent::LAYERS,
+    conv_lstm::LAYERS,
     wrappers::LAYERS,
     normalization::LAYERS,
     convolution::LAYERS,
@@ -286,11 +288,18 @@ fn inside<T>(
     Ok(out)
 }
 
-/// Whether a layer uses or makes masks, so that a wrapper must not take it for one that lets them
-/// pass.
-fn uses_masks(class: &str) -> bool {
-    wiring::is_model(class)
-        || find(class)
+/// Whether a layer does otherwise under a mask, itself or by a layer inside.
+fn heeds_masks(class: &str, config: &Json) -> bool {
+    if wiring::is_model(class) {
+        let layers = config.get("layers").and_then(Json::as_array).map_or(&[][..], Vec::as_slice);
+        return layers.iter().any(|entry| {
+            let class = entry.get("class_name").and_then(Json::as_str).unwrap_or_default();
+            class != "InputLayer" && heeds_masks(class, entry.get("config").unwrap_or(&Json::Null))
+        });
+    }
+    let averages = class.starts_with("BatchNormalization");
+    !averages
+        && find(class)
             .is_some_and(|layer| layer.masks == Masks::Own || layer.arguments.contains(&"mask"))
 }
 

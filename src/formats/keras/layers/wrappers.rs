@@ -1,6 +1,8 @@
 //! `TimeDistributed`: a layer at each step.
 
-use super::{Layer, Masks, Use, apply, inner_layer, inside, uses_masks};
+use serde_json::Value as Json;
+
+use super::{Layer, Masks, Use, apply, heeds_masks, inner_layer, inside};
 use crate::error::{Error, Result};
 use crate::formats::keras::arguments::Call;
 use crate::formats::keras::builder::{Builder, Flow};
@@ -32,7 +34,8 @@ fn time_distributed(b: &mut Builder, used: &Use<'_, '_>) -> Result<Vec<Flow>> {
     let x = used.input()?;
     let masked = used.arguments.get("mask").is_some() || x.mask.is_some();
     let (class, config) = inner_layer(used.config, "layer")?;
-    if masked && uses_masks(class) && !config_keeps(class) {
+    let inner = used.config.get("layer").and_then(|layer| layer.get("config"));
+    if masked && heeds_masks(class, inner.unwrap_or(&Json::Null)) {
         return Err(Error::unsupported(format!("TimeDistributed around {class} under a mask")));
     }
     let scope = format!("{}/layer", used.scope);
@@ -55,7 +58,7 @@ fn time_distributed(b: &mut Builder, used: &Use<'_, '_>) -> Result<Vec<Flow>> {
     let [batch, time, inner @ ..] = dims.as_slice() else {
         return Err(Error::malformed(format!("an input of rank {}", dims.len())));
     };
-    let steps = joined(b, x.value, inner)?;
+    let steps = joined_steps(b, x.value, inner)?;
     let mut out = Vec::new();
     for flow in call(b, steps)? {
         if flow.mask.is_some() {
@@ -73,13 +76,8 @@ fn time_distributed(b: &mut Builder, used: &Use<'_, '_>) -> Result<Vec<Flow>> {
     Ok(out)
 }
 
-/// Whether a layer that takes a mask does the same without it.
-fn config_keeps(class: &str) -> bool {
-    class == "BatchNormalization"
-}
-
 /// `[B, T, …]` → `[B·T, …]`.
-fn joined(b: &mut Builder, x: ValueId, inner: &[Dim]) -> Result<ValueId> {
+pub(super) fn joined_steps(b: &mut Builder, x: ValueId, inner: &[Dim]) -> Result<ValueId> {
     let known: Option<Vec<i32>> =
         inner.iter().map(|dim| dim.known().and_then(|n| i32::try_from(n).ok())).collect();
     let mut dims = vec![Dim::Unknown];

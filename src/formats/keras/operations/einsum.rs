@@ -177,13 +177,40 @@ fn grouped(
     if groups.iter().all(|group| group.len() == 1) {
         return Ok(x);
     }
-    let (mut dims, open) = shape_of(sizes, batch);
-    for group in groups {
-        let (parts, _) = shape_of(sizes, group);
-        let product = parts.iter().try_fold(1usize, |n, dim| n.checked_mul(dim.known()?));
-        let product =
-            product.ok_or_else(|| Error::unsupported("einsum over several axes of open sizes"))?;
-        dims.push(Dim::Known(product));
+    let (batch_dims, batch_open) = shape_of(sizes, batch);
+    let (mut dims, mut parts) = (Vec::new(), Vec::new());
+    let mut open = batch_open.iter();
+    for dim in batch_dims {
+        parts.push(match dim.known() {
+            Some(size) => b.integers(&[to_i32(size)?])?,
+            None => {
+                let &(of, axis) = open.next().ok_or_else(|| Error::internal("no such size"))?;
+                b.size_of(of, axis)?
+            }
+        });
+        dims.push(dim);
     }
-    b.reshape_to(x, &dims, &open)
+    let mut rest = 0;
+    for group in groups {
+        let (sizes, _) = shape_of(sizes, group);
+        let product = sizes.iter().try_fold(1usize, |n, dim| n.checked_mul(dim.known()?));
+        rest += usize::from(product.is_none());
+        // The rest of the value is one size that may be open.
+        parts.push(match product {
+            Some(size) => b.integers(&[to_i32(size)?])?,
+            None => b.integers(&[-1])?,
+        });
+        dims.push(product.map_or(Dim::Unknown, Dim::Known));
+    }
+    if rest > 1 {
+        return Err(Error::unsupported("einsum over several groups of axes of open sizes"));
+    }
+    let target = b.concat(&parts, 0)?;
+    let y = b.op(Op::Reshape, &[x, target])?;
+    b.declare(y, dims);
+    Ok(y)
+}
+
+fn to_i32(size: usize) -> Result<i32> {
+    i32::try_from(size).map_err(|_| Error::limit("a size overflows"))
 }

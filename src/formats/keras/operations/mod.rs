@@ -3,6 +3,7 @@
 
 mod einsum;
 mod elementwise;
+mod movement;
 mod reduction;
 mod shape;
 mod tensorflow;
@@ -37,6 +38,7 @@ const KINDS: &[&[Operation]] = &[
     elementwise::OTHERS,
     reduction::OPERATIONS,
     shape::OPERATIONS,
+    movement::OPERATIONS,
     einsum::OPERATIONS,
 ];
 

@@ -229,7 +229,7 @@ fn several(b: &mut Builder, op: Op, inputs: &[Option<ValueId>], count: usize) ->
     Ok(b.node(op, inputs, &vec![true; count])?.into_iter().flatten().collect())
 }
 
-fn size_at(b: &Builder, x: ValueId, at: i32) -> Result<usize> {
+pub(super) fn size_at(b: &Builder, x: ValueId, at: i32) -> Result<usize> {
     let dim = b.dims(x)?.get(at as usize).copied();
     let open = || Error::unsupported("taking apart an axis of an open size");
     dim.and_then(Dim::known).ok_or_else(open)

@@ -115,6 +115,19 @@ const FUNCTIONS: &[Function] = &[
     function(&["ones_like"], "OnesLike", &[("input", "x"), ("dtype", "dtype")]),
     function(&["identity"], "Identity", &[("input", "x")]),
     function(&["stop_gradient"], "StopGradient", &[("input", "variable")]),
+    function(
+        &["pad"],
+        "Pad",
+        &[
+            ("tensor", "x"),
+            ("paddings", "pad_width"),
+            ("mode", "mode"),
+            ("constant_values", "constant_values"),
+        ],
+    ),
+    function(&["math.cumsum"], "Cumsum", &[("x", "x"), ("axis", "axis")]),
+    function(&["roll"], "Roll", &[("input", "x"), ("shift", "shift"), ("axis", "axis")]),
+    function(&["math.argmax", "argmax"], "Argmax", &[("input", "x"), ("axis", "axis")]),
     function(&["one_hot"], "OneHot", &[("indices", "x"), ("depth", "num_classes")]),
 ];
 
