@@ -9,9 +9,34 @@ use crate::graph::op::Activation;
 /// only f.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Functions {
-    pub gate: Activation,
-    pub candidate: Activation,
-    pub output: Activation,
+    pub gate: Function,
+    pub candidate: Function,
+    pub output: Function,
+}
+
+/// A function of ONNX's recurrent operators.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Function {
+    /// One that the graph has.
+    Plain(Activation),
+    /// alpha·x + beta.
+    Affine { alpha: f32, beta: f32 },
+    /// alpha·tanh(beta·x).
+    ScaledTanh { alpha: f32, beta: f32 },
+    /// x for x > alpha, else 0.
+    ThresholdedRelu { alpha: f32 },
+}
+
+impl Function {
+    /// The activation of the graph, where it has one.
+    pub fn plain(self) -> Option<Activation> {
+        match self {
+            Function::Plain(activation) => Some(activation),
+            Function::Affine { .. }
+            | Function::ScaledTanh { .. }
+            | Function::ThresholdedRelu { .. } => None,
+        }
+    }
 }
 
 /// The functions of each direction.
@@ -38,7 +63,7 @@ pub fn read(step: &mut Step<'_, '_>, kind: Kind, directions: usize) -> Result<Ve
     }
     let mut alpha = Parameters::new(step.attrs.floats("activation_alpha")?);
     let mut beta = Parameters::new(step.attrs.floats("activation_beta")?);
-    let functions: Vec<Activation> =
+    let functions: Vec<Function> =
         names.iter().map(|name| function(name, &mut alpha, &mut beta)).collect::<Result<_>>()?;
     for (name, parameters) in [("activation_alpha", alpha), ("activation_beta", beta)] {
         if let Some(left) = parameters.left() {
@@ -50,7 +75,7 @@ pub fn read(step: &mut Step<'_, '_>, kind: Kind, directions: usize) -> Result<Ve
     }
     let mut all = Vec::with_capacity(directions);
     for chunk in functions.chunks(defaults.len()) {
-        let at = |k: usize| chunk.get(k).copied().unwrap_or(Activation::Linear);
+        let at = |k: usize| chunk.get(k).copied().unwrap_or(Function::Plain(Activation::Linear));
         all.push(Functions { gate: at(0), candidate: at(1), output: at(2) });
     }
     Ok(all)
@@ -79,8 +104,8 @@ impl Parameters {
     }
 }
 
-fn function(name: &str, alpha: &mut Parameters, beta: &mut Parameters) -> Result<Activation> {
-    Ok(match name.to_ascii_lowercase().as_str() {
+fn function(name: &str, alpha: &mut Parameters, beta: &mut Parameters) -> Result<Function> {
+    Ok(Function::Plain(match name.to_ascii_lowercase().as_str() {
         "relu" => Activation::Relu,
         "tanh" => Activation::Tanh,
         "sigmoid" => Activation::Sigmoid,
@@ -89,22 +114,27 @@ fn function(name: &str, alpha: &mut Parameters, beta: &mut Parameters) -> Result
         "hardsigmoid" => Activation::HardSigmoid { alpha: alpha.next(0.2), beta: beta.next(0.5) },
         "leakyrelu" => Activation::LeakyRelu { alpha: alpha.next(0.01) },
         "elu" => Activation::Elu { alpha: alpha.next(1.0) },
-        "affine" | "scaledtanh" | "thresholdedrelu" => {
-            return Err(Error::unsupported(format!("activations: the function {name}")));
+        // Their parameters have no default in the operator; these are ONNX Runtime's.
+        "affine" => {
+            return Ok(Function::Affine { alpha: alpha.next(1.0), beta: beta.next(0.0) });
         }
+        "scaledtanh" => {
+            return Ok(Function::ScaledTanh { alpha: alpha.next(1.0), beta: beta.next(1.0) });
+        }
+        "thresholdedrelu" => return Ok(Function::ThresholdedRelu { alpha: alpha.next(1.0) }),
         _ => {
             return Err(Error::malformed(format!(
                 "activations: '{name}' is none of ONNX's functions of recurrent layers"
             )));
         }
-    })
+    }))
 }
 
 /// Whether `1 − f(x) = f(−x)`, so that a gate coupled to another is one of negated weights.
-pub fn mirrored(function: Activation) -> bool {
+pub fn mirrored(function: Function) -> bool {
     match function {
-        Activation::Sigmoid => true,
-        Activation::HardSigmoid { beta, .. } => beta == 0.5,
+        Function::Plain(Activation::Sigmoid) => true,
+        Function::Plain(Activation::HardSigmoid { beta, .. }) => beta == 0.5,
         _ => false,
     }
 }

@@ -6,16 +6,20 @@
 
 mod activations;
 mod attributes;
+mod composed;
 mod control;
 mod elementwise;
 mod functions;
 mod limits;
 mod linear;
+mod loop_body;
+mod loop_bounds;
 mod loops;
 mod lower;
 mod messages;
 mod movement;
 mod names;
+mod quantized;
 mod recurrent;
 mod reduce;
 mod sequences;

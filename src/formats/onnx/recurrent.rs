@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::activations::{self, Functions};
+use super::activations::{self, Function, Functions};
+use super::composed::Composed;
 use super::lower::Val;
 use super::step::{Outputs, Step};
 use super::weights::{Kind, Sizes, Weights};
@@ -131,10 +132,13 @@ impl Layer {
                 "float64 recurrent layers are computed in float32, which keeps 7 digits".to_owned(),
             );
         }
-        let weights = Weights::read(step, &self.sizes)?;
         let x = step.cast(self.x, DType::F32)?;
         let h0 = self.states(step, self.h0)?;
         let c0 = self.states(step, self.c0)?;
+        let weights = match Weights::read(step, &self.sizes)? {
+            Some(weights) if self.is_canonical() => weights,
+            _ => return self.composed(step, x, &h0, &c0),
+        };
         let count = self.directions.len();
         let alike =
             self.functions.iter().all(|functions| Some(functions) == self.functions.first());
@@ -162,6 +166,67 @@ impl Layer {
                 results.h.push(at(Recurrent::h_n(slot))?);
                 results.c.push(at(Recurrent::c_n(slot))?);
             }
+        }
+        self.outputs(step, results)
+    }
+
+    /// Whether the canonical op says all of the layer.
+    fn is_canonical(&self) -> bool {
+        let known = |f: &Functions| {
+            let mirrored = !self.input_forget || activations::mirrored(f.gate);
+            let all = [f.gate, f.candidate, f.output];
+            mirrored && all.iter().all(|function| function.plain().is_some())
+        };
+        self.clip.is_none() && self.functions.iter().all(known)
+    }
+
+    /// The layer as loops of basic ops, one for each direction.
+    fn composed(
+        &self,
+        step: &mut Step<'_, '_>,
+        x: ValueId,
+        h0: &[Option<ValueId>],
+        c0: &[Option<ValueId>],
+    ) -> Result<Outputs> {
+        let x = if self.batch_major { step.transpose(x, &[1, 0, 2])? } else { x };
+        let mut weights = Vec::with_capacity(4);
+        for slot in [1, 2, 3, 7] {
+            let operand =
+                if slot == 7 && self.kind != Kind::Lstm { None } else { step.optional(slot)? };
+            weights.push(match operand {
+                None => vec![None; self.directions.len()],
+                Some(operand) => self.split(step, operand, 0)?,
+            });
+        }
+        let mut results = Results::default();
+        for (d, &reverse) in self.directions.iter().enumerate() {
+            let weight = |k: usize| weights.get(k).and_then(|all| all.get(d).copied()).flatten();
+            let missing = || Error::internal("weights that were checked are absent");
+            let functions = self.functions.get(d).copied();
+            let composed = Composed {
+                kind: self.kind,
+                hidden: self.sizes.hidden,
+                functions: functions.ok_or_else(missing)?,
+                clip: self.clip,
+                input_forget: self.input_forget,
+                reset_after: self.linear_before_reset,
+                reverse,
+                x,
+                lengths: self.lengths,
+                w: weight(0).ok_or_else(missing)?,
+                r: weight(1).ok_or_else(missing)?,
+                b: weight(2),
+                p: weight(3),
+                h0: h0.get(d).copied().flatten(),
+                c0: c0.get(d).copied().flatten(),
+            };
+            let [mut y, h, c] = composed.lower(step)?;
+            if self.batch_major {
+                y = step.transpose(y, &[1, 0, 2])?;
+            }
+            results.y.push(y);
+            results.h.push(h);
+            results.c.push(c);
         }
         self.outputs(step, results)
     }
@@ -199,12 +264,21 @@ impl Layer {
         if zero {
             return Ok(Vec::new());
         }
-        let state = step.cast(state, DType::F32)?;
-        let axis = i64::from(self.batch_major);
+        self.split(step, state, i64::from(self.batch_major))
+    }
+
+    /// One value for each direction, in f32.
+    fn split(
+        &self,
+        step: &mut Step<'_, '_>,
+        value: ValueId,
+        axis: i64,
+    ) -> Result<Vec<Option<ValueId>>> {
+        let value = step.cast(value, DType::F32)?;
         if self.directions.len() == 1 {
-            return Ok(vec![Some(step.add(Op::Squeeze(Squeeze { axes: vec![axis] }), &[state])?)]);
+            return Ok(vec![Some(step.add(Op::Squeeze(Squeeze { axes: vec![axis] }), &[value])?)]);
         }
-        let ids = step.add_all(Op::Unpack(Unpack { axis }), vec![Some(state)], 2)?;
+        let ids = step.add_all(Op::Unpack(Unpack { axis }), vec![Some(value)], 2)?;
         Ok(ids.into_iter().map(Some).collect())
     }
 
@@ -212,31 +286,25 @@ impl Layer {
         let first = group.first().and_then(|&d| self.functions.get(d));
         let functions = first.ok_or_else(|| Error::internal("a layer without directions"))?;
         let coupled = self.input_forget;
-        if coupled && !activations::mirrored(functions.gate) {
-            return Err(Error::unsupported(format!(
-                "input_forget with the gate function {}",
-                functions.gate.name()
-            )));
-        }
+        let plain = |function: Function| {
+            function.plain().ok_or_else(|| Error::internal("a function that the graph lacks"))
+        };
         let cell = match self.kind {
             Kind::Lstm => Cell::Lstm(Lstm {
-                gate: functions.gate,
-                candidate: functions.candidate,
-                output: functions.output,
+                gate: plain(functions.gate)?,
+                candidate: plain(functions.candidate)?,
+                output: plain(functions.output)?,
                 coupled_input_forget: coupled,
                 cell_clip: None,
                 projection_clip: None,
             }),
             Kind::Gru => Cell::Gru(Gru {
-                gate: functions.gate,
-                candidate: functions.candidate,
+                gate: plain(functions.gate)?,
+                candidate: plain(functions.candidate)?,
                 reset_after: self.linear_before_reset,
             }),
-            Kind::Rnn => Cell::Rnn(Rnn { activation: functions.gate }),
+            Kind::Rnn => Cell::Rnn(Rnn { activation: plain(functions.gate)? }),
         };
-        if self.clip.is_some() {
-            return Err(Error::unsupported("clip: bounds of the gates' inputs"));
-        }
         let mut directions = Vec::with_capacity(group.len());
         for &d in group {
             directions.push(Direction {
@@ -276,8 +344,8 @@ impl Layer {
             }
             let mut parts = parts.clone();
             if slot > 0 {
-                for (d, part) in parts.iter_mut().enumerate() {
-                    *part = self.zero_where_empty(step, *part, d)?;
+                for part in &mut parts {
+                    *part = self.zero_where_empty(step, *part)?;
                 }
             }
             let joined = match parts.as_slice() {
@@ -293,12 +361,7 @@ impl Layer {
     }
 
     /// The final state of a row without steps is 0, also where there is an initial state.
-    fn zero_where_empty(
-        &self,
-        step: &mut Step<'_, '_>,
-        state: ValueId,
-        _direction: usize,
-    ) -> Result<ValueId> {
+    fn zero_where_empty(&self, step: &mut Step<'_, '_>, state: ValueId) -> Result<ValueId> {
         let Some(lengths) = self.lengths else { return Ok(state) };
         if self.h0.is_none() && self.c0.is_none() {
             return Ok(state);

@@ -15,6 +15,11 @@ pub enum List {
     Empty(DType),
     /// `[n, item…]`.
     Tensor(ValueId),
+    /// The list of a loop at the beginning of an iteration, by its place among the loop's
+    /// variables.
+    Growing(usize),
+    /// The same with one more item at its end.
+    Grown(usize, ValueId),
 }
 
 /// The table of this module.
@@ -67,6 +72,9 @@ fn items(step: &Step<'_, '_>, slot: usize) -> Result<ValueId> {
     match operand(step, slot)? {
         List::Tensor(items) => Ok(items),
         List::Empty(_) => Err(Error::unsupported("an empty sequence is read")),
+        List::Growing(_) | List::Grown(..) => {
+            Err(Error::unsupported("a sequence is read in the loop that appends to it"))
+        }
     }
 }
 
@@ -88,6 +96,8 @@ fn insert(step: &mut Step<'_, '_>) -> Result<Outputs> {
             let item = pack(step, &[item])?;
             List::Tensor(step.concat(0, &[before, item])?)
         }
+        List::Growing(place) => List::Grown(place, item),
+        List::Grown(..) => return Err(Error::unsupported("two items in one iteration of a loop")),
     }))
 }
 

@@ -3,7 +3,9 @@
 use super::lower::domain;
 use super::messages::NodeProto;
 use super::step::{Outputs, Step};
-use super::{control, elementwise, functions, linear, movement, recurrent, reduce, sequences};
+use super::{
+    control, elementwise, functions, linear, movement, quantized, recurrent, reduce, sequences,
+};
 use crate::error::{Error, Result};
 
 /// Microsoft's own operators, of which a few are read.
@@ -35,6 +37,7 @@ pub fn lower(step: &mut Step<'_, '_>) -> Result<Outputs> {
             movement::lower,
             linear::lower,
             reduce::lower,
+            quantized::lower,
             recurrent::lower,
             control::lower,
             sequences::lower,

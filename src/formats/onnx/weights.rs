@@ -7,7 +7,6 @@
 
 use super::step::Step;
 use crate::error::{Error, Result};
-use crate::graph::ValueId;
 use crate::graph::recurrent::{CellWeights, Matrix};
 use crate::tensor::{DType, Tensor};
 
@@ -34,7 +33,6 @@ impl Kind {
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
     pub kind: Kind,
-    pub directions: usize,
     pub hidden: usize,
     pub input: usize,
 }
@@ -60,12 +58,20 @@ impl Sizes {
         }
         let rows = gates
             .checked_mul(hidden)
+            .filter(|&rows| rows <= usize::MAX / 2)
             .ok_or_else(|| Error::limit("R: the number of rows overflows"))?;
         expect("R", &r, &[directions, rows, hidden])?;
         let w = shape(step, 1, "W")?;
         let input = w.last().copied().unwrap_or(0);
         expect("W", &w, &[directions, rows, input])?;
-        Ok(Sizes { kind, directions, hidden, input })
+        let width = 2 * rows;
+        if step.optional(3)?.is_some() {
+            expect("B", &shape(step, 3, "B")?, &[directions, width])?;
+        }
+        if kind == Kind::Lstm && step.optional(7)?.is_some() {
+            expect("P", &shape(step, 7, "P")?, &[directions, 3 * hidden])?;
+        }
+        Ok(Sizes { kind, hidden, input })
     }
 }
 
@@ -76,16 +82,16 @@ fn expect(name: &str, found: &[usize], expected: &[usize]) -> Result<()> {
     Err(Error::malformed(format!("{name}: expected shape {expected:?}, found {found:?}")))
 }
 
-fn constant<'s>(step: &'s Step<'_, '_>, id: ValueId, name: &str) -> Result<&'s Tensor> {
-    step.builder
-        .constant(id)
-        .ok_or_else(|| Error::unsupported(format!("{name}: weights that are no constants")))
-}
-
+/// The sizes of an operand, all of which must be known.
 fn shape(step: &Step<'_, '_>, slot: usize, name: &str) -> Result<Vec<usize>> {
     let id = step.optional(slot)?;
     let id = id.ok_or_else(|| Error::malformed(format!("{name} is absent")))?;
-    Ok(constant(step, id, name)?.shape().to_vec())
+    let ty = step.builder.ty(id)?;
+    if !ty.dtype.is_float() {
+        return Err(Error::malformed(format!("{name}: expected floats, found {}", ty.dtype)));
+    }
+    ty.known_shape()
+        .ok_or_else(|| Error::unsupported(format!("{name}: weights whose shape is not known")))
 }
 
 /// The weights as the file has them.
@@ -98,20 +104,19 @@ pub struct Weights {
 }
 
 impl Weights {
-    pub fn read(step: &Step<'_, '_>, sizes: &Sizes) -> Result<Self> {
-        let (gates, count) = (sizes.kind.gates(), sizes.directions);
-        let get = |slot: usize, name: &str, width: usize| -> Result<Option<Tensor>> {
-            let Some(id) = step.optional(slot)? else { return Ok(None) };
-            let tensor = constant(step, id, name)?;
-            expect(name, tensor.shape(), &[count, width])?;
-            Ok(Some(tensor.clone()))
+    /// `None` when one of them is no constant.
+    pub fn read(step: &Step<'_, '_>, sizes: &Sizes) -> Result<Option<Self>> {
+        let constant = |slot: usize| -> Result<Option<Option<Tensor>>> {
+            let Some(id) = step.optional(slot)? else { return Ok(Some(None)) };
+            Ok(step.builder.constant(id).cloned().map(Some))
         };
-        let b = get(3, "B", 2 * gates * sizes.hidden)?;
-        let p = if sizes.kind == Kind::Lstm { get(7, "P", 3 * sizes.hidden)? } else { None };
-        let matrix = |slot: usize, name: &str| -> Result<Tensor> {
-            Ok(constant(step, step.tensor(slot)?, name)?.clone())
+        let p = if sizes.kind == Kind::Lstm { constant(7)? } else { Some(None) };
+        let (Some(Some(w)), Some(Some(r)), Some(b), Some(p)) =
+            (constant(1)?, constant(2)?, constant(3)?, p)
+        else {
+            return Ok(None);
         };
-        Ok(Weights { sizes: *sizes, w: matrix(1, "W")?, r: matrix(2, "R")?, b, p })
+        Ok(Some(Weights { sizes: *sizes, w, r, b, p }))
     }
 
     /// The weights of one direction. `coupled`: the forget gate is `1 − i`, which is the input

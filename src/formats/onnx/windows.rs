@@ -156,8 +156,19 @@ impl Step<'_, '_> {
 pub fn conv(step: &mut Step<'_, '_>) -> Result<Outputs> {
     step.expect_inputs(2, 3)?;
     let (x, w, b) = (step.tensor(0)?, step.tensor(1)?, step.optional(2)?);
-    let kernel: Option<Vec<i64>> = step
-        .dims(w)?
+    let dims = step.dims(w)?;
+    convolution(step, x, w, &dims, b)
+}
+
+/// The convolution of a node; `dims` are those of w.
+pub fn convolution(
+    step: &mut Step<'_, '_>,
+    x: ValueId,
+    w: ValueId,
+    dims: &[Dim],
+    b: Option<ValueId>,
+) -> Result<Outputs> {
+    let kernel: Option<Vec<i64>> = dims
         .iter()
         .skip(2)
         .map(|dim| dim.known().and_then(|size| i64::try_from(size).ok()))
