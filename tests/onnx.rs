@@ -78,7 +78,7 @@ fn each_defect_is_named() {
         ("unknown_op", &["com.example", "Mystery"]),
         ("undefined_value", &["nowhere"]),
         ("cycle", &["'a'", "'b'"]),
-        ("opset_99", &["99", "24"]),
+        ("opset_99", &["99", "28"]),
         ("dims_huge", &["'W'"]),
         ("constant_2_40", &["'y'"]),
         ("function_recursive", &["F", "calls itself"]),

@@ -5,15 +5,17 @@ use super::reduce::{normalized, refuse_training};
 use super::step::{Outputs, Step};
 use super::windows;
 use crate::error::{Error, Result};
+use crate::formats::einsum::{self, Sink};
 use crate::graph::op::{BinaryFunction as F, MatMul, Reduce, ReduceFunction, Squeeze, Unary};
-use crate::graph::{Op, ValueId};
-use crate::tensor::DType;
+use crate::graph::{Op, ValueId, ValueType};
+use crate::tensor::{DType, Tensor};
 
 /// The table of this module.
 pub fn lower(step: &mut Step<'_, '_>) -> Result<Option<Outputs>> {
     Ok(Some(match step.node.op_type.as_str() {
         "MatMul" => mat_mul(step)?,
         "Gemm" => gemm(step)?,
+        "Einsum" => einsum(step)?,
         "Conv" => windows::conv(step)?,
         "MaxPool" => windows::max_pool(step)?,
         "AveragePool" => windows::average_pool(step)?,
@@ -28,6 +30,31 @@ pub fn lower(step: &mut Step<'_, '_>) -> Result<Option<Outputs>> {
 
 fn one(id: ValueId) -> Result<Outputs> {
     Ok(vec![Some(Val::Tensor(id))])
+}
+
+/// Where an einsum puts its nodes.
+struct Nodes<'n, 's, 'a>(&'n mut Step<'s, 'a>);
+
+impl Sink for Nodes<'_, '_, '_> {
+    fn ty(&self, id: ValueId) -> Result<ValueType> {
+        self.0.builder.ty(id).cloned()
+    }
+
+    fn add(&mut self, op: Op, inputs: &[ValueId]) -> Result<ValueId> {
+        self.0.add(op, inputs)
+    }
+
+    fn vector(&mut self, values: &[i32]) -> Result<ValueId> {
+        let values = Tensor::from_slice(&[values.len()], values)?;
+        Ok(self.0.constant(values))
+    }
+}
+
+fn einsum(step: &mut Step<'_, '_>) -> Result<Outputs> {
+    let equation = step.attrs.string("equation")?;
+    let equation = equation.ok_or_else(|| Error::malformed("attribute 'equation' is missing"))?;
+    let operands = step.tensors()?;
+    one(einsum::lower(&mut Nodes(step), equation, &operands)?)
 }
 
 fn product(transpose_a: bool, transpose_b: bool) -> Op {

@@ -308,6 +308,19 @@ fn tensor(val: Val) -> Result<ValueId> {
     }
 }
 
+/// The shape of a state whose known sizes are those of an item.
+fn like(step: &mut Step<'_, '_>, inner: &Inner, dims: &[Dim]) -> Result<Option<ValueId>> {
+    let fits = |variable: &&Variable| {
+        let shape = step.builder.graph.shape(variable.outer);
+        shape.is_some_and(|shape| {
+            shape.len() == dims.len() && shape.iter().zip(dims).all(|(a, b)| a.known() == b.known())
+        })
+    };
+    let states = inner.states.iter().flatten().filter_map(|&slot| inner.variables.get(slot));
+    let Some(state) = states.into_iter().find(fits) else { return Ok(None) };
+    step.shape_of(state.outer).map(Some)
+}
+
 /// The shape of an item, from outside: its sizes as vectors.
 pub fn item_shape(step: &mut Step<'_, '_>, inner: &Inner, item: ValueId) -> Result<Vec<ValueId>> {
     let unknown = || {
@@ -325,7 +338,11 @@ pub fn item_shape(step: &mut Step<'_, '_>, inner: &Inner, item: ValueId) -> Resu
         (Some(dims), Some(state)) if step.dims(state.outer)?.len() == dims.len() => {
             return Ok(vec![step.shape_of(state.outer)?]);
         }
-        (Some(dims), _) => dims,
+        // A state that may have its shape: another one would be refused when it is written.
+        (Some(dims), _) => match like(step, inner, &dims)? {
+            Some(shape) => return Ok(vec![shape]),
+            None => dims,
+        },
         (None, _) => return Err(unknown()),
     };
     let mut parts = Vec::with_capacity(dims.len());

@@ -41,7 +41,10 @@ pub fn settle(step: &mut Step<'_, '_>, plan: &mut Plan<'_>) -> Result<()> {
         plan.condition = None;
         return Ok(());
     }
-    let Some(bounds) = bounds(step, plan, name) else { return Ok(()) };
+    let Some((bounds, late)) = bounds(step, plan, name) else { return Ok(()) };
+    if !late.iter().all(|bound| bounds.contains(bound)) {
+        return Ok(());
+    }
     let Some(tests) = tests(&step.builder.graph, before) else { return Ok(()) };
     if !bounds.iter().all(|bound| tests.contains(bound))
         || !tests.iter().all(|test| bounds.contains(test))
@@ -69,12 +72,17 @@ pub fn settle(step: &mut Step<'_, '_>, plan: &mut Plan<'_>) -> Result<()> {
         };
         plan.trips = Some(match plan.trips {
             None => trips,
-            Some(other) if other == trips => trips,
+            Some(other) if same(&step.builder.graph, other, trips) => other,
             Some(other) => step.binary(F::Minimum, other, trips)?,
         });
     }
     plan.condition = None;
     Ok(())
+}
+
+/// Whether two integers are the same value, cast or not.
+fn same(graph: &Graph, a: ValueId, b: ValueId) -> bool {
+    uncast(graph, a) == uncast(graph, b)
 }
 
 /// The one number of a constant.
@@ -131,22 +139,31 @@ fn outside(step: &Step<'_, '_>, plan: &Plan<'_>, name: &str) -> Option<Val> {
     is_free.then(|| step.scope.get(name).cloned()).flatten()
 }
 
-/// The bounds that the body's condition is made of; `None` when it is made of anything else.
-fn bounds(step: &Step<'_, '_>, plan: &Plan<'_>, name: &str) -> Option<Vec<Bound>> {
+/// The bounds that the body's condition is made of; `None` when it is made of anything else. The
+/// second list has those of a counter that is not one step further yet: they allow one iteration
+/// more.
+fn bounds(step: &Step<'_, '_>, plan: &Plan<'_>, name: &str) -> Option<(Vec<Bound>, Vec<Bound>)> {
     let mut open = vec![name.to_owned()];
     let mut bounds = Vec::new();
+    let mut late = Vec::new();
     for _ in 0..MOST_TESTS {
-        let Some(name) = open.pop() else { return (!bounds.is_empty()).then_some(bounds) };
+        let Some(name) = open.pop() else {
+            return (!bounds.is_empty()).then_some((bounds, late));
+        };
         let node = plan.maker(plan.through(&name, &["Identity"]))?;
         let [a, b] = node.input.as_slice() else { return None };
         match node.op_type.as_str() {
             "And" => open.extend([a.clone(), b.clone()]),
             "Less" => {
-                let first = first_of(step, plan, plan.through(a, &["Cast", "Identity"]))?;
+                let counter = plan.through(a, &["Cast", "Identity"]);
                 let limit = plan.through(b, &["Cast", "Identity"]);
                 let Val::Tensor(limit) = outside(step, plan, limit)? else { return None };
                 let limit = scalar(&step.builder.graph, uncast(&step.builder.graph, limit));
-                let bound = Bound { first, limit };
+                if Some(counter) == plan.counter {
+                    late.push(Bound { first: Scalar::Number(0.0), limit });
+                    continue;
+                }
+                let bound = Bound { first: first_of(step, plan, counter)?, limit };
                 if !bounds.contains(&bound) {
                     bounds.push(bound);
                 }

@@ -2,7 +2,7 @@
 
 use super::lower::Val;
 use super::step::{Outputs, Step};
-use super::{Size, tensor};
+use super::{Size, open, tensor};
 use crate::error::{Error, Result};
 use crate::graph::op::{
     BinaryFunction as F, Gather, Reduce, ReduceFunction, ReverseSequence, Squeeze, StridedSlice,
@@ -112,6 +112,7 @@ fn reshape(step: &mut Step<'_, '_>) -> Result<Outputs> {
     };
     let allow_zero = step.opset >= ALLOWS_ZERO && step.attrs.flag("allowzero", false)?;
     let Some(sizes) = step.builder.sizes(target) else {
+        let target = if allow_zero { target } else { open::without_zeros(step, x, target)? };
         return step.one(Op::Reshape, &[x, target]);
     };
     let copied = |size: &Size| !allow_zero && *size == Size::Known(0);
@@ -215,8 +216,7 @@ fn flatten(step: &mut Step<'_, '_>) -> Result<Outputs> {
     let x = step.tensor(0)?;
     let dims = step.dims(x)?;
     let axis = step.attrs.int_or("axis", 1)?;
-    // The axis after the last is allowed here.
-    let axis = step.axis(axis, dims.len() + 1)?;
+    let axis = step.border(axis, dims.len())?;
     one(to_matrix(step, x, axis)?)
 }
 
@@ -262,9 +262,22 @@ fn transpose(step: &mut Step<'_, '_>) -> Result<Outputs> {
 /// Axes are an operand from here on, in Squeeze, Unsqueeze, Split and ReduceSum.
 pub const AXES_AS_INPUT: i64 = 13;
 
+/// Axes that are an operand and no constant.
+fn open_axes(step: &Step<'_, '_>) -> Result<Option<ValueId>> {
+    if step.opset < AXES_AS_INPUT {
+        return Ok(None);
+    }
+    let Some(axes) = step.optional(1)? else { return Ok(None) };
+    Ok(step.builder.integers(axes)?.is_none().then_some(axes))
+}
+
 fn squeeze(step: &mut Step<'_, '_>) -> Result<Outputs> {
     step.expect_inputs(1, 2)?;
     let x = step.tensor(0)?;
+    if let Some(axes) = open_axes(step)? {
+        let target = open::squeezed(step, x, axes)?;
+        return step.one(Op::Reshape, &[x, target]);
+    }
     let axes = match step.list("axes", AXES_AS_INPUT, 1)? {
         Some(axes) if axes.is_empty() => return one(x),
         Some(axes) => axes,
@@ -276,6 +289,10 @@ fn squeeze(step: &mut Step<'_, '_>) -> Result<Outputs> {
 fn unsqueeze(step: &mut Step<'_, '_>) -> Result<Outputs> {
     step.expect_inputs(1, 2)?;
     let x = step.tensor(0)?;
+    if let Some(axes) = open_axes(step)? {
+        let target = open::unsqueezed(step, x, axes)?;
+        return step.one(Op::Reshape, &[x, target]);
+    }
     let axes = step.list("axes", AXES_AS_INPUT, 1)?;
     let axes = axes.ok_or_else(|| Error::malformed("'axes' are missing"))?;
     one(insert_axes(step, x, &axes)?)
@@ -321,6 +338,14 @@ fn split(step: &mut Step<'_, '_>) -> Result<Outputs> {
     let x = step.tensor(0)?;
     let outputs = step.node.output.len();
     let axis = step.attrs.int_or("axis", 0)?;
+    if step.opset >= AXES_AS_INPUT
+        && let Some(sizes) = step.optional(1)?
+        && step.builder.integers(sizes)?.is_none()
+    {
+        let axis = step.scalar(axis);
+        let ids = step.add_all(Op::Split, vec![Some(x), Some(axis), Some(sizes)], outputs)?;
+        return Ok(ids.into_iter().map(|id| Some(Val::Tensor(id))).collect());
+    }
     let sizes = step.list("split", AXES_AS_INPUT, 1)?;
     let count = if step.opset < COUNTS { None } else { step.attrs.int("num_outputs")? };
     if count.is_some_and(|count| usize::try_from(count) != Ok(outputs)) {
@@ -379,6 +404,9 @@ fn slice(step: &mut Step<'_, '_>) -> Result<Outputs> {
     } else {
         step.expect_inputs(3, 5)?;
         (starts, ends) = (step.tensor(1)?, step.tensor(2)?);
+        if let Some(open) = open::slice(step, [x, starts, ends])? {
+            return Ok(open);
+        }
         axes = step.optional_integers(3, "axes")?;
         steps = step.optional_integers(4, "steps")?;
     }
@@ -467,9 +495,13 @@ fn gather(step: &mut Step<'_, '_>) -> Result<Outputs> {
             // One entry from the end of an axis of open size.
             (_, [index], 0) => return last_entry(step, x, place, *index),
             _ => {
-                return Err(Error::unsupported(
-                    "indices: negative ones on an axis whose size is not known",
-                ));
+                let shape = step.shape_of(x)?;
+                let size = step.slice(shape, 0, place as i64, place as i64 + 1)?;
+                let wide = step.cast(indices, DType::I64)?;
+                let zero = step.scalar(0);
+                let negative = step.binary(F::Less, wide, zero)?;
+                let wrapped = step.binary(F::Add, wide, size)?;
+                indices = step.add(Op::Select, &[negative, wrapped, wide])?;
             }
         }
     }
@@ -575,6 +607,11 @@ fn pad(step: &mut Step<'_, '_>) -> Result<Outputs> {
         value = step.number(dtype, f64::from(number))?;
     } else {
         step.expect_inputs(2, 4)?;
+        if mode == Mode::Constant
+            && let Some(open) = open::pad(step, x)?
+        {
+            return Ok(open);
+        }
         pads = step.integers(1, "pads")?;
         value = match step.optional(2)? {
             Some(value) => value,

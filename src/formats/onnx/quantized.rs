@@ -204,11 +204,20 @@ fn conv_integer(step: &mut Step<'_, '_>) -> Result<Outputs> {
     let x = centered(step, 0, 2, false)?;
     let mut w = step.tensor(1)?;
     let dims = step.dims(w)?;
+    // Sums of products of bytes are integers that f64 holds exactly.
+    let x = step.cast(x, DType::F64)?;
     w = step.cast(w, DType::I32)?;
     if let Some(zero) = step.optional(3)? {
         let zero = step.cast(zero, DType::I32)?;
         let zero = beside(step, w, zero, 0)?;
         w = step.binary(F::Sub, w, zero)?;
     }
-    windows::convolution(step, x, w, &dims, None)
+    let w = step.cast(w, DType::F64)?;
+    let mut outputs = windows::convolution(step, x, w, &dims, None)?;
+    for output in &mut outputs {
+        if let Some(Val::Tensor(id)) = output {
+            *id = step.cast(*id, DType::I32)?;
+        }
+    }
+    Ok(outputs)
 }

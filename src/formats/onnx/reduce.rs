@@ -5,7 +5,7 @@ use super::movement::{AXES_AS_INPUT, to_matrix};
 use super::step::{Outputs, Step};
 use crate::error::{Error, Result};
 use crate::graph::op::{ArgMax, BinaryFunction as F, Reduce, ReduceFunction, Softmax, Unary};
-use crate::graph::{Op, ValueId};
+use crate::graph::{Dim, Op, ValueId};
 use crate::tensor::DType;
 
 /// The table of this module.
@@ -32,6 +32,20 @@ fn axes(step: &mut Step<'_, '_>, x: ValueId, since: i64) -> Result<(Option<Value
     step.expect_inputs(1, if step.opset < since { 1 } else { 2 })?;
     let keep_dims = step.attrs.flag("keepdims", true)?;
     let none_if_empty = step.opset >= since && step.attrs.flag("noop_with_empty_axes", false)?;
+    if step.opset >= since
+        && let Some(axes) = step.optional(1)?
+        && step.builder.integers(axes)?.is_none()
+    {
+        return match step.dims(axes)?.as_slice() {
+            [Dim::Known(1..)] => Ok((Some(axes), keep_dims)),
+            [Dim::Known(0)] if none_if_empty => Ok((None, keep_dims)),
+            [Dim::Known(0)] => {
+                let all: Vec<i64> = (0..step.rank(x)? as i64).collect();
+                Ok((Some(step.vector(&all)?), keep_dims))
+            }
+            _ => Err(Error::unsupported("axes: an open number of axes")),
+        };
+    }
     let axes = match step.list("axes", since, 1)? {
         Some(axes) if !axes.is_empty() => axes,
         _ if none_if_empty => return Ok((None, keep_dims)),
@@ -45,7 +59,14 @@ fn reduce(step: &mut Step<'_, '_>, function: ReduceFunction, since: i64) -> Resu
     let (axes, keep_dims) = axes(step, x, since)?;
     match axes {
         None => Ok(vec![Some(Val::Tensor(x))]),
-        Some(axes) => step.one(Op::Reduce(Reduce { function, keep_dims }), &[x, axes]),
+        Some(axes) => {
+            let function = match (function, step.dtype(x)?) {
+                (ReduceFunction::Maximum, DType::Bool) => ReduceFunction::Any,
+                (ReduceFunction::Minimum, DType::Bool) => ReduceFunction::All,
+                (function, _) => function,
+            };
+            step.one(Op::Reduce(Reduce { function, keep_dims }), &[x, axes])
+        }
     }
 }
 
@@ -105,7 +126,7 @@ fn softmax(step: &mut Step<'_, '_>, log: bool) -> Result<Outputs> {
     let op = Op::Softmax(Softmax { beta: 1.0, log });
     let flattens = step.opset < ONE_AXIS;
     let axis = step.attrs.int_or("axis", if flattens { 1 } else { -1 })?;
-    let axis = step.axis(axis, if flattens { rank + 1 } else { rank })?;
+    let axis = if flattens { step.border(axis, rank)? } else { step.axis(axis, rank)? };
     if axis + 1 == rank {
         return step.one(op, &[x]);
     }

@@ -140,7 +140,12 @@ fn split(step: &mut Step<'_, '_>) -> Result<Outputs> {
     let mut order: Vec<usize> = (0..rank).filter(|&other| other != axis).collect();
     order.insert(0, axis);
     let mut items = step.transpose(x, &order)?;
-    if keep_dims || sizes.is_some() {
+    // Sizes of one number are for every part; a list of sizes keeps the axis.
+    let listed = match step.optional(1)? {
+        Some(sizes) => step.rank(sizes)? > 0,
+        None => false,
+    };
+    if keep_dims || listed {
         let axis = step.scalar(axis as i64 + 1);
         items = step.add(Op::ExpandDims, &[items, axis])?;
     }

@@ -227,6 +227,11 @@ impl<'s, 'a> Step<'s, 'a> {
         })
     }
 
+    /// An axis or the place behind the last one, counted from the start.
+    pub fn border(&self, axis: i64, rank: usize) -> Result<usize> {
+        if usize::try_from(axis) == Ok(rank) { Ok(rank) } else { self.axis(axis, rank) }
+    }
+
     /// Values joined on an axis.
     pub fn concat(&mut self, axis: i64, parts: &[ValueId]) -> Result<ValueId> {
         match parts {

@@ -4,7 +4,8 @@ use super::lower::domain;
 use super::messages::NodeProto;
 use super::step::{Outputs, Step};
 use super::{
-    control, elementwise, functions, linear, movement, quantized, recurrent, reduce, sequences,
+    control, elementwise, functions, linear, movement, quantized, ranking, recurrent, reduce,
+    sequences,
 };
 use crate::error::{Error, Result};
 
@@ -38,6 +39,7 @@ pub fn lower(step: &mut Step<'_, '_>) -> Result<Outputs> {
             linear::lower,
             reduce::lower,
             quantized::lower,
+            ranking::lower,
             recurrent::lower,
             control::lower,
             sequences::lower,
