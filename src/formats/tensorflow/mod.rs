@@ -6,6 +6,7 @@
 
 pub(super) mod build;
 mod bundle;
+mod cells;
 mod conditionals;
 mod control;
 mod effects;

@@ -139,7 +139,8 @@ fn has_own_name(node: &ScopeNode) -> bool {
     let base = node.name.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('_');
     let base = plain(base);
     let op = plain(node.op.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('V'));
-    base != op && !made.contains(&base.as_str())
+    let numbered = node.name.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('_');
+    base != op && numbered != node.op && node.name != node.op && !made.contains(&base.as_str())
 }
 
 /// The stub pass names fused nodes by the call's identifier.

@@ -9,8 +9,8 @@ use super::prune;
 use super::scope::{self, Scope, ScopeNode, Source};
 use super::step::{Context, States, Table, Val, Variables};
 use super::{
-    control, elementwise, hints, linear, lists, lower, movement, outputs, state, stub, tensor,
-    windows,
+    cells, control, elementwise, hints, linear, lists, lower, movement, outputs, state, stub,
+    tensor, windows,
 };
 use crate::error::{Error, Place, Result};
 use crate::formats::Options;
@@ -18,13 +18,14 @@ use crate::graph::{Dim, Graph, Op, Port, ValueId, ValueType, check};
 use crate::tensor::DType;
 
 /// The ops that are read, by kind.
-const TABLES: [Table; 8] = [
+const TABLES: [Table; 9] = [
     control::lower,
     lists::lower,
     state::lower,
     elementwise::lower,
     linear::lower,
     windows::lower,
+    cells::lower,
     movement::lower,
     stub::lower,
 ];

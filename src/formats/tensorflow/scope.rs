@@ -270,27 +270,52 @@ impl Names<'_> {
             None => 0,
         };
         let op = self.nodes.get(node).map_or("", |node| node.op.as_str());
-        let base = output.map_or(0, |output| self.base(op, output));
+        let base = output.map_or(Ok(0), |output| self.base(op, output))?;
         Ok(Source::Node(node, base.saturating_add(number)))
     }
 
     /// Position of the first output that is called `output`.
-    fn base(&self, op: &str, output: &str) -> usize {
+    fn base(&self, op: &str, output: &str) -> Result<usize> {
         if let Some(names) = (self.results_of)(op) {
-            return names.iter().position(|name| name == output).unwrap_or(0);
+            return names.iter().position(|name| name == output).ok_or_else(|| {
+                Error::malformed(format!("the function '{op}' has no result '{output}'"))
+            });
         }
-        match (op, output) {
-            ("Switch", "output_true")
-            | ("Merge", "value_index")
-            | ("TensorArrayV3", "flow")
-            | ("TensorListPopBack", "tensor")
-            | ("TopKV2", "indices")
-            | ("Unique", "idx")
-            | ("CudnnRNN" | "CudnnRNNV2" | "CudnnRNNV3", "output_h") => 1,
-            ("CudnnRNN" | "CudnnRNNV2" | "CudnnRNNV3", "output_c") => 2,
+        let names = outputs(op);
+        if names.is_empty() {
             // Every other op that is read here has one output, or several under one name.
-            _ => 0,
+            return Ok(0);
         }
+        names
+            .iter()
+            .position(|name| *name == output)
+            .ok_or_else(|| Error::malformed(format!("the op '{op}' has no output '{output}'")))
+    }
+}
+
+/// Names of the outputs of the ops that have more than one.
+pub fn outputs(op: &str) -> &'static [&'static str] {
+    match op {
+        "Switch" => &["output_false", "output_true"],
+        "Merge" => &["output", "value_index"],
+        "TensorArrayV3" => &["handle", "flow"],
+        "TensorListPopBack" => &["output_handle", "tensor"],
+        "TopKV2" => &["values", "indices"],
+        "Unique" => &["y", "idx"],
+        "CudnnRNN" | "CudnnRNNV2" | "CudnnRNNV3" => {
+            &["output", "output_h", "output_c", "reserve_space", "host_reserved"]
+        }
+        "LSTMBlockCell" | "BlockLSTM" | "BlockLSTMV2" => &["i", "cs", "f", "o", "ci", "co", "h"],
+        "GRUBlockCell" => &["r", "u", "c", "h"],
+        "FusedBatchNorm" | "FusedBatchNormV2" | "FusedBatchNormV3" => &[
+            "y",
+            "batch_mean",
+            "batch_variance",
+            "reserve_space_1",
+            "reserve_space_2",
+            "reserve_space_3",
+        ],
+        _ => &[],
     }
 }
 
