@@ -435,14 +435,19 @@ fn array_sized_at_run_time() {
 }
 
 #[test]
-fn array_that_grows_is_refused() {
+fn array_that_grows_is_as_long_as_its_last_write() {
     let grows = attr("dtype", "type: DT_FLOAT") + &attr("dynamic_size", "b: true");
     let text = X.to_owned()
         + &int32("n", 0)
         + &node("array", "TensorArrayV3", &["n"], &grows)
-        + &node("write", "TensorArrayWriteV3", &["array", "n", "x", "array:1"], "")
-        + &node("out", "TensorArrayReadV3", &["array", "n", "write"], "");
-    refused(&text, ErrorKind::Unsupported, &["'array'", "dynamic size"]);
+        + &int32("two", 2)
+        + &node("write", "TensorArrayWriteV3", &["array", "two", "x", "array:1"], "")
+        + &node("again", "TensorArrayWriteV3", &["array", "n", "x", "write"], "")
+        + &node("size", "TensorArraySizeV3", &["array", "again"], "")
+        + &node("delta", "Sub", &["size", "two"], "")
+        + &node("all", "Range", &["n", "size", "delta"], "")
+        + &node("out", "TensorArrayGatherV3", &["array", "all", "again"], "");
+    assert_eq!(run(&text, &[("x", &x())]), [1.0, -2.0, 0.0, 0.0, 1.0, -2.0]);
 }
 
 // Functions.

@@ -158,6 +158,22 @@ fn conditional_in_text_form() {
 }
 
 #[test]
+fn block_lstm_of_both_versions_with_peepholes_a_clip_and_fewer_steps() {
+    check_own("block_lstm_v1.pb");
+    check_own("block_lstm_v2.pb");
+}
+
+#[test]
+fn block_cell_in_a_function_yields_the_output_that_is_named() {
+    check_own("gru_block_cell_v2.pb");
+}
+
+#[test]
+fn list_that_grows_in_a_counting_loop() {
+    check_own("growing_v2.pb");
+}
+
+#[test]
 fn variables_are_read_and_written_in_the_order_of_the_run_and_begin_as_stored() {
     check_own("states");
 }

@@ -69,6 +69,11 @@ pub fn to_choices(scope: &mut Scope) -> Result<()> {
             None => (CHOICE.to_owned(), vec![condition, yes, no]),
         };
     }
+    for (index, _) in branches.iter().filter(|(_, branch)| branch.is_some()) {
+        if let Some(node) = scope.nodes.get_mut(*index) {
+            node.branch = true;
+        }
+    }
     for switch in switches {
         let Some(node) = scope.nodes.get_mut(switch) else { continue };
         if let Some(&data) = node.inputs.first() {

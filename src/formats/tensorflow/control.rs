@@ -5,12 +5,14 @@ use std::rc::Rc;
 
 use super::build::Builder;
 use super::conditionals::CHOICE;
+use super::growth;
+use super::library::Library;
 use super::lists;
 use super::lower;
 use super::messages::Attr;
 use super::prune::prune;
 use super::scope::{Scope, Source};
-use super::step::{Context, Items, List, Step, Val};
+use super::step::{Context, Growth, Items, List, Step, Val};
 use super::tensor::{self, STRING};
 use crate::error::{Error, Place, Result};
 use crate::graph::op::While;
@@ -142,8 +144,10 @@ fn conditional(step: &mut Step<'_, '_>) -> Result<Vec<Val>> {
     }
     let (yes, no) = (step.context.library.get(&yes)?, step.context.library.get(&no)?);
     step.context.states.conditional += 1;
+    step.context.branches += 1;
     let yes = inline(step.context, step.builder, &yes, &args);
     let no = inline(step.context, step.builder, &no, &args);
+    step.context.branches -= 1;
     step.context.states.conditional -= 1;
     let (yes, no) = (yes?, no?);
     if yes.len() != no.len() {
@@ -221,7 +225,7 @@ struct Loop<'a> {
 }
 
 fn while_loop(step: &mut Step<'_, '_>, cond: &Rc<Scope>, body: &Rc<Scope>) -> Result<Vec<Val>> {
-    let init = std::mem::take(&mut step.inputs);
+    let mut init = std::mem::take(&mut step.inputs);
     check_args(cond, &init).within(|| "condition")?;
     check_args(body, &init).within(|| "body")?;
     if body.results.len() != init.len() {
@@ -234,9 +238,10 @@ fn while_loop(step: &mut Step<'_, '_>, cond: &Rc<Scope>, body: &Rc<Scope>) -> Re
     if cond.results.len() != 1 {
         return Err(Error::malformed(format!("the condition has {} results", cond.results.len())));
     }
+    growth::preset_lengths(step, cond, body, &mut init)?;
     let mut this =
         Loop { name: step.node.name.clone(), cond, body, variables: Vec::new(), loops: Vec::new() };
-    this.sort_variables(step.builder, &init)?;
+    this.sort_variables(step.context.library, step.builder, &init)?;
     step.context.enter(&body.name)?;
     step.context.states.conditional += 1;
     let outputs = this.lower(step, &init);
@@ -247,7 +252,7 @@ fn while_loop(step: &mut Step<'_, '_>, cond: &Rc<Scope>, body: &Rc<Scope>) -> Re
 
 impl Loop<'_> {
     /// Tells what changes from turn to turn from what does not.
-    fn sort_variables(&mut self, builder: &Builder, init: &[Val]) -> Result<()> {
+    fn sort_variables(&mut self, library: &Library, builder: &Builder, init: &[Val]) -> Result<()> {
         for (position, value) in init.iter().enumerate() {
             let result =
                 self.body.results.get(position).map(|(_, source)| self.body.resolve(*source));
@@ -258,7 +263,12 @@ impl Loop<'_> {
                     _ => self.add(position, invariant, builder.ty(*id)?.clone(), None),
                 },
                 Val::List(list) => {
-                    let ty = lists::ty(builder, list)?;
+                    let mut ty = lists::ty(builder, list)?;
+                    if growth::may_grow(library, self.body, list.growth)
+                        && let Some(first) = ty.shape.as_mut().and_then(|shape| shape.first_mut())
+                    {
+                        *first = Dim::Unknown;
+                    }
                     self.add(position, invariant, ty, Some(list.clone()))
                 }
                 token if invariant => Variable::Token(token.clone()),
@@ -337,7 +347,17 @@ impl Loop<'_> {
         for ((variable, &id), &operand) in self.loops.iter().zip(&ids).zip(operands) {
             let tensor = if variable.invariant { operand } else { id };
             outputs[variable.position] = match &variable.list {
-                Some(list) => Val::List(List { items: Items::Tensor(tensor), ..list.clone() }),
+                Some(list) => {
+                    let grown = growth::may_grow(step.context.library, self.body, list.growth);
+                    let length = list.length.filter(|_| variable.invariant || !grown);
+                    // Behind the loop the list may grow on.
+                    let growth = match list.growth {
+                        Growth::Preset => Growth::Grows,
+                        other => other,
+                    };
+                    let items = Items::Tensor(tensor);
+                    Val::List(List { items, length, growth, ..list.clone() })
+                }
                 None => Val::Tensor(tensor),
             };
         }

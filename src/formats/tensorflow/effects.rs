@@ -12,7 +12,7 @@ pub fn is_write(op: &str) -> bool {
 }
 
 /// The functions that a node may run.
-fn called(node: &ScopeNode) -> impl Iterator<Item = &str> {
+pub fn called(node: &ScopeNode) -> impl Iterator<Item = &str> {
     ["f", "then_branch", "else_branch", "cond", "body"]
         .into_iter()
         .filter_map(|attr| node.function(attr).ok().flatten())

@@ -288,6 +288,7 @@ impl<'a> Frames<'a> {
             inputs,
             controls: Vec::new(),
             attrs: Rc::default(),
+            branch: false,
             frame: Some((Rc::new(cond), Rc::new(body))),
         })
     }

@@ -394,6 +394,7 @@ fn node<const N: usize>(name: &str, op: &str, inputs: Vec<Source>, num: [i64; N]
         inputs,
         controls: Vec::new(),
         attrs: Rc::new(HashMap::from_iter(attrs)),
+        branch: false,
         frame: None,
     }
 }

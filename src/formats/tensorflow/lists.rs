@@ -5,10 +5,10 @@
 //! the flow is what carries the contents here. A list that is only reserved becomes zeros as soon
 //! as the shape of its items is known.
 
-use super::step::{Items, List, Step, Val};
+use super::step::{Growth, Items, List, Step, Val};
 use super::tensor;
 use crate::error::{Error, Result};
-use crate::graph::op::{Concat, Gather, StridedSlice};
+use crate::graph::op::{BinaryFunction, Concat, Gather, Pack, StridedSlice};
 use crate::graph::{Dim, Op, ValueId, ValueType};
 use crate::tensor::{DType, Tensor};
 
@@ -16,6 +16,8 @@ use crate::tensor::{DType, Tensor};
 pub fn lower(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
     Ok(Some(match step.node.op.as_str() {
         "TensorListReserve" => reserve(step)?,
+        "EmptyTensorList" => empty(step)?,
+        "TensorListPushBack" => push(step)?,
         "TensorListFromTensor" => {
             let items = step.tensor(0)?;
             vec![from_tensor(step, items, None)?]
@@ -32,12 +34,8 @@ pub fn lower(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
             vec![gather(step, &list, 1)?]
         }
         "TensorListSetItem" => {
-            if step.node.is("resize_if_index_out_of_bounds")? {
-                return Err(Error::unsupported(
-                    "a list that grows when it is written past its end",
-                ));
-            }
-            write(step, 0, 1, 2)?
+            let grows = step.node.is(super::growth::RESIZE)?;
+            write(step, (0, 1, 2), grows)?
         }
         "TensorListLength" => vec![Val::Tensor(length(step, 0)?)],
         "TensorListScatter" | "TensorListScatterV2" => {
@@ -50,7 +48,7 @@ pub fn lower(step: &mut Step<'_, '_>) -> Result<Option<Vec<Val>>> {
         }
         "TensorArrayV3" => array(step)?,
         "TensorArrayReadV3" => read(step, 2, 1, 3)?,
-        "TensorArrayWriteV3" => write(step, 3, 1, 2)?,
+        "TensorArrayWriteV3" => write(step, (3, 1, 2), false)?,
         "TensorArrayGatherV3" => {
             let list = list(step, 2)?;
             vec![gather(step, &list, 1)?]
@@ -112,13 +110,17 @@ fn reserve(step: &mut Step<'_, '_>) -> Result<Vec<Val>> {
     let item = item_dims(step, 0)?;
     let length = step.tensor(1)?;
     let dtype = step.node.dtype("element_dtype")?;
-    Ok(vec![Val::List(List { items: Items::Reserved, length: Some(length), dtype, item })])
+    Ok(vec![Val::List(List {
+        items: Items::Reserved,
+        length: Some(length),
+        dtype,
+        item,
+        growth: Growth::ByWrite,
+    })])
 }
 
 fn array(step: &mut Step<'_, '_>) -> Result<Vec<Val>> {
-    if step.node.is("dynamic_size")? {
-        return Err(Error::unsupported("a TensorArray of dynamic size"));
-    }
+    let growth = if step.node.is("dynamic_size")? { Growth::Grows } else { Growth::ByWrite };
     let item = match step.node.shape("element_shape")? {
         Some(shape) => tensor::dims(shape)?,
         None => None,
@@ -127,7 +129,7 @@ fn array(step: &mut Step<'_, '_>) -> Result<Vec<Val>> {
     let dtype = step.node.dtype("dtype")?;
     Ok(vec![
         Val::Handle,
-        Val::List(List { items: Items::Reserved, length: Some(length), dtype, item }),
+        Val::List(List { items: Items::Reserved, length: Some(length), dtype, item, growth }),
     ])
 }
 
@@ -173,14 +175,23 @@ fn tensor_of(step: &mut Step<'_, '_>, list: &List) -> Result<ValueId> {
 
 fn from_tensor(step: &mut Step<'_, '_>, items: ValueId, length: Option<ValueId>) -> Result<Val> {
     let dtype = step.builder.ty(items)?.dtype;
-    Ok(Val::List(List { items: Items::Tensor(items), length, dtype, item: None }))
+    Ok(Val::List(List {
+        items: Items::Tensor(items),
+        length,
+        dtype,
+        item: None,
+        growth: Growth::ByWrite,
+    }))
 }
 
 /// One item; `shape`: position of the operand that declares its shape, when there is one.
 fn read(step: &mut Step<'_, '_>, from: usize, index: usize, shape: usize) -> Result<Vec<Val>> {
     let list = list(step, from)?;
-    let index = step.tensor(index)?;
+    let mut index = step.tensor(index)?;
     let items = tensor_of(step, &list)?;
+    if step.node.branch || step.context.branches > 0 {
+        index = inside(step, items, index)?;
+    }
     let item = step.add(Op::Gather(Gather { axis: 0, batch_dims: 0 }), &[items, index])?;
     if shape < step.inputs.len()
         && let Some(dims) = item_dims(step, shape)?
@@ -190,15 +201,105 @@ fn read(step: &mut Step<'_, '_>, from: usize, index: usize, shape: usize) -> Res
     Ok(vec![Val::Tensor(item)])
 }
 
-fn write(step: &mut Step<'_, '_>, into: usize, index: usize, item: usize) -> Result<Vec<Val>> {
-    let list = list(step, into)?;
-    let (index, item) = (step.tensor(index)?, step.tensor(item)?);
+/// The index, or the nearest one that the list has: both branches of a conditional are computed,
+/// and the one that is not taken may read past the end.
+fn inside(step: &mut Step<'_, '_>, items: ValueId, index: ValueId) -> Result<ValueId> {
+    let count = length_of(step, items)?;
+    let (zero, one) = (step.scalar(0), step.scalar(1));
+    let index = step.as_i32(index)?;
+    let function = super::elementwise::function_op;
+    let last = step.add(function(BinaryFunction::Sub), &[count, one])?;
+    let index = step.add(function(BinaryFunction::Minimum), &[index, last])?;
+    step.add(function(BinaryFunction::Maximum), &[index, zero])
+}
+
+/// An empty list; it grows by items at its end.
+fn empty(step: &mut Step<'_, '_>) -> Result<Vec<Val>> {
+    let item = item_dims(step, 0)?;
+    let length = step.scalar(0);
+    let dtype = step.node.dtype("element_dtype")?;
+    Ok(vec![Val::List(List {
+        items: Items::Reserved,
+        length: Some(length),
+        dtype,
+        item,
+        growth: Growth::ByWrite,
+    })])
+}
+
+/// The list with one more item.
+fn push(step: &mut Step<'_, '_>) -> Result<Vec<Val>> {
+    let list = list(step, 0)?;
+    let item = step.tensor(1)?;
     let items = match list.items {
         Items::Tensor(id) => id,
         Items::Reserved => zeros_like(step, &list, item)?,
     };
+    let axis = step.scalar(0);
+    let item = step.add(Op::ExpandDims, &[item, axis])?;
+    let concat = Concat { axis: 0, activation: crate::graph::op::Activation::Linear };
+    let items = step.add(Op::Concat(concat), &[items, item])?;
+    Ok(vec![Val::List(List { items: Items::Tensor(items), length: None, ..list })])
+}
+
+/// Writes an item; `into`, `index` and `item` are positions of operands.
+fn write(
+    step: &mut Step<'_, '_>,
+    (into, index, item): (usize, usize, usize),
+    grows: bool,
+) -> Result<Vec<Val>> {
+    let list = list(step, into)?;
+    let (index, item) = (step.tensor(index)?, step.tensor(item)?);
+    let grows = match list.growth {
+        Growth::ByWrite => grows,
+        Growth::Grows => true,
+        Growth::Preset => false,
+    };
+    let mut items = match list.items {
+        Items::Tensor(id) => id,
+        Items::Reserved => zeros_like(step, &list, item)?,
+    };
+    let mut length = list.length;
+    if grows && !is_inside(step, items, index)? {
+        items = longer(step, items, index, item)?;
+        length = None;
+    }
     let items = step.add(Op::SetItem, &[items, index, item])?;
-    Ok(vec![Val::List(List { items: Items::Tensor(items), ..list })])
+    Ok(vec![Val::List(List { items: Items::Tensor(items), length, ..list })])
+}
+
+/// Whether a constant index certainly lies in the list.
+fn is_inside(step: &Step<'_, '_>, items: ValueId, index: ValueId) -> Result<bool> {
+    let first = step.builder.ty(items)?.shape.as_ref().and_then(|shape| shape.first()?.known());
+    Ok(match (first, step.builder.integers(index)?.as_deref()) {
+        (Some(count), Some(&[index])) => usize::try_from(index).is_ok_and(|index| index < count),
+        _ => false,
+    })
+}
+
+/// The list with zeros behind its end, up to `index`.
+fn longer(
+    step: &mut Step<'_, '_>,
+    items: ValueId,
+    index: ValueId,
+    item: ValueId,
+) -> Result<ValueId> {
+    let rank = step.rank(item)? + 1;
+    let count = length_of(step, items)?;
+    let (zero, one) = (step.scalar(0), step.scalar(1));
+    let index = step.as_i32(index)?;
+    let function = super::elementwise::function_op;
+    let needed = step.add(function(BinaryFunction::Add), &[index, one])?;
+    let missing = step.add(function(BinaryFunction::Sub), &[needed, count])?;
+    let missing = step.add(function(BinaryFunction::Maximum), &[missing, zero])?;
+    let behind = step.add(Op::Pack(Pack { axis: 0 }), &[zero, missing])?;
+    let rest = Tensor::zeros(DType::I32, &[rank - 1, 2])?;
+    let rest = step.builder.constant_value(&step.node.name, rest);
+    let axis = step.scalar(0);
+    let behind = step.add(Op::ExpandDims, &[behind, axis])?;
+    let concat = Concat { axis: 0, activation: crate::graph::op::Activation::Linear };
+    let padding = step.add(Op::Concat(concat), &[behind, rest])?;
+    step.add(Op::Pad, &[items, padding])
 }
 
 /// Items by indices; the whole list as it is when the indices are all of its own.
@@ -241,6 +342,11 @@ fn length(step: &mut Step<'_, '_>, position: usize) -> Result<ValueId> {
         return step.as_i32(length);
     }
     let items = tensor_of(step, &list)?;
+    length_of(step, items)
+}
+
+/// The size of the first axis, a scalar.
+fn length_of(step: &mut Step<'_, '_>, items: ValueId) -> Result<ValueId> {
     let shape = step.add(Op::Shape(DType::I32), &[items])?;
     let (begin, end, stride) = (step.vector(&[0])?, step.vector(&[1])?, step.vector(&[1])?);
     let slice = StridedSlice { shrink_axis_mask: 1, ..StridedSlice::default() };

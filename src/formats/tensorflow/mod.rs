@@ -13,6 +13,7 @@ mod effects;
 mod elementwise;
 mod folder;
 mod frames;
+mod growth;
 mod hints;
 mod library;
 pub(super) mod limits;

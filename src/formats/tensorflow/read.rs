@@ -260,7 +260,8 @@ impl Reading<'_> {
         let attrs =
             if placeholder { ["dtype", "dtype", "dtype"] } else { ["dtype", "T", "out_type"] };
         let attr = attrs.into_iter().find(|attr| node.attr(attr).is_some()).unwrap_or("dtype");
-        let number = node.type_number(attr)?.copied().unwrap_or_default();
+        let missing = || Error::malformed(format!("attribute '{attr}' is missing"));
+        let &number = node.type_number(attr)?.ok_or_else(missing)?;
         // The caller gives and gets float16; in between it is f32.
         let is_half = tensor::base(number) == tensor::HALF;
         let dtype = if is_half { DType::F16 } else { tensor::dtype(number)? };

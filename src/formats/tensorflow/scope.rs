@@ -25,6 +25,8 @@ pub struct ScopeNode {
     /// Nodes that TensorFlow runs before this one.
     pub controls: Vec<usize>,
     pub attrs: Rc<HashMap<String, AttrValue>>,
+    /// It stands in a branch of an old-style conditional: it is computed in any case.
+    pub branch: bool,
     /// Condition and body of a loop that was found in old-style control flow.
     pub frame: Option<(Rc<Scope>, Rc<Scope>)>,
 }
@@ -129,6 +131,7 @@ impl Scope {
             inputs,
             controls,
             attrs: Rc::new(node.attr),
+            branch: false,
             frame: None,
         });
         Ok(())

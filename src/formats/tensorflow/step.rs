@@ -38,6 +38,19 @@ pub struct List {
     /// Sizes of an item as declared, `None` for an open one; `None` as a whole when the rank is
     /// open.
     pub item: Option<Vec<Option<usize>>>,
+    /// What a write past its end does.
+    pub growth: Growth,
+}
+
+/// What a write past the end of a list does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Growth {
+    /// What the op that writes says.
+    ByWrite,
+    /// It makes the list longer.
+    Grows,
+    /// There is none: the list already has the length that it will have.
+    Preset,
 }
 
 /// What a list holds.
@@ -127,6 +140,8 @@ pub struct Context<'a> {
     pub calls: Vec<String>,
     /// Variables that are written, and by what.
     pub states: States,
+    /// Conditionals around what is being read, of which both branches are computed.
+    pub branches: usize,
     /// The ops that are read, by kind.
     pub tables: &'a [Table],
 }
@@ -150,6 +165,7 @@ impl<'a> Context<'a> {
             warnings: Vec::new(),
             calls: Vec::new(),
             states: States::default(),
+            branches: 0,
             tables,
         }
     }

@@ -154,6 +154,44 @@ CASES = [
 ]
 
 
+def block_lstm(version):
+    """BlockLSTM (1) and BlockLSTMV2 (2): three of five steps, peepholes, a clip, all cell states."""
+    x, c0, h0 = (tf1.placeholder(tf.float32, shape, name=name)
+                 for name, shape in [("x", [5, 2, 3]), ("c0", [2, 4]), ("h0", [2, 4])])
+    kernel, bias = tf1.get_variable("k", [7, 16]), tf1.get_variable("b", [16])
+    wci, wcf, wco = (tf1.get_variable(f"p{index}", [4]) for index in range(3))
+    options = dict(seq_len_max=tf.constant(3, tf.int64), x=x, cs_prev=c0, h_prev=h0, w=kernel, wci=wci, wcf=wcf,
+                   wco=wco, b=bias, cell_clip=0.2, use_peephole=True)
+    raw = tf.raw_ops
+    out = raw.BlockLSTM(**options, forget_bias=1.0) if version == 1 else raw.BlockLSTMV2(**options)
+    return [tf.identity(out.h, "y"), tf.identity(out.cs[-1], "c"), tf.identity(out.cs, "call")]
+
+
+def gru_block_cell():
+    """GRUBlockCell in a loop."""
+    x = tf1.placeholder(tf.float32, [5, 2, 3], name="x")
+    ru, candidate = tf1.get_variable("k", [7, 8]), tf1.get_variable("kc", [7, 4])
+    bias, candidate_bias = tf1.get_variable("b", [8]), tf1.get_variable("bc", [4])
+
+    def body(t, h, outputs):
+        h = tf.raw_ops.GRUBlockCell(x=x[t], h_prev=h, w_ru=ru, w_c=candidate, b_ru=bias, b_c=candidate_bias).h
+        return t + 1, h, outputs.write(t, h)
+
+    start = (0, tf.zeros([2, 4]), tf.TensorArray(tf.float32, 5))
+    _, h, outputs = tf1.while_loop(lambda t, *_: t < 5, body, start)
+    return [tf.identity(outputs.stack(), "y"), tf.identity(h, "h")]
+
+
+def growing(x, kernel, recurrent):
+    """A list that grows in an autograph loop; frozen by convert_variables_to_constants_v2."""
+    outputs = tf.TensorArray(tf.float32, size=0, dynamic_size=True)
+    h = tf.zeros([2, 4])
+    for t in tf.range(tf.shape(x)[0]):
+        h = tf.tanh(tf.matmul(x[t], kernel) + tf.matmul(h, recurrent))
+        outputs = outputs.write(t, h)
+    return outputs.stack(), h
+
+
 class States(tf.Module):
     """Variables that are read, written, read again and written again in one run; one of them only counts."""
 
