@@ -10,7 +10,6 @@ fn main() -> Result<()> {
     model.inputs().iter().for_each(|input| println!("takes {input}"));
     let session = Session::new(&model, Device::auto())?;
     let given = inputs::seeded(&model, inputs::Sizes::default(), 1)?;
-    let given: Vec<_> = given.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     let mut stream = session.stream(); // keeps the state from run to run
     for (name, tensor) in stream.run(&given)?.iter() {
         println!("gives {name}: {} {:?}", tensor.dtype(), tensor.shape());

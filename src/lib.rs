@@ -12,7 +12,7 @@
 //! let session = Session::new(&model, Device::auto())?;
 //! let image = Tensor::from_vec(&[1, 28, 28], vec![0.0f32; 28 * 28])?;
 //! let outputs = session.run(&[("INPUT", &image)])?;
-//! let scores = outputs.get("OUTPUT_CLASS")?.as_slice::<f32>()?;
+//! let scores = outputs["OUTPUT_CLASS"].as_slice::<f32>()?;
 //! assert_eq!(scores.len(), 10);
 //! # Ok::<(), fuselstm::Error>(())
 //! ```
@@ -48,6 +48,10 @@
 //! run, also where the file was written for one batch size, as long as every op can follow.
 //! [`Session::run_async`] is the same without blocking, in any async runtime or none.
 //!
+//! Inputs are [pairs of a name or a position and a tensor](types::Inputs), tensors in the model's
+//! order, or one tensor alone; a [`TensorView`] is one over numbers that are elsewhere. A run can be
+//! [bounded in time and memory, or called off](types::RunOptions).
+//!
 //! # Stream
 //!
 //! [`Session::run`] starts from the reset state every time. A [`Stream`] keeps the state (the
@@ -78,9 +82,9 @@
 //! # use fuselstm::{Device, DType, Model, Session, Tensor};
 //! # let model = Model::open("examples/data/digits.tflite")?;
 //! # let image = Tensor::zeros(DType::F32, &[1, 28, 28])?;
-//! let expected = Session::new(&model, Device::reference())?.run(&[("0", &image)])?;
-//! let actual = Session::new(&model, Device::cpu())?.run(&[("0", &image)])?;
-//! let distance = compare(expected.get("LOGITS")?, actual.get("LOGITS")?, Tolerance::DEVICE, &[])?;
+//! let expected = Session::new(&model, Device::reference())?.run(&image)?;
+//! let actual = Session::new(&model, Device::cpu())?.run(&image)?;
+//! let distance = compare(&expected["LOGITS"], &actual["LOGITS"], Tolerance::DEVICE, &[])?;
 //! assert!(distance.holds(), "off by {} at {:?}", distance.max_abs, distance.worst);
 //! # Ok::<(), fuselstm::Error>(())
 //! ```

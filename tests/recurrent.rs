@@ -16,9 +16,7 @@ use fuselstm::graph::recurrent::{
 use fuselstm::graph::{Graph, Op, Port, ValueId, ValueType};
 use fuselstm::internal::backend::cpu::CpuBackend;
 use fuselstm::internal::backend::reference::Reference;
-use fuselstm::internal::backend::{
-    AdapterSelector, Backend, BackendOptions, InstructionSet, Io, Precision,
-};
+use fuselstm::internal::backend::{Backend, BackendOptions, InstructionSet, Io, Precision};
 use fuselstm::internal::plan::Plan;
 use fuselstm::{DType, Tensor};
 use proptest::prelude::*;
@@ -389,7 +387,7 @@ fn random_layers_on_the_gpu() {
         return;
     }
     let gpu = fuselstm::internal::backend::gpu::Gpu::open(
-        &AdapterSelector::Any,
+        &fuselstm::types::AdapterSelector::Any,
         &BackendOptions::default(),
     )
     .unwrap();

@@ -51,11 +51,19 @@ fn auto(options: &BackendOptions, graph: &Arc<Graph>) -> Result<Opened> {
         opened.notes.insert(0, format!("auto chose the cpu: {why}"));
         Ok(opened)
     };
-    let Some(adapter) = devices()
-        .into_iter()
-        .find(|device| device.is_gpu && device.is_usable && !device.is_software)
-    else {
-        return on_cpu("there is no GPU but software drivers, which are slower".to_owned());
+    let adapters: Vec<DeviceReport> =
+        devices().into_iter().filter(|device| device.is_gpu).collect();
+    let is_real = |device: &&DeviceReport| device.is_usable && !device.is_software;
+    let Some(adapter) = adapters.iter().find(is_real) else {
+        let why = match adapters.as_slice() {
+            [] if cfg!(not(feature = "gpu")) => "this build has no gpu backend",
+            [] => "there is no GPU adapter",
+            all if all.iter().all(|device| device.is_software) => {
+                "there is no GPU but software drivers, which are slower"
+            }
+            _ => "no GPU of this machine can be used (`fuselstm devices` says why)",
+        };
+        return on_cpu(why.to_owned());
     };
     let cost = Cost::of(graph);
     if !cost.gpu_pays() {
