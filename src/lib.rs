@@ -21,9 +21,9 @@
 //!
 //! [`Model::open`] takes a file, or the folder of a SavedModel; [`Model::from_bytes`] takes what is
 //! in memory already. The format is known by its first bytes: TensorFlow Lite, TensorFlow GraphDef
-//! and SavedModel, Keras archives and HDF5 files. Whatever a file is, loading ends in a model or in
-//! an [`Error`] that says which part of the file is wrong, too large or not supported; it never
-//! panics, and never opens anything else that the file names.
+//! and SavedModel, Keras archives and HDF5 files, ONNX. Whatever a file is, loading ends in a model
+//! or in an [`Error`] that says which part of the file is wrong, too large or not supported; it
+//! never panics, and never opens anything else that the file names.
 //!
 //! # Inspect
 //!

@@ -174,6 +174,7 @@ fn unary_float(function: Unary, x: f64) -> Result<f64> {
         // 0 stays 0, unlike in Rust.
         Unary::Sign if x == 0.0 => x,
         Unary::Sign => x.signum(),
+        Unary::Erf => erf(x),
         Unary::Not => return Err(Error::input("logical not needs booleans")),
     })
 }
@@ -193,6 +194,7 @@ fn unary_integer(function: Unary, x: i64) -> Result<i64> {
         | Unary::Floor
         | Unary::Ceil
         | Unary::Round
+        | Unary::Erf
         | Unary::Not => return Err(Error::input(format!("{function:?} of an integer tensor"))),
     })
 }

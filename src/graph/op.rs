@@ -170,6 +170,8 @@ pub enum Unary {
     /// Half to even, as TensorFlow.
     Round,
     Sign,
+    /// The error function.
+    Erf,
     Not,
 }
 
@@ -556,6 +558,7 @@ impl Unary {
             Unary::Ceil => "Ceil",
             Unary::Round => "Round",
             Unary::Sign => "Sign",
+            Unary::Erf => "Erf",
             Unary::Not => "Not",
         }
     }

@@ -132,6 +132,7 @@ fn simple_op() -> impl Strategy<Value = Op> {
         Unary::Square,
         Unary::Round,
         Unary::Sign,
+        Unary::Erf,
         Unary::Not,
     ]);
     let binary = prop::sample::select(vec![

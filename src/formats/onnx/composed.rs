@@ -17,6 +17,7 @@
 use super::activations::{Function, Functions};
 use super::attributes::Attributes;
 use super::loop_body::Inner;
+use super::quantized;
 use super::step::Step;
 use super::weights::Kind;
 use crate::error::{Error, Result};
@@ -37,9 +38,9 @@ pub struct Composed {
     pub x: ValueId,
     /// `[B]`.
     pub lengths: Option<ValueId>,
-    /// `[G·H, I]`, `[G·H, H]`.
-    pub w: ValueId,
-    pub r: ValueId,
+    /// Of x and of h.
+    pub w: Weight,
+    pub r: Weight,
     /// `[2·G·H]`.
     pub b: Option<ValueId>,
     /// `[3·H]`.
@@ -49,13 +50,41 @@ pub struct Composed {
     pub c0: Option<ValueId>,
 }
 
+/// Weights of a product.
+#[derive(Clone, Copy)]
+pub enum Weight {
+    /// f32 `[G·H, K]`.
+    Float(ValueId),
+    /// `scale · q` with q i32 `[K, G·H]`, its zero point taken off, and scale `[]` or `[G·H]`. The
+    /// other factor is quantized to 8 bits as a whole, and the product is one of integers.
+    Quantized { q: ValueId, scale: ValueId },
+}
+
+impl Weight {
+    fn bring(self, inner: &mut Inner, step: &Step<'_, '_>) -> Result<Weight> {
+        Ok(match self {
+            Weight::Float(id) => Weight::Float(inner.bring(step, id)?),
+            Weight::Quantized { q, scale } => {
+                Weight::Quantized { q: inner.bring(step, q)?, scale: inner.bring(step, scale)? }
+            }
+        })
+    }
+
+    fn float(self) -> Result<ValueId> {
+        match self {
+            Weight::Float(id) => Ok(id),
+            Weight::Quantized { .. } => Err(Error::internal("quantized weights of a GRU")),
+        }
+    }
+}
+
 /// What the body of the loop reads.
 struct Inside {
     /// `W x + b` of this step, `[B, G·H]`.
     x: ValueId,
     h: ValueId,
     c: ValueId,
-    r: ValueId,
+    r: Weight,
     candidate_bias: Option<ValueId>,
     p: Option<ValueId>,
 }
@@ -111,7 +140,7 @@ impl Composed {
             return Err(Error::internal("three variables were added"));
         };
         let products = inner.bring(step, products)?;
-        let r = inner.bring(step, self.r)?;
+        let r = self.r.bring(&mut inner, step)?;
         let mut bring = |id: Option<ValueId>| id.map(|id| inner.bring(step, id)).transpose();
         let (candidate_bias, p, lengths) =
             (bring(candidate_bias)?, bring(self.p)?, bring(lengths)?);
@@ -177,9 +206,22 @@ impl Composed {
         }
     }
 
-    fn product(&self, step: &mut Step<'_, '_>, x: ValueId, weights: ValueId) -> Result<ValueId> {
-        let op = MatMul { transpose_a: false, transpose_b: true, asymmetric_inputs: false };
-        step.add(Op::MatMul(op), &[x, weights])
+    fn product(&self, step: &mut Step<'_, '_>, x: ValueId, weights: Weight) -> Result<ValueId> {
+        let op = |transpose_b| {
+            Op::MatMul(MatMul { transpose_a: false, transpose_b, asymmetric_inputs: false })
+        };
+        match weights {
+            Weight::Float(weights) => step.add(op(true), &[x, weights]),
+            Weight::Quantized { q, scale } => {
+                let x = quantized::dynamic(step, x)?;
+                let centered = step.binary(F::Sub, x.q, x.zero)?;
+                let centered = step.cast(centered, DType::I32)?;
+                let product = step.add(op(false), &[centered, q])?;
+                let product = step.cast(product, DType::F32)?;
+                let scale = step.binary(F::Mul, x.scale, scale)?;
+                step.binary(F::Mul, product, scale)
+            }
+        }
     }
 
     /// `[h', c']`.
@@ -244,7 +286,8 @@ impl Composed {
 
     fn gru(&self, step: &mut Step<'_, '_>, v: &Inside) -> Result<[ValueId; 2]> {
         let width = self.hidden as i64;
-        let gate_weights = step.slice(v.r, 0, 0, 2 * width)?;
+        let r_weights = v.r.float()?;
+        let gate_weights = Weight::Float(step.slice(r_weights, 0, 0, 2 * width)?);
         let product = self.product(step, v.h, gate_weights)?;
         let mut gates = Vec::with_capacity(2);
         for k in 0..2 {
@@ -256,7 +299,7 @@ impl Composed {
         let [z, r] = *gates.as_slice() else {
             return Err(Error::internal("two gates were read"));
         };
-        let weights = self.block(step, v.r, 0, 2)?;
+        let weights = Weight::Float(self.block(step, r_weights, 0, 2)?);
         let seen = if self.reset_after {
             let mut product = self.product(step, v.h, weights)?;
             if let Some(bias) = v.candidate_bias {

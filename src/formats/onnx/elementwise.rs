@@ -78,6 +78,7 @@ fn one_operand(op: &str) -> Option<Unary> {
         "Sin" => Unary::Sin,
         "Cos" => Unary::Cos,
         "Not" => Unary::Not,
+        "Erf" => Unary::Erf,
         _ => return None,
     })
 }

@@ -145,15 +145,25 @@ impl Inner {
 
     fn bring_condition<'a>(&mut self, plan: &Plan<'a>, scope: &mut Scope<'a>) {
         let inside = match plan.condition {
-            Some((_, before)) => {
-                self.condition = Some(self.variables.len());
-                self.add_variable("condition", ValueType::fixed(DType::Bool, &[]), before)
-            }
+            Some((_, before)) => self.add_condition_variable(before),
             None => self.builder.constant_value("condition", Tensor::scalar(true)),
         };
         if let Some(name) = plan.condition_input {
             scope.set(name, Val::Tensor(inside));
         }
+    }
+
+    fn add_condition_variable(&mut self, before: ValueId) -> ValueId {
+        self.condition = Some(self.variables.len());
+        self.add_variable("condition", ValueType::fixed(DType::Bool, &[]), before)
+    }
+
+    /// Adds a condition that does not hold after the first iteration.
+    pub fn add_condition(&mut self, before: ValueId) {
+        let slot = self.variables.len();
+        self.add_condition_variable(before);
+        let no = self.builder.constant_value("condition", Tensor::scalar(false));
+        self.set_next(slot, no);
     }
 
     fn bring_states<'a>(
@@ -276,7 +286,7 @@ impl Inner {
         Ok(inside)
     }
 
-    fn bring_val(&mut self, step: &Step<'_, '_>, val: &Val) -> Result<Val> {
+    pub fn bring_val(&mut self, step: &Step<'_, '_>, val: &Val) -> Result<Val> {
         Ok(match val {
             Val::Tensor(id) => Val::Tensor(self.bring(step, *id)?),
             Val::List(List::Tensor(id)) => Val::List(List::Tensor(self.bring(step, *id)?)),

@@ -6,6 +6,7 @@
 
 mod activations;
 mod attributes;
+mod branches;
 mod composed;
 mod control;
 mod elementwise;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::activations::{self, Function, Functions};
-use super::composed::Composed;
+use super::composed::{Composed, Weight};
 use super::lower::Val;
 use super::step::{Outputs, Step};
 use super::weights::{Kind, Sizes, Weights};
@@ -23,13 +23,25 @@ pub fn lower(step: &mut Step<'_, '_>) -> Result<Option<Outputs>> {
         "RNN" => Kind::Rnn,
         _ => return Ok(None),
     };
-    let layer = Layer::read(step, kind)?;
+    let layer = Layer::read(step, kind, false)?;
+    layer.lower(step).map(Some)
+}
+
+/// The LSTM with 8-bit weights `[D, I, 4·H]` and `[D, H, 4·H]`, a scale and a zero point of each
+/// direction (or of each column of it); x and h are quantized when the model runs, each as a whole.
+pub fn lower_microsoft(step: &mut Step<'_, '_>) -> Result<Option<Outputs>> {
+    if step.node.op_type != "DynamicQuantizeLSTM" {
+        return Ok(None);
+    }
+    let layer = Layer::read(step, Kind::Lstm, true)?;
     layer.lower(step).map(Some)
 }
 
 /// A layer as the node says it.
 struct Layer {
     kind: Kind,
+    /// W and R are integers.
+    quantized: bool,
     /// Whether each direction is reversed.
     directions: Vec<bool>,
     functions: Vec<Functions>,
@@ -49,14 +61,19 @@ struct Layer {
 }
 
 impl Layer {
-    fn read(step: &mut Step<'_, '_>, kind: Kind) -> Result<Self> {
-        step.expect_inputs(3, if kind == Kind::Lstm { 8 } else { 6 })?;
+    fn read(step: &mut Step<'_, '_>, kind: Kind, quantized: bool) -> Result<Self> {
+        match (kind, quantized) {
+            (_, true) => step.expect_inputs(11, 12)?,
+            (Kind::Lstm, _) => step.expect_inputs(3, 8)?,
+            (Kind::Gru | Kind::Rnn, _) => step.expect_inputs(3, 6)?,
+        }
         let directions = directions(step)?;
         let functions = activations::read(step, kind, directions.len())?;
         let x = step.tensor(0)?;
-        let sizes = Sizes::read(step, kind, directions.len())?;
+        let sizes = Sizes::read(step, kind, directions.len(), quantized)?;
         let layer = Layer {
             kind,
+            quantized,
             functions,
             clip: clip(step)?,
             input_forget: kind == Kind::Lstm && step.attrs.flag("input_forget", false)?,
@@ -136,7 +153,7 @@ impl Layer {
         let h0 = self.states(step, self.h0)?;
         let c0 = self.states(step, self.c0)?;
         let weights = match Weights::read(step, &self.sizes)? {
-            Some(weights) if self.is_canonical() => weights,
+            Some(weights) if self.is_canonical() && !self.quantized => weights,
             _ => return self.composed(step, x, &h0, &c0),
         };
         let count = self.directions.len();
@@ -189,8 +206,9 @@ impl Layer {
         c0: &[Option<ValueId>],
     ) -> Result<Outputs> {
         let x = if self.batch_major { step.transpose(x, &[1, 0, 2])? } else { x };
-        let mut weights = Vec::with_capacity(4);
-        for slot in [1, 2, 3, 7] {
+        let (w, r) = (self.weights(step, 1)?, self.weights(step, 2)?);
+        let mut weights = Vec::with_capacity(2);
+        for slot in [3, 7] {
             let operand =
                 if slot == 7 && self.kind != Kind::Lstm { None } else { step.optional(slot)? };
             weights.push(match operand {
@@ -213,10 +231,10 @@ impl Layer {
                 reverse,
                 x,
                 lengths: self.lengths,
-                w: weight(0).ok_or_else(missing)?,
-                r: weight(1).ok_or_else(missing)?,
-                b: weight(2),
-                p: weight(3),
+                w: w.get(d).copied().ok_or_else(missing)?,
+                r: r.get(d).copied().ok_or_else(missing)?,
+                b: weight(0),
+                p: weight(1),
                 h0: h0.get(d).copied().flatten(),
                 c0: c0.get(d).copied().flatten(),
             };
@@ -267,6 +285,32 @@ impl Layer {
         self.split(step, state, i64::from(self.batch_major))
     }
 
+    /// W or R of each direction.
+    fn weights(&self, step: &mut Step<'_, '_>, slot: usize) -> Result<Vec<Weight>> {
+        let operand = step.tensor(slot)?;
+        if !self.quantized {
+            let parts = self.split(step, operand, 0)?;
+            return Ok(parts.into_iter().flatten().map(Weight::Float).collect());
+        }
+        let q = step.cast(operand, DType::I32)?;
+        let parts = self.parts(step, q, 0)?;
+        let (scale, zero) = (step.tensor(6 + 2 * slot)?, step.optional(7 + 2 * slot)?);
+        let scales = self.split(step, scale, 0)?;
+        let mut weights = Vec::with_capacity(parts.len());
+        for (d, (&q, scale)) in parts.iter().zip(scales.into_iter().flatten()).enumerate() {
+            let mut q = q;
+            if let Some(zero) = zero {
+                let zero = step.cast(zero, DType::I32)?;
+                let zeros = self.parts(step, zero, 0)?;
+                let zero = zeros.get(d).copied();
+                let zero = zero.ok_or_else(|| Error::internal("a direction without weights"))?;
+                q = step.binary(F::Sub, q, zero)?;
+            }
+            weights.push(Weight::Quantized { q, scale });
+        }
+        Ok(weights)
+    }
+
     /// One value for each direction, in f32.
     fn split(
         &self,
@@ -275,11 +319,14 @@ impl Layer {
         axis: i64,
     ) -> Result<Vec<Option<ValueId>>> {
         let value = step.cast(value, DType::F32)?;
+        Ok(self.parts(step, value, axis)?.into_iter().map(Some).collect())
+    }
+
+    fn parts(&self, step: &mut Step<'_, '_>, value: ValueId, axis: i64) -> Result<Vec<ValueId>> {
         if self.directions.len() == 1 {
-            return Ok(vec![Some(step.add(Op::Squeeze(Squeeze { axes: vec![axis] }), &[value])?)]);
+            return Ok(vec![step.add(Op::Squeeze(Squeeze { axes: vec![axis] }), &[value])?]);
         }
-        let ids = step.add_all(Op::Unpack(Unpack { axis }), vec![Some(value)], 2)?;
-        Ok(ids.into_iter().map(Some).collect())
+        step.add_all(Op::Unpack(Unpack { axis }), vec![Some(value)], 2)
     }
 
     fn op(&self, weights: &Weights, group: &[usize]) -> Result<Recurrent> {

@@ -49,5 +49,10 @@ pub fn lower(step: &mut Step<'_, '_>) -> Result<Outputs> {
             }
         }
     }
+    if domain == MICROSOFT
+        && let Some(outputs) = recurrent::lower_microsoft(step)?
+    {
+        return Ok(outputs);
+    }
     Err(Error::unsupported(format!("the op '{op}'")))
 }

@@ -39,10 +39,17 @@ pub struct Sizes {
 
 impl Sizes {
     /// Takes the sizes from R, holds W and the attribute against them.
-    pub fn read(step: &Step<'_, '_>, kind: Kind, directions: usize) -> Result<Self> {
+    /// `quantized`: they are integers `[D, H, G·H]` and `[D, I, G·H]`.
+    pub fn read(
+        step: &Step<'_, '_>,
+        kind: Kind,
+        directions: usize,
+        quantized: bool,
+    ) -> Result<Self> {
         let gates = kind.gates();
-        let r = shape(step, 2, "R")?;
+        let r = shape(step, 2, "R", quantized)?;
         let hidden = match *r.as_slice() {
+            [_, hidden, _] if quantized => hidden,
             [_, _, hidden] => hidden,
             _ => return Err(Error::malformed(format!("R: expected 3 axes, found shape {r:?}"))),
         };
@@ -60,16 +67,32 @@ impl Sizes {
             .checked_mul(hidden)
             .filter(|&rows| rows <= usize::MAX / 2)
             .ok_or_else(|| Error::limit("R: the number of rows overflows"))?;
-        expect("R", &r, &[directions, rows, hidden])?;
-        let w = shape(step, 1, "W")?;
-        let input = w.last().copied().unwrap_or(0);
-        expect("W", &w, &[directions, rows, input])?;
+        let w = shape(step, 1, "W", quantized)?;
+        let input = if quantized {
+            expect("R", &r, &[directions, hidden, rows])?;
+            let input = w.get(1).copied().unwrap_or(0);
+            expect("W", &w, &[directions, input, rows])?;
+            for (slot, name) in SCALES {
+                if step.optional(slot)?.is_some() {
+                    let found = shape(step, slot, name, name.ends_with("zero_point"))?;
+                    if found != [directions] {
+                        expect(name, &found, &[directions, rows])?;
+                    }
+                }
+            }
+            input
+        } else {
+            expect("R", &r, &[directions, rows, hidden])?;
+            let input = w.last().copied().unwrap_or(0);
+            expect("W", &w, &[directions, rows, input])?;
+            input
+        };
         let width = 2 * rows;
         if step.optional(3)?.is_some() {
-            expect("B", &shape(step, 3, "B")?, &[directions, width])?;
+            expect("B", &shape(step, 3, "B", false)?, &[directions, width])?;
         }
         if kind == Kind::Lstm && step.optional(7)?.is_some() {
-            expect("P", &shape(step, 7, "P")?, &[directions, 3 * hidden])?;
+            expect("P", &shape(step, 7, "P", false)?, &[directions, 3 * hidden])?;
         }
         Ok(Sizes { kind, hidden, input })
     }
@@ -82,13 +105,19 @@ fn expect(name: &str, found: &[usize], expected: &[usize]) -> Result<()> {
     Err(Error::malformed(format!("{name}: expected shape {expected:?}, found {found:?}")))
 }
 
+/// Operands of the quantized LSTM beside its weights.
+const SCALES: [(usize, &str); 4] =
+    [(8, "W_scale"), (9, "W_zero_point"), (10, "R_scale"), (11, "R_zero_point")];
+
 /// The sizes of an operand, all of which must be known.
-fn shape(step: &Step<'_, '_>, slot: usize, name: &str) -> Result<Vec<usize>> {
+fn shape(step: &Step<'_, '_>, slot: usize, name: &str, bytes: bool) -> Result<Vec<usize>> {
     let id = step.optional(slot)?;
     let id = id.ok_or_else(|| Error::malformed(format!("{name} is absent")))?;
     let ty = step.builder.ty(id)?;
-    if !ty.dtype.is_float() {
-        return Err(Error::malformed(format!("{name}: expected floats, found {}", ty.dtype)));
+    let fits = if bytes { matches!(ty.dtype, DType::I8 | DType::U8) } else { ty.dtype.is_float() };
+    if !fits {
+        let expected = if bytes { "int8 or uint8" } else { "floats" };
+        return Err(Error::malformed(format!("{name}: expected {expected}, found {}", ty.dtype)));
     }
     ty.known_shape()
         .ok_or_else(|| Error::unsupported(format!("{name}: weights whose shape is not known")))

@@ -33,7 +33,8 @@ pub(super) fn unary(function: Unary, operands: &Operands<'_>) -> Result<ValueTyp
         | Unary::Floor
         | Unary::Ceil
         | Unary::Round
-        | Unary::Sign => expect_number(&x, "x")?,
+        | Unary::Sign
+        | Unary::Erf => expect_number(&x, "x")?,
     }
     Ok(same(&x))
 }

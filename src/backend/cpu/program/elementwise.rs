@@ -121,7 +121,7 @@ fn unary(function: Unary) -> Option<fn(f32) -> f32> {
         Unary::Floor => f32::floor,
         Unary::Ceil => f32::ceil,
         Unary::Round => f32::round_ties_even,
-        Unary::Sign | Unary::Not => return None,
+        Unary::Sign | Unary::Not | Unary::Erf => return None,
     })
 }
 

@@ -122,6 +122,7 @@ pub(super) fn unary(ctx: &mut Recorder<'_>, node: &Node, function: Unary) -> Res
         Unary::Round => 11,
         Unary::Sign => 12,
         Unary::Not => 13,
+        Unary::Erf => return Err(Error::unsupported("Erf is computed on the host")),
     };
     if x.word == Word::I32 && (x.dtype != DType::I32 || !matches!(code, 0 | 1 | 6 | 12)) {
         return Err(Error::unsupported(format!(

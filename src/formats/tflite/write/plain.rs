@@ -60,7 +60,7 @@ pub(super) fn plain(emit: &mut Emit<'_>, node: &Node) -> Result<()> {
         }
         Op::Conv2d(op) => window::conv_2d(emit, node, op),
         Op::Pool2d(op) => window::pool_2d(emit, node, op),
-        Op::Unary(op) => same(emit, node, unary(*op), 1, Options::default()),
+        Op::Unary(op) => same(emit, node, unary(*op)?, 1, Options::default()),
         Op::Activation(op) => activation(emit, node, *op),
         Op::Binary(op) => binary(emit, node, *op),
         Op::Select => same(emit, node, opcode::SELECT_V2, 1, Options::default()),
@@ -414,8 +414,8 @@ fn binary(emit: &mut Emit<'_>, node: &Node, op: Binary) -> Result<()> {
     same(emit, node, number, version, options)
 }
 
-fn unary(op: Unary) -> i32 {
-    match op {
+fn unary(op: Unary) -> Result<i32> {
+    Ok(match op {
         Unary::Neg => opcode::NEG,
         Unary::Abs => opcode::ABS,
         Unary::Exp => opcode::EXP,
@@ -430,7 +430,8 @@ fn unary(op: Unary) -> i32 {
         Unary::Round => opcode::ROUND,
         Unary::Sign => opcode::SIGN,
         Unary::Not => opcode::LOGICAL_NOT,
-    }
+        Unary::Erf => return Err(Error::unsupported("TensorFlow Lite has no op for Erf")),
+    })
 }
 
 fn reduction(function: ReduceFunction) -> i32 {
