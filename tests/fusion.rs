@@ -1,4 +1,4 @@
-//! Loops and chains of the corpus become recurrent ops, and compute what they computed before.
+//! Loops and unrolled layers of the corpus become recurrent ops, and compute what they computed before.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -108,7 +108,25 @@ fn saved_models() {
     all_fuse("saved_model", |pair| pair.kind == "saved_model");
 }
 
-/// What today's converter makes of plain TensorFlow graphs: loops, and chains whose first step is
+/// Loops in forms that are not in the corpus, each one recurrent op and as exact as its arithmetic.
+#[test]
+fn joined_states_scans_and_loops_in_float16() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fusion");
+    for (name, atol) in [("concat_state", 1e-5), ("scan_lstm", 1e-5), ("float16_scan", 2e-3)] {
+        let pair = Pair {
+            case: name.to_owned(),
+            kind: "graphdef".to_owned(),
+            control_flow: String::new(),
+            model: folder.join(format!("{name}.pb")),
+            golden: folder.join(format!("{name}.npz")),
+            arithmetic: "float".to_owned(),
+            atol,
+        };
+        assert_eq!(check(&pair), Ok(1), "{name}");
+    }
+}
+
+/// What today's converter makes of plain TensorFlow graphs: loops, and unrolled layers whose first step is
 /// simplified. There are no golden files for these; the judge is the graph as it was.
 #[test]
 fn converted_files() {

@@ -1,243 +1,19 @@
-//! Loops and chains written by hand, in forms that no file of the corpus has: each must compute
+//! Loops and unrolled layers written by hand, in forms that no file of the corpus has: each must compute
 //! what it computed before, and become recurrent ops or stay with a reason.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::time::Instant;
 
-use fuselstm::graph::op::{
-    Activation, Binary, BinaryFunction, FullyConnected, Gather, MatMul, Pack, Unpack, While,
-};
-use fuselstm::graph::{Graph, Op, Port, ValueId, ValueType};
+use fuselstm::graph::op::{Activation, Binary, BinaryFunction, FullyConnected, Pack, Unpack};
+use fuselstm::graph::{Graph, Op, ValueId, ValueType};
 use fuselstm::internal::passes::run_all;
-use fuselstm::measure::compare::{Tolerance, compare};
-use fuselstm::{DType, Device, Model, Session, Tensor};
+use fuselstm::{DType, Tensor};
 
-const TIME: usize = 5;
-const BATCH: usize = 3;
-const INPUT: usize = 4;
-const UNITS: usize = 6;
+#[path = "common/net.rs"]
+mod net;
 
-/// A graph under construction, with a seeded source of numbers.
-struct Net {
-    graph: Graph,
-    seed: u64,
-}
-
-impl Net {
-    fn new(seed: u64) -> Self {
-        Net { graph: Graph::default(), seed }
-    }
-
-    fn number(&mut self) -> f32 {
-        self.seed = self.seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        ((self.seed >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * 1.2
-    }
-
-    fn random(&mut self, shape: &[usize]) -> Tensor {
-        let data: Vec<f32> = (0..shape.iter().product()).map(|_| self.number()).collect();
-        Tensor::from_vec(shape, data).unwrap()
-    }
-
-    fn weights(&mut self, shape: &[usize]) -> ValueId {
-        let tensor = self.random(shape);
-        self.graph.add_constant("w", tensor)
-    }
-
-    fn scalar(&mut self, x: f32) -> ValueId {
-        self.graph.add_constant("s", Tensor::scalar(x))
-    }
-
-    fn input(&mut self, name: &str, dtype: DType, shape: &[usize]) -> ValueId {
-        let value = self.graph.add_value(name, ValueType::fixed(dtype, shape));
-        self.graph.inputs.push(Port { name: name.into(), value });
-        value
-    }
-
-    fn output(&mut self, name: &str, value: ValueId) {
-        self.graph.outputs.push(Port { name: name.into(), value });
-    }
-
-    fn op(&mut self, op: Op, inputs: &[ValueId], dtype: DType, shape: &[usize]) -> ValueId {
-        let result = self.graph.add_value("v", ValueType::fixed(dtype, shape));
-        self.graph.add_node(
-            "n",
-            op,
-            inputs.iter().copied().map(Some).collect(),
-            vec![Some(result)],
-        );
-        result
-    }
-
-    fn shape(&self, value: ValueId) -> Vec<usize> {
-        self.graph.get(value).unwrap().ty.known_shape().unwrap()
-    }
-
-    fn binary(&mut self, function: BinaryFunction, a: ValueId, b: ValueId) -> ValueId {
-        let (x, y) = (self.shape(a), self.shape(b));
-        let shape = if x.len() >= y.len() { x } else { y };
-        self.op(
-            Op::Binary(Binary { function, activation: Activation::Linear }),
-            &[a, b],
-            DType::F32,
-            &shape,
-        )
-    }
-
-    fn add(&mut self, a: ValueId, b: ValueId) -> ValueId {
-        self.binary(BinaryFunction::Add, a, b)
-    }
-
-    fn sub(&mut self, a: ValueId, b: ValueId) -> ValueId {
-        self.binary(BinaryFunction::Sub, a, b)
-    }
-
-    fn mul(&mut self, a: ValueId, b: ValueId) -> ValueId {
-        self.binary(BinaryFunction::Mul, a, b)
-    }
-
-    fn act(&mut self, activation: Activation, x: ValueId) -> ValueId {
-        let shape = self.shape(x);
-        self.op(Op::Activation(activation), &[x], DType::F32, &shape)
-    }
-
-    /// x · new weights, stored `[inputs, outputs]`.
-    fn dense(&mut self, x: ValueId, width: usize) -> ValueId {
-        let shape = self.shape(x);
-        let w = self.weights(&[shape[1], width]);
-        let op =
-            Op::MatMul(MatMul { transpose_a: false, transpose_b: false, asymmetric_inputs: false });
-        self.op(op, &[x, w], DType::F32, &[shape[0], width])
-    }
-
-    /// R h + b + W x, in an order that no framework writes.
-    fn gate(&mut self, x: ValueId, h: ValueId, width: usize) -> ValueId {
-        let (recurrent, input, bias) =
-            (self.dense(h, width), self.dense(x, width), self.weights(&[width]));
-        let sum = self.add(recurrent, bias);
-        self.add(sum, input)
-    }
-
-    fn clip(&mut self, x: ValueId, low: f32, high: f32) -> ValueId {
-        let (low, high) = (self.scalar(low), self.scalar(high));
-        let bounded = self.binary(BinaryFunction::Minimum, high, x);
-        self.binary(BinaryFunction::Maximum, bounded, low)
-    }
-}
-
-/// What a step gets and gives: input, old states, the counter, the lengths; new states and the
-/// entry of the output list.
-type StepFn = fn(&mut Net, ValueId, &[ValueId], ValueId, ValueId) -> (Vec<ValueId>, ValueId);
-
-/// A loop over `turns` steps of `step` with states of these widths.
-fn looped(step: StepFn, widths: &[usize], turns: usize) -> Graph {
-    let mut outer = Net::new(7);
-    let x = outer.input("x", DType::F32, &[TIME, BATCH, INPUT]);
-    let lengths = outer.input("lengths", DType::I32, &[BATCH]);
-    let states: Vec<ValueId> = widths
-        .iter()
-        .enumerate()
-        .map(|(k, &n)| outer.input(&format!("s{k}"), DType::F32, &[BATCH, n]))
-        .collect();
-
-    let mut body = Net::new(11);
-    let (t, xs) =
-        (body.input("t", DType::I32, &[]), body.input("x", DType::F32, &[TIME, BATCH, INPUT]));
-    let rows = body.input("lengths", DType::I32, &[BATCH]);
-    let old: Vec<ValueId> =
-        widths.iter().map(|&n| body.input("s", DType::F32, &[BATCH, n])).collect();
-    let x_t = body.op(
-        Op::Gather(Gather { axis: 0, batch_dims: 0 }),
-        &[xs, t],
-        DType::F32,
-        &[BATCH, INPUT],
-    );
-    let (new, item) = step(&mut body, x_t, &old, t, rows);
-    let item_shape = body.shape(item);
-    let list_shape = [&[TIME][..], &item_shape].concat();
-    let list = body.input("list", DType::F32, &list_shape);
-    let written = body.op(Op::SetItem, &[list, t, item], DType::F32, &list_shape);
-    let one = body.graph.add_constant("one", Tensor::scalar(1i32));
-    let next = body.graph.add_value("next", ValueType::fixed(DType::I32, &[]));
-    let plus = Op::Binary(Binary { function: BinaryFunction::Add, activation: Activation::Linear });
-    body.graph.add_node("count", plus, vec![Some(t), Some(one)], vec![Some(next)]);
-    let results = [vec![next, xs, rows], new, vec![written]].concat();
-    results.into_iter().for_each(|value| body.output("r", value));
-
-    let mut condition = Net::new(13);
-    for port in &body.graph.inputs {
-        let ty = body.graph.get(port.value).unwrap().ty.clone();
-        condition.input(&port.name, ty.dtype, &ty.known_shape().unwrap());
-    }
-    let bound = condition.graph.add_constant("bound", Tensor::scalar(turns as i32));
-    let holds = condition.graph.add_value("holds", ValueType::fixed(DType::Bool, &[]));
-    let less =
-        Op::Binary(Binary { function: BinaryFunction::Less, activation: Activation::Linear });
-    let counter = condition.graph.inputs[0].value;
-    condition.graph.add_node("less", less, vec![Some(counter), Some(bound)], vec![Some(holds)]);
-    condition.output("holds", holds);
-
-    let zero = outer.graph.add_constant("zero", Tensor::scalar(0i32));
-    let empty = outer.graph.add_constant("empty", Tensor::zeros(DType::F32, &list_shape).unwrap());
-    let operands = [vec![zero, x, lengths], states, vec![empty]].concat();
-    let mut outputs = Vec::new();
-    for (k, port) in body.graph.inputs.iter().enumerate() {
-        let ty = body.graph.get(port.value).unwrap().ty.clone();
-        outputs.push((k >= 3).then(|| outer.graph.add_value(format!("out{k}"), ty)));
-    }
-    outputs.iter().flatten().for_each(|&value| outer.output(&format!("o{}", value.0), value));
-    let op = Op::While(Box::new(While { condition: condition.graph, body: body.graph }));
-    outer.graph.add_node("loop", op, operands.into_iter().map(Some).collect(), outputs);
-    outer.graph
-}
-
-fn count(graph: &Graph) -> (usize, usize) {
-    let is = |f: fn(&Op) -> bool| graph.nodes.iter().filter(|node| f(&node.op)).count();
-    (is(|op| matches!(op, Op::Recurrent(_))), is(|op| matches!(op, Op::While(_))))
-}
-
-/// Runs the passes, and checks that the graph computes what it did; returns it with the reasons of
-/// what was declined.
-fn fused(graph: Graph) -> (Graph, String) {
-    let (after, reports) = run_all(graph.clone()).unwrap();
-    let models = [graph, after.clone()].map(|graph| Model::from_graph(graph).unwrap());
-    let mut net = Net::new(99);
-    let inputs: Vec<(String, Tensor)> = models[0]
-        .graph()
-        .inputs
-        .iter()
-        .map(|port| {
-            let ty = &models[0].graph().get(port.value).unwrap().ty;
-            let shape = ty.known_shape().unwrap();
-            let tensor = match ty.dtype {
-                DType::I32 => {
-                    Tensor::from_vec(&shape, (0..shape[0]).map(|k| (2 * k) as i32).collect())
-                        .unwrap()
-                }
-                _ => net.random(&shape),
-            };
-            (port.name.clone(), tensor)
-        })
-        .collect();
-    let inputs: Vec<(&str, &Tensor)> =
-        inputs.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-    let sessions = models.each_ref().map(|model| Session::new(model, Device::reference()).unwrap());
-    let [before, now] = sessions.each_ref().map(|session| session.stream().run(&inputs).unwrap());
-    for port in &models[0].graph().outputs {
-        let (a, b) = (before.get(&port.name).unwrap(), now.get(&port.name).unwrap());
-        let result = compare(a, b, Tolerance { atol: 2e-6, rtol: 0.0 }, &[]).unwrap();
-        assert!(result.holds(), "output {}: max |difference| {:.3e}", port.name, result.max_abs);
-    }
-    let reasons: Vec<_> =
-        reports.iter().flat_map(|report| &report.declined).map(|d| d.reason.clone()).collect();
-    (after, reasons.join("; "))
-}
-
-fn fuses(step: StepFn, widths: &[usize], layers: usize) -> Graph {
-    let (graph, reasons) = fused(looped(step, widths, TIME));
-    assert_eq!(count(&graph), (layers, 0), "{reasons}");
-    graph
-}
+use net::{BATCH, INPUT, Net, StepFn, TIME, UNITS, count, fused, fuses, looped};
 
 #[test]
 fn a_gru_that_moves_towards_its_candidate() {
@@ -462,14 +238,14 @@ fn unrolled(steps: usize, reverse: bool, feedback: bool) -> Graph {
 }
 
 #[test]
-fn a_chain_wired_backwards_is_a_reverse_layer() {
+fn steps_wired_backwards_are_a_reverse_layer() {
     let (graph, reasons) = fused(unrolled(TIME, true, false));
     assert_eq!((count(&graph), graph.nodes.len()), ((1, 0), 1), "{reasons}\n{graph}");
     assert!(graph.to_string().contains("reverse"), "{graph}");
 }
 
 #[test]
-fn a_chain_that_reads_its_own_output_stays_a_chain() {
+fn steps_that_read_their_own_output_stay() {
     let (graph, reasons) = fused(unrolled(TIME, false, true));
     assert_eq!(count(&graph).0, 0, "{reasons}");
     assert!(reasons.contains("depends on an output of the same layer"), "{reasons}");

@@ -12,7 +12,8 @@ use std::hash::{Hash, Hasher};
 use half::f16;
 
 use super::budget::Budget;
-use super::values::{Aliases, is_set, results, used};
+use super::simplify::Simplify;
+use super::values::{Aliases, results, used};
 use super::{Declined, Report};
 use crate::error::{Error, Result};
 use crate::eval::evaluate;
@@ -75,6 +76,7 @@ fn rewrite(mut graph: Graph, counts: &mut Counts, budget: &mut Budget) -> Graph 
         constants.merge(&graph, ValueId::at(index), &mut aliases);
     }
     let mut known = Known::default();
+    let mut simplify = Simplify::default();
     let nodes = std::mem::take(&mut graph.nodes);
     for mut node in nodes {
         aliases.read_operands(&mut node);
@@ -84,9 +86,10 @@ fn rewrite(mut graph: Graph, counts: &mut Counts, budget: &mut Budget) -> Graph 
             counts.invariants += move_invariants(&graph, &mut node, &mut aliases);
         }
         refine(&mut graph, &node);
-        only_adds_an_axis(&mut graph, &mut node);
+        simplify.node(&mut graph, &mut node);
         // A name that the caller sees is kept by its port.
-        if let (Some(from), Some(to)) = (unchanged(&graph, &node), node.output(0)) {
+        let from = unchanged(&graph, &node).or_else(|| simplify.undone(&node));
+        if let (Some(from), Some(to)) = (from, node.output(0)) {
             aliases.set(to, from);
             counts.aliased += 1;
             continue;
@@ -198,26 +201,6 @@ pub(super) fn try_refine(graph: &mut Graph, node: &Node) -> Result<()> {
         };
     }
     Ok(())
-}
-
-/// Writes `x[:, None]` as what it is, an axis of size 1 more.
-fn only_adds_an_axis(graph: &mut Graph, node: &mut Node) {
-    let Op::StridedSlice(options) = &node.op else { return };
-    let added = options.new_axis_mask;
-    let count = node.input(1).and_then(|id| graph.constant(id)).map(Tensor::len);
-    let (Some(count), true) = (count, added.count_ones() == 1) else { return };
-    let strides = node.input(3).and_then(|id| graph.constant(id)?.to_i64().ok());
-    let whole = (0..count).all(|k| {
-        is_set(added, k) || (is_set(options.begin_mask, k) && is_set(options.end_mask, k))
-    });
-    let forward = strides.is_some_and(|strides| strides.iter().all(|&stride| stride == 1));
-    if !whole || !forward || options.ellipsis_mask != 0 || options.shrink_axis_mask & !added != 0 {
-        return;
-    }
-    let axis = Tensor::scalar(added.trailing_zeros() as i32);
-    let axis = graph.add_constant(format!("{}/axis", node.name), axis);
-    node.op = Op::ExpandDims;
-    node.inputs = vec![node.input(0), Some(axis)];
 }
 
 /// The operand that a node passes on as it is.

@@ -7,6 +7,7 @@ pub mod dequantize;
 mod fold;
 mod merge;
 mod recurrence;
+mod simplify;
 mod values;
 
 use budget::Budget;

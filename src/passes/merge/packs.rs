@@ -1,7 +1,7 @@
 //! Packs of what was taken apart before.
 
 use super::input;
-use crate::graph::op::{Activation, Concat};
+use crate::graph::op::{Activation, Concat, StridedSlice};
 use crate::graph::{Dim, Graph, Node, Op, ValueId, ValueType};
 use crate::passes::Report;
 use crate::passes::recurrence::ShapeTracer;
@@ -45,7 +45,8 @@ fn only_entry(tracer: &ShapeTracer, node: &Node) -> Option<ValueId> {
         return None;
     }
     let output = node.output(0)?;
-    let piece = sliced(tracer, node, input(node, 0)?)?;
+    let Op::StridedSlice(options) = &node.op else { return None };
+    let piece = sliced(tracer, node, options, input(node, 0)?)?;
     let inner = input(added, 0)?;
     let same = tracer.graph.get(inner)?.ty.rank() == tracer.graph.get(output)?.ty.rank();
     (piece.axis == 0 && same).then_some(inner)
@@ -64,7 +65,7 @@ fn packed(tracer: &mut ShapeTracer, node: &Node, axis: i64) -> Option<ValueId> {
     let operands: Vec<ValueId> = node.inputs.iter().copied().collect::<Option<_>>()?;
     let rank = tracer.graph.get(*operands.first()?)?.ty.rank()?;
     let axis = usize::try_from(if axis < 0 { axis + rank as i64 + 1 } else { axis }).ok()?;
-    if rank != 2 {
+    if !matches!(rank, 1 | 2) {
         return None;
     }
     if let Some(whole) = whole(tracer, &operands, axis, &node.name) {
@@ -141,66 +142,121 @@ fn pieces(tracer: &ShapeTracer, operands: &[ValueId]) -> Option<(Piece, bool)> {
 fn piece(tracer: &ShapeTracer, value: ValueId) -> Option<Piece> {
     let node = tracer.producer(value)?;
     let whole = input(node, 0)?;
-    let rank = tracer.graph.get(whole)?.ty.rank()?;
-    let axis_of =
-        |axis: i64| usize::try_from(if axis < 0 { axis + rank as i64 } else { axis }).ok();
-    match &node.op {
+    let rank = tracer.graph.ty(whole)?.rank()?;
+    let piece = match &node.op {
         Op::Unpack(unpack) => {
-            let index = tracer.slot(value)?;
-            Some(Piece { whole, axis: axis_of(unpack.axis)?, index })
+            let axis = axis_of(unpack.axis, rank)?;
+            Some(Piece { whole, axis, index: tracer.slot(value)? })
         }
         Op::Gather(gather) if gather.batch_dims == 0 => {
             let indices = input(node, 1)?;
             let scalar = tracer.graph.constant(indices)?.shape().is_empty();
             let index = usize::try_from(*tracer.integers(indices)?.first()?).ok()?;
-            scalar.then_some(Piece { whole, axis: axis_of(gather.axis)?, index })
+            scalar.then_some(Piece { whole, axis: axis_of(gather.axis, rank)?, index })
         }
-        Op::StridedSlice(_) => sliced(tracer, node, whole),
-        // A part of size 1, and the axis dropped.
+        Op::StridedSlice(options) => sliced(tracer, node, options, whole),
         Op::Squeeze(_) | Op::Reshape => {
-            let split = tracer.producer(whole)?;
-            let (Op::Split, None) = (&split.op, input(split, 2)) else { return None };
-            let axis = axis_of(*tracer.integers(input(split, 1)?)?.first()?)?;
-            let index = tracer.slot(whole)?;
-            let mut rest = tracer.graph.get(whole)?.ty.shape.clone()?;
-            let dropped = rest.get(axis)?.known() == Some(1);
-            rest.remove(axis);
-            let same = tracer.graph.get(value)?.ty.shape.as_ref() == Some(&rest);
-            (dropped && same && rest.iter().filter(|dim| dim.known().is_none()).count() <= 1)
-                .then_some(())?;
-            Some(Piece { whole: input(split, 0)?, axis, index })
+            let axis = dropped_axis(tracer, whole, value)?;
+            Some(Piece { whole, axis, index: 0 })
+        }
+        _ => None,
+    }?;
+    // The only entry of a part of size 1 is that entry of the whole.
+    match part(tracer, piece.whole, piece.axis) {
+        Some((whole, index)) if piece.index == 0 => Some(Piece { whole, index, ..piece }),
+        _ => {
+            matches!(node.op, Op::Unpack(_) | Op::Gather(_) | Op::StridedSlice(_)).then_some(piece)
+        }
+    }
+}
+
+fn axis_of(axis: i64, rank: usize) -> Option<usize> {
+    usize::try_from(if axis < 0 { axis + rank as i64 } else { axis }).ok()
+}
+
+/// The axis of size 1 that `value` lacks beside `whole`, when there is one only.
+fn dropped_axis(tracer: &ShapeTracer, whole: ValueId, value: ValueId) -> Option<usize> {
+    let (from, to) = (tracer.graph.shape(whole)?, tracer.graph.shape(value)?);
+    let open = to.iter().filter(|dim| dim.known().is_none()).count();
+    let mut fitting = (0..from.len()).filter(|&axis| {
+        let mut rest = from.to_vec();
+        rest.remove(axis).known() == Some(1) && rest == to
+    });
+    let axis = fitting.next()?;
+    (fitting.next().is_none() && from.len() == to.len() + 1 && open <= 1).then_some(axis)
+}
+
+/// The value of which `value` is one entry along `axis`, the axis kept with size 1, and the entry.
+fn part(tracer: &ShapeTracer, value: ValueId, axis: usize) -> Option<(ValueId, usize)> {
+    let node = tracer.producer(value)?;
+    let whole = input(node, 0)?;
+    let rank = tracer.graph.ty(whole)?.rank()?;
+    (tracer.graph.shape(value)?.get(axis)?.known() == Some(1)).then_some(())?;
+    match &node.op {
+        Op::Split if input(node, 2).is_none() => {
+            let own = axis_of(*tracer.integers(input(node, 1)?)?.first()?, rank)?;
+            (own == axis).then_some((whole, tracer.slot(value)?))
+        }
+        Op::Split => {
+            let own = axis_of(*tracer.integers(input(node, 1)?)?.first()?, rank)?;
+            let sizes = tracer.integers(input(node, 2)?)?;
+            let single = own == axis && sizes.iter().all(|&size| size == 1);
+            single.then_some((whole, tracer.slot(value)?))
+        }
+        Op::StridedSlice(options) if options.shrink_axis_mask == 0 => {
+            let begin = one_of(tracer, node, options, whole, axis)?;
+            Some((whole, begin))
         }
         _ => None,
     }
 }
 
 /// One index of one axis, cut out by a slice that drops the axis.
-fn sliced(tracer: &ShapeTracer, node: &Node, whole: ValueId) -> Option<Piece> {
-    let Op::StridedSlice(options) = &node.op else { return None };
-
+fn sliced(
+    tracer: &ShapeTracer,
+    node: &Node,
+    options: &StridedSlice,
+    whole: ValueId,
+) -> Option<Piece> {
     let axis = usize::try_from(options.shrink_axis_mask.trailing_zeros()).ok()?;
+    (options.shrink_axis_mask.count_ones() == 1).then_some(())?;
+    Some(Piece { whole, axis, index: one_of(tracer, node, options, whole, axis)? })
+}
+
+/// The index of `axis` where a slice begins that leaves all other axes whole.
+fn one_of(
+    tracer: &ShapeTracer,
+    node: &Node,
+    options: &StridedSlice,
+    whole: ValueId,
+    axis: usize,
+) -> Option<usize> {
     let (begin, end) = (tracer.integers(input(node, 1)?)?, tracer.integers(input(node, 2)?)?);
     let strides = tracer.integers(input(node, 3)?)?;
-    let one = options.shrink_axis_mask.count_ones() == 1;
-    if !one || options.ellipsis_mask != 0 || options.new_axis_mask != 0 || options.offset {
+    if options.ellipsis_mask != 0 || options.new_axis_mask != 0 || options.offset {
         return None;
     }
-    let shape = tracer.graph.get(whole)?.ty.shape.as_ref()?;
+    let shape = tracer.graph.shape(whole)?;
     let others = (0..begin.len()).filter(|&k| k != axis).all(|k| {
-        let from = is_set(options.begin_mask, k) || begin[k] == 0;
+        let from = is_set(options.begin_mask, k) || begin.get(k) == Some(&0);
         let size = shape.get(k).and_then(|dim| dim.known());
         let to = is_set(options.end_mask, k)
             || end.get(k).is_some_and(|&end| size.is_some_and(|size| end >= size as i64));
         from && to && strides.get(k) == Some(&1)
     });
-    others.then_some(())?;
-    let begin = *begin.get(axis)?;
-    let index = match (usize::try_from(begin), shape.get(axis)?.known()) {
-        (Ok(index), _) => index,
-        (Err(_), Some(size)) => usize::try_from(begin + size as i64).ok()?,
-        (Err(_), None) => return None,
+    // Where the axis stays, its size of 1 is known by its type, and the slice goes forward.
+    let forward = options.shrink_axis_mask != 0 || strides.get(axis) == Some(&1);
+    (others && forward).then_some(())?;
+    let begin = if is_set(options.begin_mask, axis) && options.shrink_axis_mask == 0 {
+        0
+    } else {
+        *begin.get(axis)?
     };
-    Some(Piece { whole, axis, index })
+    match (usize::try_from(begin), shape.get(axis)?.known()) {
+        (Ok(index), _) => Some(index),
+        (Err(_), Some(size)) => usize::try_from(begin + size as i64).ok(),
+        (Err(_), None) => None,
+    }
 }
 
 /// The pieces put together along `axis`: the value they were taken from, reversed and transposed as

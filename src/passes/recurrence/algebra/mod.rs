@@ -10,10 +10,13 @@
 mod choice;
 mod clip;
 mod columns;
+mod zero;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
+
+pub use zero::is_zero;
 
 use super::polynomial::{Coefficient, Columns, Polynomial, Role};
 
@@ -86,6 +89,15 @@ impl<'g> Algebra<'g> {
         self.graph.get(value)?.ty.rank()
     }
 
+    /// Whether a value may be `[B, n]`, or `[1, B, n]` as PyTorch has it.
+    fn is_step(&self, value: ValueId) -> bool {
+        match self.graph.shape(value) {
+            None | Some([_, _]) => true,
+            Some([one, _, _]) => one.known() == Some(1),
+            Some(_) => false,
+        }
+    }
+
     /// The whole of a value.
     pub fn whole(&self, value: ValueId) -> Option<Columns> {
         Some(Columns { value, start: 0, len: self.width(value)? })
@@ -144,10 +156,8 @@ impl<'g> Algebra<'g> {
         if !tensor.dtype().is_float() && tensor.dtype() != DType::I8 {
             return None;
         }
-        // A result with more axes than [B, n] is no step of a cell.
-        if self.rank(value).is_some_and(|rank| rank != 2)
-            || self.rank(argument).is_some_and(|rank| rank != 2)
-        {
+        // A result with more axes than [B, n] or [1, B, n] is no step of a cell.
+        if !self.is_step(value) || !self.is_step(argument) {
             return None;
         }
         match &node.op {

@@ -6,8 +6,7 @@ use std::collections::HashMap;
 use super::counter::Linear;
 use crate::graph::op::{Activation, BinaryFunction, StridedSlice, While};
 use crate::graph::{Dim, Graph, Node, Op, ValueId, ValueMap};
-use crate::passes::recurrence::algebra::{Algebra, first};
-use crate::passes::recurrence::cells;
+use crate::passes::recurrence::algebra::{Algebra, first, is_zero};
 use crate::passes::recurrence::shape_tracer::{ShapeTracer, Size};
 use crate::passes::recurrence::step::Reason;
 use crate::passes::values::{is_set, used};
@@ -197,7 +196,7 @@ impl<'a> Loop<'a> {
 
     /// Whether every element of a value of the body is 0.
     pub fn is_zero(&self, tracer: &ShapeTracer, value: ValueId) -> bool {
-        if cells::is_zero(&self.algebra, value) {
+        if is_zero(&self.algebra, value) {
             return true;
         }
         match self.variable(value).filter(|&k| self.is_invariant(k)) {

@@ -8,8 +8,8 @@ use super::zero_state::{from_zero, gate_pairs, is_cut_short, is_plain};
 use crate::graph::op::BinaryFunction;
 use crate::graph::recurrent::Masking;
 use crate::graph::{Dim, Graph, Op, ValueId, ValueMap};
-use crate::passes::recurrence::algebra::Algebra;
-use crate::passes::recurrence::cells::{cell_update, is_zero, match_step};
+use crate::passes::recurrence::algebra::{Algebra, is_zero};
+use crate::passes::recurrence::cells::{cell_update, match_step};
 use crate::passes::recurrence::step::{Form, Gate, Reason, Step};
 use crate::passes::recurrence::weights::{Canonical, canonical};
 use crate::passes::values::used;
@@ -264,7 +264,9 @@ impl Finder<'_> {
             None => Mask::Steps(conditions),
         });
         let shape = self.algebra.graph.shape(template.h_new);
-        let batch = shape.and_then(|shape| shape.first()).copied().unwrap_or(Dim::Unknown);
+        // [B, n] or [1, B, n]
+        let batch = shape.and_then(|shape| shape.iter().rev().nth(1));
+        let batch = batch.copied().unwrap_or(Dim::Unknown);
         let Results { steps, h_n, c_n, masking } = results;
         let name = self.name(last);
         let layer =

@@ -9,7 +9,7 @@ use crate::graph::recurrent::{Direction, Layout, Masking, Merge, Source};
 use crate::graph::{Dim, Graph, Op, Recurrent, ValueId, ValueType};
 use crate::passes::recurrence::describe;
 use crate::passes::recurrence::weights::Canonical;
-use crate::tensor::DType;
+use crate::tensor::{DType, Tensor};
 
 /// Which rows count in which steps.
 pub enum Mask {
@@ -70,6 +70,7 @@ impl Unrolled {
     pub fn emit(&self, graph: &mut Graph) -> Option<(ValueId, ValueId)> {
         let x = self.emit_input(graph);
         let mask = self.emit_mask(graph);
+        let [h0, c0] = [self.h0, self.c0].map(|state| state.map(|state| self.flat(graph, state)));
         self.release(graph);
         let op = self.op();
         let name = &self.name;
@@ -80,8 +81,8 @@ impl Unrolled {
         let operands = [
             (Recurrent::X, Some(x)),
             (Recurrent::MASK, mask),
-            (Recurrent::h0(0), self.h0),
-            (Recurrent::c0(0), self.c0),
+            (Recurrent::h0(0), h0),
+            (Recurrent::c0(0), c0),
         ];
         for (slot, value) in operands {
             if let Some(slot) = inputs.get_mut(slot) {
@@ -89,10 +90,11 @@ impl Unrolled {
             }
         }
         let h_n = self.h_n.first().copied();
+        let mut lifted = Vec::new();
         let results = [
             (Recurrent::y(0), Some(y)),
-            (Recurrent::h_n(0), h_n),
-            (Recurrent::c_n(0), self.c_n.first().copied()),
+            (Recurrent::h_n(0), h_n.map(|h_n| self.lowered(graph, h_n, &mut lifted))),
+            (Recurrent::c_n(0), self.c_n.first().map(|&c_n| self.lowered(graph, c_n, &mut lifted))),
         ];
         for (slot, value) in results {
             if let Some(slot) = outputs.get_mut(slot) {
@@ -113,10 +115,46 @@ impl Unrolled {
         if let (Some(piece), Some((_, fresh))) = (pieces.last_mut(), last) {
             *piece = Some(fresh);
         }
+        for piece in pieces.iter_mut().flatten() {
+            *piece = self.lowered(graph, *piece, &mut lifted);
+        }
         let unpack = Op::Unpack(Unpack { axis: 0 });
         graph.add_node(format!("{name}/unpack"), unpack, vec![Some(y)], pieces);
+        for (flat, value) in lifted {
+            let axis = graph.add_constant(format!("{name}/axis"), Tensor::scalar(0i32));
+            let inputs = vec![Some(flat), Some(axis)];
+            graph.add_node(format!("{name}/lift"), Op::ExpandDims, inputs, vec![Some(value)]);
+        }
         self.share(graph);
         last
+    }
+
+    /// A value of a step as `[B, n]`, without a leading axis of size 1.
+    fn flat(&self, graph: &mut Graph, value: ValueId) -> ValueId {
+        let Some(ty) = graph.ty(value).filter(|ty| ty.rank() == Some(3)).cloned() else {
+            return value;
+        };
+        let flat = graph.add_value(format!("{}/flat", self.name), without_first(&ty));
+        let squeeze = Op::Squeeze(Squeeze { axes: vec![0] });
+        let name = format!("{}/flat", self.name);
+        graph.add_node(name, squeeze, vec![Some(value)], vec![Some(flat)]);
+        flat
+    }
+
+    /// The result of the op that stands for a value: itself, or one of which the value is to be
+    /// made.
+    fn lowered(
+        &self,
+        graph: &mut Graph,
+        value: ValueId,
+        lifted: &mut Vec<(ValueId, ValueId)>,
+    ) -> ValueId {
+        let Some(ty) = graph.ty(value).filter(|ty| ty.rank() == Some(3)).cloned() else {
+            return value;
+        };
+        let flat = graph.add_value(format!("{}/flat", self.name), without_first(&ty));
+        lifted.push((flat, value));
+        flat
     }
 
     /// The inputs of the steps as one sequence.
@@ -125,7 +163,7 @@ impl Unrolled {
         let mut packed = Vec::new();
         for (values, width) in &self.inputs {
             let x = graph.add_value(format!("{name}/x"), self.sequence(*width));
-            let inputs = values.iter().copied().map(Some).collect();
+            let inputs = values.iter().map(|&value| Some(self.flat(graph, value))).collect();
             let pack = Op::Pack(Pack { axis: 0 });
             graph.add_node(format!("{name}/pack"), pack, inputs, vec![Some(x)]);
             packed.push(x);
@@ -205,4 +243,9 @@ impl Unrolled {
         graph.outputs.iter_mut().for_each(|port| read(&mut port.value));
         graph.states.iter_mut().for_each(|state| read(&mut state.next));
     }
+}
+
+fn without_first(ty: &ValueType) -> ValueType {
+    let shape = ty.shape.as_ref().map(|shape| shape.iter().skip(1).copied().collect());
+    ValueType { shape, ..ty.clone() }
 }

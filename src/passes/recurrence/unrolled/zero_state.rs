@@ -2,8 +2,7 @@
 
 use crate::graph::ValueId;
 use crate::graph::op::Activation;
-use crate::passes::recurrence::algebra::Algebra;
-use crate::passes::recurrence::cells::is_zero;
+use crate::passes::recurrence::algebra::{Algebra, is_zero};
 use crate::passes::recurrence::step::{Form, Gate, Product, Step};
 
 /// One step alone must be beyond doubt: any gated value looks like an LSTM without an output
