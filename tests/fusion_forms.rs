@@ -61,10 +61,10 @@ fn a_list_with_time_at_its_second_axis() {
 fn a_loop_from_the_last_entry_to_the_first_is_a_reverse_layer() {
     let form = Form {
         read: |net, x, t| {
-            let at = net.from_end(t);
+            let at = net.index_backwards(t);
             net.entry(x, at, 0)
         },
-        written: |net, t| net.from_end(t),
+        written: |net, t| net.index_backwards(t),
         ..PLAIN
     };
     let graph = is_one_op(form, RNN, &[UNITS]);

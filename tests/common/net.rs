@@ -128,7 +128,7 @@ impl Net {
     }
 
     /// `TIME − 1 − t`
-    pub fn from_end(&mut self, t: ValueId) -> ValueId {
+    pub fn index_backwards(&mut self, t: ValueId) -> ValueId {
         let last = self.graph.add_constant("last", Tensor::scalar(TIME as i32 - 1));
         let minus = Binary { function: BinaryFunction::Sub, activation: Activation::Linear };
         self.op(Op::Binary(minus), &[last, t], DType::I32, &[])
