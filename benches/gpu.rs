@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use fuselstm::graph::synthetic::{CellKind, Random, Shape};
-use fuselstm::internal::backend::STRATEGIES;
+use fuselstm::types::Strategy;
 use fuselstm::{Device, Model, Outputs, Session};
 
 /// Steps, batch rows, units, layers: small enough for a software driver.
@@ -27,7 +27,7 @@ fn strategies(criterion: &mut Criterion) {
         let mut group =
             criterion.benchmark_group(format!("gpu_T{time}_B{batch}_H{hidden}_L{layers}"));
         group.throughput(Throughput::Elements((time * batch) as u64));
-        for strategy in STRATEGIES {
+        for &strategy in Strategy::ALL {
             let session =
                 Session::builder(&model).device(Device::gpu()).strategy(strategy).build().unwrap();
             let mut stream = session.stream();
@@ -37,7 +37,7 @@ fn strategies(criterion: &mut Criterion) {
                 eprintln!("{strategy} is left out: {error}");
                 continue;
             }
-            group.bench_function(strategy, |bencher| {
+            group.bench_function(strategy.name(), |bencher| {
                 bencher.iter(|| {
                     stream.reset();
                     stream.run_into(&[("x", &x)], &mut outputs).expect("the session runs");

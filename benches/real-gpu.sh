@@ -61,7 +61,7 @@ part() {
 bench() { local name=$1 limit=$2; shift 2; part "$name" "$limit" "$binary" bench --device "$device" --format jsonl "$@"; }
 
 # Every strategy by name. One that does not apply to a shape is passed over, which the log says.
-strategies=loop,loop-split,step,step-split,wave,persistent
+strategies=loop,loop-split,step,step-split,wavefront,persistent
 if [ $quick = 1 ]; then
     few=(--warmup 1 --runs 2 --seconds 0)
     check_long=(--time 100 --batch 1 --hidden 16,33) check_wide=(--time 5 --batch 1,3 --hidden 16,48)

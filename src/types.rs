@@ -3,7 +3,8 @@
 
 pub use crate::backend::ceilings::{Bandwidth, Ceilings};
 pub use crate::backend::{
-    AdapterSelector, Choice, Counters, InstructionSet, PhaseTimes, Precision, Trial, Tuning,
+    AdapterSelector, Choice, Counters, InstructionSet, PhaseTimes, Precision, Product, Strategy,
+    Trial, Tuning,
 };
 #[cfg(feature = "tflite")]
 pub use crate::convert::{Converted, Options as WriteOptions, Quantize};

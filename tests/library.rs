@@ -290,7 +290,7 @@ fn options_that_a_device_would_ignore_are_refused() {
     let model = digits();
     for builder in [
         Session::builder(&model).device(Device::reference()).threads(2),
-        Session::builder(&model).device(Device::cpu()).strategy("loop"),
+        Session::builder(&model).device(Device::cpu()).strategy(fuselstm::types::Strategy::Loop),
         Session::builder(&model)
             .device(Device::reference())
             .precision(fuselstm::internal::backend::Precision::F16),

@@ -23,7 +23,7 @@ mod options;
 pub mod placement;
 pub mod reference;
 
-pub use options::{AdapterSelector, InstructionSet, Precision};
+pub use options::{AdapterSelector, InstructionSet, Precision, Product, Strategy};
 
 /// A device that can run plans. It keeps what the programs of one session share: uploaded or packed
 /// weights, pipelines.
@@ -162,9 +162,9 @@ impl PhaseTimes {
 #[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub struct Choice {
     /// The strategy to force; `None`: the planner's is the fastest.
-    pub strategy: Option<String>,
+    pub strategy: Option<Strategy>,
     /// The form of the matrix products to force.
-    pub product: Option<String>,
+    pub product: Option<Product>,
     /// Median of its runs, µs.
     pub median_us: f64,
     /// Median of the runs without it, µs.
@@ -173,11 +173,12 @@ pub struct Choice {
 
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let forced = [("strategy", &self.strategy), ("product", &self.product)];
-        let forced: Vec<String> = forced
-            .iter()
-            .filter_map(|(what, name)| Some(format!("{what} {}", name.as_ref()?)))
-            .collect();
+        let forced = [
+            ("strategy", self.strategy.map(Strategy::name)),
+            ("product", self.product.map(Product::name)),
+        ];
+        let forced: Vec<String> =
+            forced.iter().filter_map(|(what, name)| Some(format!("{what} {}", (*name)?))).collect();
         let forced = if forced.is_empty() {
             "the planner's own choice".to_owned()
         } else {
@@ -192,9 +193,9 @@ impl fmt::Display for Choice {
 #[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
 pub struct Trial {
     /// The strategy that was forced.
-    pub strategy: Option<String>,
+    pub strategy: Option<Strategy>,
     /// The form of the matrix products that was forced.
-    pub product: Option<String>,
+    pub product: Option<Product>,
     /// Median of its runs, µs.
     pub median_us: Option<f64>,
     /// Why it was not timed.
@@ -213,13 +214,6 @@ pub struct Tuning {
     pub stored: PathBuf,
 }
 
-/// The recurrent strategies of the gpu backend, by the names that [`BackendOptions::strategy`]
-/// takes: a chunk of steps in a dispatch, with one invocation for a unit or several; a dispatch a
-/// step, likewise; stacked layers on a diagonal; a chunk of steps in a dispatch of workgroups that
-/// wait for one another.
-pub const STRATEGIES: [&str; 6] =
-    ["loop", "loop-split", "step", "step-split", "wave", "persistent"];
-
 /// What a caller may ask of a backend.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct BackendOptions {
@@ -227,12 +221,10 @@ pub struct BackendOptions {
     pub threads: Option<usize>,
     /// How recurrent and dense weights are stored and multiplied.
     pub precision: Precision,
-    /// GPU: force one of [`STRATEGIES`]; an error when it does not apply.
-    pub strategy: Option<String>,
-    /// GPU: force the form of matrix products by name (`direct`, `tiled-64`, `tiled-128`;
-    /// `cooperative`, on the matrix units, where the adapter lists what it needs: with precision
-    /// f16 or int8, x is rounded to half precision and must stay below 65,504).
-    pub product: Option<String>,
+    /// GPU: force a strategy; an error when it does not apply.
+    pub strategy: Option<Strategy>,
+    /// GPU: force the form of matrix products; an error when it does not apply.
+    pub product: Option<Product>,
     /// GPU: ignore what `bench --tune` stored.
     pub untuned: bool,
     /// GPU: keep naga's bounds checks in the shaders.

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+#[cfg(feature = "serde")]
+use serde::{Deserialize, Serialize};
+
 use crate::error::Error;
 use crate::text::by_name;
 
@@ -64,6 +67,58 @@ by_name!(
     Avx512 => "avx512", Avx2 => "avx2", Neon => "neon", Portable => "portable",
 );
 
+/// How the gpu backend runs the steps of a recurrent layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "kebab-case"))]
+#[non_exhaustive]
+pub enum Strategy {
+    /// A chunk of steps in a dispatch, an invocation for each unit.
+    Loop,
+    /// A chunk of steps in a dispatch, several invocations for each unit.
+    LoopSplit,
+    /// A dispatch for each step, an invocation for each unit.
+    Step,
+    /// A dispatch for each step, several invocations for each unit.
+    StepSplit,
+    /// Stacked layers on a diagonal: a dispatch makes a step of every layer.
+    Wavefront,
+    /// A chunk of steps in a dispatch of workgroups that wait for one another.
+    Persistent,
+}
+
+by_name!(
+    Strategy, "recurrent strategy",
+    Loop => "loop", LoopSplit => "loop-split", Step => "step", StepSplit => "step-split",
+    Wavefront => "wavefront", Persistent => "persistent",
+);
+
+/// How the gpu backend computes a matrix product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(Serialize, Deserialize))]
+#[non_exhaustive]
+pub enum Product {
+    /// An invocation makes up to eight rows and four columns.
+    #[cfg_attr(feature = "serde", serde(rename = "direct"))]
+    Direct,
+    /// A workgroup makes 64 rows and columns.
+    #[cfg_attr(feature = "serde", serde(rename = "tiled-64"))]
+    Tiled64,
+    /// A workgroup makes 128 rows and columns.
+    #[cfg_attr(feature = "serde", serde(rename = "tiled-128"))]
+    Tiled128,
+    /// On the matrix units, where the adapter lists what it needs: with precision f16 or int8, x is
+    /// rounded to half precision and must stay below 65,504.
+    #[cfg_attr(feature = "serde", serde(rename = "cooperative"))]
+    Cooperative,
+}
+
+by_name!(
+    Product, "matrix product",
+    Direct => "direct", Tiled64 => "tiled-64", Tiled128 => "tiled-128",
+    Cooperative => "cooperative",
+);
+
 /// Which GPU adapter.
 ///
 /// As text: nothing for any of them, a number, a part of a name; `name=` in front of a name that
@@ -122,8 +177,25 @@ mod tests {
         for &set in InstructionSet::ALL {
             assert_eq!(set.to_string().parse::<InstructionSet>().unwrap(), set);
         }
+        for &strategy in Strategy::ALL {
+            assert_eq!(strategy.to_string().parse::<Strategy>().unwrap(), strategy);
+        }
+        for &product in Product::ALL {
+            assert_eq!(product.to_string().parse::<Product>().unwrap(), product);
+        }
         let error = "f32".parse::<Precision>().unwrap_err().to_string();
         assert!(error.contains("full, f16, bf16, int8"), "{error}");
+    }
+
+    #[cfg(feature = "gpu")]
+    #[test]
+    fn names_in_files_are_those_of_the_command_line() {
+        for &strategy in Strategy::ALL {
+            assert_eq!(serde_json::to_value(strategy).unwrap(), strategy.name());
+        }
+        for &product in Product::ALL {
+            assert_eq!(serde_json::to_value(product).unwrap(), product.name());
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::backend::{BackendOptions, Precision};
+use crate::backend::{BackendOptions, Precision, Product, Strategy};
 use crate::formats::Options as ReadOptions;
 use crate::measure::inputs::{Sizes, seeded};
 use crate::tensor::npz;
@@ -227,11 +227,11 @@ pub(crate) struct Options {
     precision: Precision,
     /// Force a recurrent strategy of the gpu device.
     #[arg(long, value_name = "NAME")]
-    strategy: Option<String>,
+    strategy: Option<Strategy>,
     /// Force the form of matrix products on the gpu device: direct, tiled-64, tiled-128 or
     /// cooperative.
     #[arg(long, value_name = "NAME")]
-    product: Option<String>,
+    product: Option<Product>,
 }
 
 impl Options {
@@ -240,8 +240,8 @@ impl Options {
         BackendOptions {
             threads: self.threads,
             precision: self.precision,
-            strategy: self.strategy.clone(),
-            product: self.product.clone(),
+            strategy: self.strategy,
+            product: self.product,
             ..BackendOptions::default()
         }
     }

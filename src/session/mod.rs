@@ -16,7 +16,8 @@ pub use stream::{Outputs, Stream};
 use crate::backend::ceilings::Ceilings;
 pub use crate::backend::placement::{Device, DeviceReport};
 use crate::backend::{
-    Backend, BackendOptions, Counters, InstructionSet, Precision, Program, Tuning, placement,
+    Backend, BackendOptions, Counters, InstructionSet, Precision, Product, Program, Strategy,
+    Tuning, placement,
 };
 use crate::error::{Error, Place as _, Result};
 use crate::graph::Graph;
@@ -81,15 +82,15 @@ impl SessionBuilder {
         self
     }
 
-    /// Forces a recurrent strategy of the `gpu` device by name.
-    pub fn strategy(mut self, name: impl Into<String>) -> Self {
-        self.options.strategy = Some(name.into());
+    /// Forces a recurrent strategy of the `gpu` device.
+    pub fn strategy(mut self, strategy: Strategy) -> Self {
+        self.options.strategy = Some(strategy);
         self
     }
 
-    /// Forces the form of matrix products of the `gpu` device by name.
-    pub fn product(mut self, name: impl Into<String>) -> Self {
-        self.options.product = Some(name.into());
+    /// Forces the form of matrix products of the `gpu` device.
+    pub fn product(mut self, product: Product) -> Self {
+        self.options.product = Some(product);
         self
     }
 

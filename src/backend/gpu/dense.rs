@@ -6,6 +6,7 @@ use super::device::Device;
 use super::ops::activation;
 use super::pipeline::{Kernel, Part, Shader};
 use super::record::{Phase, Recorder, Repeat, count};
+use crate::backend::Product;
 use crate::error::{Error, Result};
 use crate::graph::op::Activation;
 
@@ -75,18 +76,6 @@ pub(super) fn pack_bias(bias: Option<&[f32]>, columns: usize, scales: &[f32]) ->
     packed
 }
 
-/// How a product is computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
-    /// `dense_direct.wgsl`: an invocation makes up to eight rows and four columns.
-    Direct,
-    /// `dense_tiled.wgsl`: a workgroup makes this many rows and columns.
-    Tiled(u32),
-    /// `dense_cooperative.wgsl`: on the matrix units; only by name, see
-    /// [`cooperative`](super::cooperative).
-    Cooperative,
-}
-
 /// Fewest rows for which a tile of 64 is not mostly empty.
 const TILED_ROWS: u32 = 32;
 /// Fewest tiles of 128 by 128 that keep the 132 multiprocessors of the largest devices busy; below,
@@ -95,48 +84,24 @@ const LARGE_TILES: u32 = 256;
 /// Terms that `dense_tiled.wgsl` lays out at a time, times its tile.
 const TILE_TERMS: u32 = 1024;
 
-impl Form {
-    /// The form of this name.
-    pub(super) fn named(name: &str) -> Result<Form> {
-        match name {
-            "direct" => Ok(Form::Direct),
-            "tiled-64" => Ok(Form::Tiled(64)),
-            "tiled-128" => Ok(Form::Tiled(128)),
-            "cooperative" => Ok(Form::Cooperative),
-            other => Err(Error::input(format!(
-                "no product {other:?}: there are direct, tiled-64, tiled-128 and cooperative"
-            ))),
-        }
+/// Loop iterations of one invocation for a sum over `depth` terms.
+fn iterations(product: Product, depth: u32) -> u32 {
+    let tiled = |tile: u32| depth.div_ceil(TILE_TERMS / tile).saturating_mul(1 + TILE_TERMS / tile);
+    match product {
+        Product::Direct | Product::Cooperative => depth,
+        Product::Tiled64 => tiled(64),
+        Product::Tiled128 => tiled(128),
     }
+}
 
-    fn name(self) -> &'static str {
-        match self {
-            Form::Direct => "direct",
-            Form::Tiled(64) => "tiled-64",
-            Form::Tiled(_) => "tiled-128",
-            Form::Cooperative => "cooperative",
-        }
+/// The form for a product of `rows` by `columns`: on the software driver always the direct one,
+/// which is three times faster there.
+fn planned(device: &Device, rows: u32, columns: u32) -> Product {
+    if device.software || rows < TILED_ROWS {
+        return Product::Direct;
     }
-
-    /// Loop iterations of one invocation for a sum over `depth` terms.
-    fn iterations(self, depth: u32) -> u32 {
-        match self {
-            Form::Direct | Form::Cooperative => depth,
-            Form::Tiled(tile) => {
-                depth.div_ceil(TILE_TERMS / tile).saturating_mul(1 + TILE_TERMS / tile)
-            }
-        }
-    }
-
-    /// The form for a product of `rows` by `columns`: on the software driver always the direct one,
-    /// which is three times faster there.
-    fn of(device: &Device, rows: u32, columns: u32) -> Form {
-        if device.software || rows < TILED_ROWS {
-            return Form::Direct;
-        }
-        let large = u64::from(rows.div_ceil(128)) * u64::from(columns.div_ceil(128));
-        Form::Tiled(if large >= u64::from(LARGE_TILES) { 128 } else { 64 })
-    }
+    let large = u64::from(rows.div_ceil(128)) * u64::from(columns.div_ceil(128));
+    if large >= u64::from(LARGE_TILES) { Product::Tiled128 } else { Product::Tiled64 }
 }
 
 /// Records one product.
@@ -149,18 +114,13 @@ pub(super) fn record(ctx: &mut Recorder<'_>, dense: &Dense<'_>) -> Result<()> {
         return Err(Error::unsupported("a product over no terms"));
     }
     let device = &ctx.shared.device;
-    let form = match ctx.shared.options.product.as_deref() {
-        Some(name) => Form::named(name)?,
-        None => Form::of(device, rows, columns),
-    };
-    if device.software && form.iterations(depth) > SOFTWARE_ITERATIONS {
+    let product = ctx.shared.options.product.unwrap_or_else(|| planned(device, rows, columns));
+    if device.software && iterations(product, depth) > SOFTWARE_ITERATIONS {
         return Err(Error::limit(format!(
-            "a sum over {depth} terms by the {} product: the software driver ends loops after {SOFTWARE_ITERATIONS}",
-            form.name()
+            "a sum over {depth} terms by the {product} product: the software driver ends loops after {SOFTWARE_ITERATIONS}"
         )));
     }
-    let note =
-        format!("products of {rows} rows, {depth} terms, {columns} columns: {}", form.name());
+    let note = format!("products of {rows} rows, {depth} terms, {columns} columns: {product}");
     if !ctx.notes.contains(&note) {
         ctx.notes.push(note);
     }
@@ -170,20 +130,22 @@ pub(super) fn record(ctx: &mut Recorder<'_>, dense: &Dense<'_>) -> Result<()> {
     let whole =
         [depth, offset, run, stride].iter().all(|n| n % 4 == 0) && dense.x.size.is_multiple_of(16);
     let x = if whole { Part::XQuads } else { Part::XWords };
-    let (kernel, groups) = match form {
-        Form::Direct => {
+    let tiled = |tile: u32| {
+        let kernel = Kernel::with_parts(Shader::DenseTiled, &[weights, x]).with("TILE", tile);
+        (kernel, ctx.linear(rows.div_ceil(tile) * columns.div_ceil(tile), 1))
+    };
+    let (kernel, groups) = match product {
+        Product::Direct => {
             let tile = if rows >= 5 { 8 } else { rows.next_power_of_two() };
             let kernel =
                 Kernel::with_parts(Shader::DenseDirect, &[weights, products, x]).with("ROWS", tile);
             (kernel, ctx.linear(quads.next_multiple_of(8) * rows.div_ceil(tile), 64))
         }
-        Form::Tiled(tile) => {
-            let kernel = Kernel::with_parts(Shader::DenseTiled, &[weights, x]).with("TILE", tile);
-            (kernel, ctx.linear(rows.div_ceil(tile) * columns.div_ceil(tile), 1))
-        }
-        Form::Cooperative => {
+        Product::Tiled64 => tiled(64),
+        Product::Tiled128 => tiled(128),
+        Product::Cooperative => {
             let matrices = device.cooperative.ok_or_else(|| {
-                Error::unsupported("the device was opened without cooperative matrices")
+                Error::input("the cooperative product does not apply: the device was opened without cooperative matrices")
             })?;
             let kernel = Kernel::with_parts(Shader::DenseCooperative, &[weights, x, matrices.part]);
             (kernel.with("LANES", matrices.lanes), ctx.linear(matrices.groups(rows, columns), 1))
@@ -254,10 +216,10 @@ mod tests {
             [129, 12, 257],
             [200, 100, 20],
         ];
-        for form in ["tiled-64", "tiled-128"] {
+        for form in [Product::Tiled64, Product::Tiled128] {
             for (index, shape) in shapes.into_iter().enumerate() {
                 let options = BackendOptions {
-                    product: Some(form.into()),
+                    product: Some(form),
                     checked_shaders: index % 2 == 0 || index > 4,
                     ..BackendOptions::default()
                 };
@@ -273,12 +235,9 @@ mod tests {
     #[test]
     fn tiles_of_rounded_weights() {
         for (precision, tolerance) in [(Precision::F16, 5e-3), (Precision::Int8, 5e-2)] {
-            for form in ["tiled-64", "tiled-128"] {
-                let options = BackendOptions {
-                    precision,
-                    product: Some(form.into()),
-                    ..BackendOptions::default()
-                };
+            for form in [Product::Tiled64, Product::Tiled128] {
+                let options =
+                    BackendOptions { precision, product: Some(form), ..BackendOptions::default() };
                 let Some((got, want)) = product(&options, [70, 34, 135]) else { return };
                 let error = max_abs(&got, &want);
                 assert!(error < tolerance && error > 0.0, "{form} {precision:?}: {error}");
@@ -293,7 +252,7 @@ mod tests {
         let Some(gpu) = open(&BackendOptions::default()) else { return };
         let product_of = |precision| BackendOptions {
             precision,
-            product: Some("cooperative".into()),
+            product: Some(Product::Cooperative),
             uncached: true,
             ..BackendOptions::default()
         };
@@ -325,20 +284,12 @@ mod tests {
         let Some(gpu) = open(&BackendOptions::default()) else { return };
         let device = &gpu.shared.device;
         let [few, one, many] =
-            [(31, 4096), (32, 256), (32 * 128, 1024)].map(|(m, n)| Form::of(device, m, n));
-        let tiled = |form: Form| if device.software { Form::Direct } else { form };
+            [(31, 4096), (32, 256), (32 * 128, 1024)].map(|(m, n)| planned(device, m, n));
+        let tiled = |form: Product| if device.software { Product::Direct } else { form };
         assert_eq!(
             [few, one, many],
-            [Form::Direct, tiled(Form::Tiled(64)), tiled(Form::Tiled(128))]
+            [Product::Direct, tiled(Product::Tiled64), tiled(Product::Tiled128)]
         );
-        let options =
-            BackendOptions { product: Some("tiled-32".into()), ..BackendOptions::default() };
-        let refused =
-            super::super::Gpu::open(&crate::backend::AdapterSelector::Any, &options).err().unwrap();
-        assert!(
-            refused.kind() == crate::ErrorKind::InvalidInput
-                && refused.to_string().contains("tiled-64")
-        );
-        assert_eq!(Form::Tiled(64).iterations(17), 34);
+        assert_eq!(iterations(Product::Tiled64, 17), 34);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::ceilings::Ceilings;
-use super::{AdapterSelector, Backend, BackendOptions, Choice, Program, Tuning};
+use super::{AdapterSelector, Backend, BackendOptions, Choice, Product, Program, Strategy, Tuning};
 use crate::error::Result;
 use crate::plan::Plan;
 use crate::tensor::Tensor;
@@ -54,16 +54,14 @@ impl Gpu {
     /// Opens an adapter, one of [`adapters`].
     ///
     /// # Errors
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for bfloat16 weights and for an unknown
-    /// strategy or form of the matrix product; [`Device`](crate::ErrorKind::Device) when there is
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for bfloat16 weights; [`Device`](crate::ErrorKind::Device) when there is
     /// none such, or it lacks something that is needed; the message says what this machine has;
     /// [`Unsupported`](crate::ErrorKind::Unsupported) for the cooperative product where the adapter
     /// does not list the matrices that it needs.
     pub fn open(selector: &AdapterSelector, options: &BackendOptions) -> Result<Gpu> {
         weights::Storing::of(options.precision)?;
-        let product = options.product.as_deref().map(dense::Form::named).transpose()?;
-        options.strategy.as_deref().map(recurrent::known).transpose()?;
-        let cooperative = (product == Some(dense::Form::Cooperative)).then_some(options.precision);
+        let is_cooperative = options.product == Some(Product::Cooperative);
+        let cooperative = is_cooperative.then_some(options.precision);
         let device = Arc::new(device::Device::open(selector, cooperative)?);
         let nothing = buffers::create_with(&device, &device::Meter::default(), &[0])?;
         let stored = if options.uncached { None } else { stored::Stored::open(&device) };
@@ -72,7 +70,7 @@ impl Gpu {
         let tuned = Mutex::new(tuned::Tuned::load(&device.report));
         let shared =
             Arc::new(Shared { device, pipelines, constants, persistent, options, nothing });
-        if shared.options.strategy.as_deref() == Some("persistent") {
+        if shared.options.strategy == Some(Strategy::Persistent) {
             recurrent::probe(&shared);
         }
         Ok(Gpu { shared, tuned, probed: AtomicBool::new(false) })
@@ -84,8 +82,8 @@ impl Gpu {
     }
 
     /// The same device with a choice forced.
-    fn with(&self, strategy: Option<String>, product: Option<String>) -> Arc<Shared> {
-        let persistent = strategy.as_deref() == Some("persistent");
+    fn with(&self, strategy: Option<Strategy>, product: Option<Product>) -> Arc<Shared> {
+        let persistent = strategy == Some(Strategy::Persistent);
         let Shared { device, pipelines, constants, persistent: trust, options, nothing } =
             &*self.shared;
         let shared = Arc::new(Shared {
@@ -108,25 +106,26 @@ impl Gpu {
         tuned.remember(&self.shared.device.report, plan, self.shared.options.precision, choice)
     }
 
-    /// The program with what was tuned for the plan; `None` when nothing was, or it no longer
-    /// applies.
-    fn compile_tuned(&self, plan: &Arc<Plan>) -> Option<GpuProgram> {
+    /// The program with what was tuned for the plan, or why that no longer applies; `None` when
+    /// nothing was tuned.
+    fn compile_tuned(&self, plan: &Arc<Plan>) -> Option<std::result::Result<GpuProgram, String>> {
         let tuned = self.tuned.lock().unwrap_or_else(PoisonError::into_inner);
         let choice = tuned.choice(plan, &self.shared.options).cloned();
         drop(tuned);
         let choice =
             choice.filter(|choice| choice.strategy.is_some() || choice.product.is_some())?;
-        let shared = self.with(choice.strategy.clone(), choice.product.clone());
-        match GpuProgram::compile(&shared, plan) {
+        let shared = self.with(choice.strategy, choice.product);
+        Some(match GpuProgram::compile(&shared, plan) {
             Ok(mut program) => {
                 program.note(format!("tuned: {choice}"));
-                Some(program)
+                Ok(program)
             }
             Err(error) => {
-                log::warn!("what was tuned ({choice}) does not apply: {error}");
-                None
+                let reason = format!("what was tuned ({choice}) does not apply: {error}");
+                log::warn!("gpu: {reason}");
+                Err(reason)
             }
-        }
+        })
     }
 }
 
@@ -152,10 +151,15 @@ impl Backend for Gpu {
     }
 
     fn compile(&self, plan: &Arc<Plan>) -> Result<Box<dyn Program>> {
-        Ok(Box::new(match self.compile_tuned(plan) {
-            Some(program) => program,
-            None => GpuProgram::compile(&self.shared, plan)?,
-        }))
+        let tuned = self.compile_tuned(plan);
+        if let Some(Ok(program)) = tuned {
+            return Ok(Box::new(program));
+        }
+        let mut program = GpuProgram::compile(&self.shared, plan)?;
+        if let Some(Err(reason)) = tuned {
+            program.note(reason);
+        }
+        Ok(Box::new(program))
     }
 }
 

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use super::Gpu;
 use super::program::GpuProgram;
-use crate::backend::{Choice, Io, Program as _, STRATEGIES, Trial, Tuning};
+use crate::backend::{Choice, Io, Product, Program as _, Strategy, Trial, Tuning};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::Plan;
 use crate::tensor::Tensor;
 
 /// Forms of the matrix product, tried with the strategy that won.
-const PRODUCTS: [&str; 3] = ["direct", "tiled-64", "tiled-128"];
+const PRODUCTS: [Product; 3] = [Product::Direct, Product::Tiled64, Product::Tiled128];
 /// All runs together take about this long; compilation is not counted.
 const BUDGET: Duration = Duration::from_secs(1);
 /// Timed runs of a candidate.
@@ -52,21 +52,18 @@ pub(super) fn tune(gpu: &Gpu, work: &Work<'_>) -> Result<Tuning> {
     };
     let default_us = search.time(None, None)?;
     // One that does not apply to a layer refuses, and is passed over.
-    for strategy in STRATEGIES {
+    for &strategy in Strategy::ALL {
         search.attempt(Some(strategy), None)?;
     }
-    let strategy = search.best().and_then(|best| best.strategy.clone());
+    let strategy = search.best().and_then(|best| best.strategy);
     for product in PRODUCTS {
-        search.attempt(strategy.as_deref(), Some(product))?;
+        search.attempt(strategy, Some(product))?;
     }
     let best = search.best().filter(|best| best.median_us.is_some_and(|us| us < GAIN * default_us));
     let choice = match best {
-        Some(Trial { strategy, product, median_us: Some(median_us), .. }) => Choice {
-            strategy: strategy.clone(),
-            product: product.clone(),
-            median_us: *median_us,
-            default_us,
-        },
+        Some(Trial { strategy, product, median_us: Some(median_us), .. }) => {
+            Choice { strategy: *strategy, product: *product, median_us: *median_us, default_us }
+        }
         // Nothing beats the planner: that is worth remembering too, so that an older choice goes.
         _ => Choice { strategy: None, product: None, median_us: default_us, default_us },
     };
@@ -83,13 +80,9 @@ impl Search<'_> {
     }
 
     /// Times a candidate; one that does not apply is passed over with the reason.
-    fn attempt(&mut self, strategy: Option<&str>, product: Option<&str>) -> Result<()> {
-        let refused = |reason: String| Trial {
-            strategy: strategy.map(str::to_owned),
-            product: product.map(str::to_owned),
-            median_us: None,
-            refused: Some(reason),
-        };
+    fn attempt(&mut self, strategy: Option<Strategy>, product: Option<Product>) -> Result<()> {
+        let refused =
+            |reason: String| Trial { strategy, product, median_us: None, refused: Some(reason) };
         if self.spent > self.budget {
             self.trials.push(refused("the time was used up".to_owned()));
             return Ok(());
@@ -109,11 +102,10 @@ impl Search<'_> {
     }
 
     /// Median microseconds of a candidate's runs, which are added to the trials.
-    fn time(&mut self, strategy: Option<&str>, product: Option<&str>) -> Result<f64> {
-        let (strategy, product) = (strategy.map(str::to_owned), product.map(str::to_owned));
-        let shared = self.gpu.with(strategy.clone(), product.clone());
+    fn time(&mut self, strategy: Option<Strategy>, product: Option<Product>) -> Result<f64> {
+        let shared = self.gpu.with(strategy, product);
         let mut program = GpuProgram::compile(&shared, self.work.plan)?;
-        if strategy.as_deref() == Some("persistent") && !program.says("persistent strategy") {
+        if strategy == Some(Strategy::Persistent) && !program.says("persistent strategy") {
             return Err(Error::unsupported(
                 "the adapter or the layer does not allow it, so that steps would be timed",
             ));
@@ -196,22 +188,17 @@ mod tests {
             budget: 60 * BUDGET,
         };
         search.time(None, None).unwrap();
-        for strategy in STRATEGIES.iter().chain(&["no-such"]) {
+        for &strategy in Strategy::ALL {
             search.attempt(Some(strategy), None).unwrap();
         }
         for product in PRODUCTS {
-            search.attempt(Some("loop"), Some(product)).unwrap();
+            search.attempt(Some(Strategy::Loop), Some(product)).unwrap();
         }
         assert!(search.trials.len() <= 20);
         for trial in &search.trials {
             assert_ne!(trial.median_us.is_some(), trial.refused.is_some(), "{trial:?}");
-            let known =
-                |name: &Option<String>| matches!(name.as_deref(), None | Some("loop" | "step"));
-            if known(&trial.strategy) {
+            if matches!(trial.strategy, None | Some(Strategy::Loop | Strategy::Step)) {
                 assert!(trial.median_us.is_some(), "{trial:?}");
-            }
-            if trial.strategy.as_deref() == Some("no-such") {
-                assert!(trial.refused.is_some());
             }
         }
     }

@@ -166,6 +166,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::backend::Strategy;
     use crate::graph::synthetic::{CellKind, Shape};
 
     fn report(driver: &str) -> AdapterReport {
@@ -190,13 +191,8 @@ mod tests {
         Plan::new(&Arc::new(shape.graph(1).unwrap()), &[vec![time, batch, 3]]).unwrap()
     }
 
-    fn choice(strategy: &str) -> Choice {
-        Choice {
-            strategy: Some(strategy.to_owned()),
-            product: None,
-            median_us: 1.5,
-            default_us: 3.0,
-        }
+    fn choice(strategy: Strategy) -> Choice {
+        Choice { strategy: Some(strategy), product: None, median_us: 1.5, default_us: 3.0 }
     }
 
     /// A file of its own for a test.
@@ -211,16 +207,18 @@ mod tests {
         let file = scratch("again");
         let mut tuned = Tuned::load_from(Some(file.clone()), &report("1"));
         assert_eq!(tuned.choice(&plan(100, 2), &BackendOptions::default()), None);
-        tuned.remember(&report("1"), &plan(100, 2), Precision::Full, choice("step")).unwrap();
+        tuned
+            .remember(&report("1"), &plan(100, 2), Precision::Full, choice(Strategy::Step))
+            .unwrap();
         let later = Tuned::load_from(Some(file.clone()), &report("1"));
         let options = BackendOptions::default();
-        assert_eq!(later.choice(&plan(120, 2), &options), Some(&choice("step")));
+        assert_eq!(later.choice(&plan(120, 2), &options), Some(&choice(Strategy::Step)));
         assert_eq!(later.choice(&plan(200, 2), &options), None);
         assert_eq!(later.choice(&plan(100, 3), &options), None);
         for other in [
             BackendOptions { precision: Precision::F16, ..options.clone() },
             BackendOptions { untuned: true, ..options.clone() },
-            BackendOptions { strategy: Some("loop".into()), ..options.clone() },
+            BackendOptions { strategy: Some(Strategy::Loop), ..options.clone() },
         ] {
             assert_eq!(later.choice(&plan(100, 2), &other), None);
         }
@@ -231,7 +229,7 @@ mod tests {
     fn files_of_another_driver_or_form_or_none_at_all_are_ignored() {
         let file = scratch("ignored");
         Tuned::load_from(Some(file.clone()), &report("1"))
-            .remember(&report("1"), &plan(8, 1), Precision::Full, choice("loop"))
+            .remember(&report("1"), &plan(8, 1), Precision::Full, choice(Strategy::Loop))
             .unwrap();
         let text = std::fs::read_to_string(&file).unwrap();
         let count =

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::row::{self, Effort, Row};
 use super::sweep::Sizes;
-use crate::backend::BackendOptions;
 use crate::backend::ceilings::Ceilings;
+use crate::backend::{BackendOptions, Product, Strategy};
 use crate::formats::Options as ReadOptions;
 use crate::graph::synthetic::{CellKind, Random, Shape};
 use crate::session::Inputs;
@@ -196,16 +196,15 @@ impl Sessions {
     fn tune(&mut self, setup: &Setup<'_>, inputs: &(impl Inputs + ?Sized)) -> Result<(), Failure> {
         let tuning = self.plain.tune(inputs)?;
         for trial in &tuning.trials {
-            let name =
-                |name: &Option<String>| name.clone().unwrap_or_else(|| "planner's".to_owned());
+            let name = |forced: Option<&'static str>| forced.unwrap_or("planner's");
             let result = match (&trial.median_us, &trial.refused) {
                 (Some(us), _) => format!("{us:.1} µs"),
                 (None, reason) => format!("passed over: {}", reason.clone().unwrap_or_default()),
             };
             log::info!(
                 "strategy {}, product {}: {result}",
-                name(&trial.strategy),
-                name(&trial.product)
+                name(trial.strategy.map(Strategy::name)),
+                name(trial.product.map(Product::name))
             );
         }
         log::warn!(

@@ -10,7 +10,7 @@ mod sweep;
 use std::path::PathBuf;
 
 use crate::Device;
-use crate::backend::Precision;
+use crate::backend::{Precision, Strategy};
 use crate::graph::synthetic::CellKind;
 use clap::ValueEnum;
 use row::Effort;
@@ -94,7 +94,7 @@ pub(crate) struct Args {
     svg: Option<PathBuf>,
     /// Recurrent strategies of the gpu device, each forced.
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
-    strategy: Vec<String>,
+    strategy: Vec<Strategy>,
     /// Where the time of a gpu run goes, by the device's own clock: upload, projection, recurrence,
     /// other ops, readback, idle. Measured in runs of their own.
     #[arg(long)]

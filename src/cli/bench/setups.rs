@@ -1,7 +1,7 @@
 //! Which devices are measured, each with which options.
 
 use crate::Device;
-use crate::backend::{BackendOptions, STRATEGIES};
+use crate::backend::{BackendOptions, Strategy};
 
 use super::Args;
 use crate::cli::common::Failure;
@@ -24,11 +24,6 @@ pub(super) fn setups(args: &Args) -> Result<Vec<Setup<'_>>, Failure> {
     if !args.strategy.is_empty() && !args.device.iter().any(Device::is_gpu) {
         return Err(needs("--strategy", "gpu"));
     }
-    if let Some(name) = args.strategy.iter().find(|name| !STRATEGIES.contains(&name.as_str())) {
-        return Err(
-            format!("no recurrent strategy {name:?}: there are {}", STRATEGIES.join(", ")).into()
-        );
-    }
     if args.phases && !args.device.iter().any(Device::is_gpu) {
         return Err(needs("--phases", "gpu"));
     }
@@ -43,16 +38,16 @@ pub(super) fn setups(args: &Args) -> Result<Vec<Setup<'_>>, Failure> {
             Some(sizes) if has_threads(device) => sizes.0.iter().copied().map(Some).collect(),
             _ => vec![None],
         };
-        let strategies: Vec<Option<String>> = match args.strategy.as_slice() {
-            names if device.is_gpu() && !names.is_empty() => {
-                names.iter().cloned().map(Some).collect()
+        let strategies: Vec<Option<Strategy>> = match args.strategy.as_slice() {
+            strategies if device.is_gpu() && !strategies.is_empty() => {
+                strategies.iter().copied().map(Some).collect()
             }
             _ => vec![None],
         };
         for &precision in &args.precision {
             for &threads in &threads {
-                for strategy in &strategies {
-                    let (strategy, untuned) = (strategy.clone(), args.untuned && device.is_gpu());
+                for &strategy in &strategies {
+                    let untuned = args.untuned && device.is_gpu();
                     let options = BackendOptions {
                         threads,
                         precision,

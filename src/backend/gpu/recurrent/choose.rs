@@ -1,40 +1,36 @@
 //! Which strategy runs a layer, and why.
 
+use super::loop_::LoopVariant;
+use super::persistent::PersistentVariant;
+use super::step::StepVariant;
 use super::{Layer, loop_, loop_split, persistent, step};
-use crate::backend::STRATEGIES;
+use crate::backend::Strategy;
 use crate::backend::gpu::device::Device;
+use crate::backend::gpu::record::Recorder;
 use crate::error::{Error, Result};
 
 /// A strategy made ready for one layer.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Strategy {
+pub(super) enum Prepared {
     /// A chunk of steps in one dispatch.
-    Loop(loop_::Form),
+    Loop(LoopVariant),
     /// One dispatch a step.
-    Step(step::Form),
+    Step(StepVariant),
     /// Two or three dispatches a step.
     Stages,
     /// A chunk of steps in one dispatch, several workgroups that wait for one another.
-    Persistent(persistent::Form),
+    Persistent(PersistentVariant),
 }
 
-/// Refuses a name that no strategy has.
-pub(in crate::backend::gpu) fn known(name: &str) -> Result<()> {
-    if STRATEGIES.contains(&name) {
-        return Ok(());
-    }
-    Err(Error::input(format!(
-        "no recurrent strategy {name:?}: there are {}",
-        STRATEGIES.join(", ")
-    )))
-}
-
-impl Strategy {
-    pub(super) fn name(&self) -> &'static str {
+impl Prepared {
+    /// The strategy by its public name.
+    pub(super) fn strategy(&self) -> Strategy {
         match self {
-            Strategy::Loop(_) => "loop",
-            Strategy::Step(_) | Strategy::Stages => "step",
-            Strategy::Persistent(_) => "persistent",
+            Prepared::Loop(LoopVariant::Whole(_)) => Strategy::Loop,
+            Prepared::Loop(LoopVariant::Split(_)) => Strategy::LoopSplit,
+            Prepared::Step(variant) if variant.is_split() => Strategy::StepSplit,
+            Prepared::Step(_) | Prepared::Stages => Strategy::Step,
+            Prepared::Persistent(_) => Strategy::Persistent,
         }
     }
 }
@@ -54,62 +50,70 @@ pub(super) fn widest_loop(layer: &Layer<'_>, device: &Device) -> usize {
     }
 }
 
-/// The strategy for a layer with the reason, or the forced one with an error when it does not
-/// apply.
-pub(super) fn choose(
-    layer: &Layer<'_>,
-    device: &Device,
-    forced: Option<&str>,
-) -> Result<(Strategy, String)> {
-    let loop_form = || loop_::form(layer, device).map(Strategy::Loop);
-    let asked = |form: step::Form, why: &str| match step::refusal(layer) {
-        None => Ok((Strategy::Step(form), why.to_owned())),
-        Some(reason) => Err(Error::input(format!(
-            "the strategy {} does not apply: {reason}",
-            forced.unwrap_or("step")
-        ))),
+/// The strategy for a layer with the reason: the forced one, or an error when it does not apply.
+pub(super) fn choose(ctx: &Recorder<'_>, layer: &Layer<'_>) -> Result<(Prepared, String)> {
+    let device = &ctx.shared.device;
+    match ctx.shared.options.strategy {
+        None => planned(layer, device),
+        Some(Strategy::Persistent) => {
+            match ctx.trial.map_or_else(|| ctx.shared.persistent.look(), Ok) {
+                Ok(look) => {
+                    let (variant, reason) = persistent::prepare(layer, device, look)?;
+                    Ok((Prepared::Persistent(variant), reason))
+                }
+                Err(reason) => Ok((forced(layer, device, Strategy::Step)?.0, reason)),
+            }
+        }
+        Some(strategy) => forced(layer, device, strategy),
+    }
+}
+
+/// A strategy that was asked for.
+fn forced(layer: &Layer<'_>, device: &Device, strategy: Strategy) -> Result<(Prepared, String)> {
+    let asked = |variant: StepVariant, why: &str| match step::refusal(layer) {
+        None => Ok((Prepared::Step(variant), why.to_owned())),
+        Some(reason) => {
+            Err(Error::input(format!("the strategy {strategy} does not apply: {reason}")))
+        }
     };
-    match forced {
-        None => {}
-        Some("loop") => return Ok((loop_form()?, "asked for".into())),
-        Some("loop-split") => {
-            let form = loop_split::form(layer, device).map_err(|error| {
+    match strategy {
+        Strategy::Loop => Ok((Prepared::Loop(loop_::form(layer, device)?), "asked for".into())),
+        Strategy::LoopSplit => {
+            let variant = loop_split::form(layer, device).map_err(|error| {
                 Error::input(format!("the strategy loop-split does not apply: {error}"))
             })?;
-            return Ok((
-                Strategy::Loop(loop_::Form::Split(form)),
-                "terms shared out, asked for".into(),
-            ));
+            Ok((Prepared::Loop(LoopVariant::Split(variant)), "terms shared out, asked for".into()))
         }
-        Some("step") if step::refusal(layer).is_some() => {
-            return Ok((Strategy::Stages, "asked for".into()));
+        Strategy::Step if step::refusal(layer).is_some() => {
+            Ok((Prepared::Stages, "asked for".into()))
         }
-        Some("step") => return asked(step::Form::tiled(layer), "asked for"),
-        Some("step-split") => return asked(step::Form::split(layer, device), "asked for"),
-        Some("wave") => {
+        Strategy::Step => asked(StepVariant::tiled(layer), "asked for"),
+        Strategy::StepSplit => asked(StepVariant::split(layer, device), "asked for"),
+        Strategy::Wavefront => {
             let alone = match layer.op.directions.len() {
                 2.. => {
-                    "asked for, a wave of one layer: both directions of the layer below end where one of this begins"
+                    "asked for, a wavefront of one layer: both directions of the layer below end where one of this begins"
                 }
-                _ => "asked for, a wave of one layer",
+                _ => "asked for, a wavefront of one layer",
             };
-            return asked(step::Form::of(layer, device), alone);
+            asked(StepVariant::of(layer, device), alone)
         }
-        Some(other) => {
-            known(other)?;
-            return Err(Error::internal(format!("the strategy {other} was to be taken before")));
-        }
+        Strategy::Persistent => Err(Error::internal("the persistent strategy needs its probe")),
     }
+}
+
+/// The fastest strategy, by the sizes of the layer and the device.
+fn planned(layer: &Layer<'_>, device: &Device) -> Result<(Prepared, String)> {
     let widest = widest_loop(layer, device);
     let step = match step::refusal(layer) {
-        Some(_) => Strategy::Stages,
-        None => Strategy::Step(step::Form::of(layer, device)),
+        Some(_) => Prepared::Stages,
+        None => Prepared::Step(StepVariant::of(layer, device)),
     };
     if layer.units.max(layer.width) > widest {
         return Ok((step, format!("over {widest} units")));
     }
-    match loop_form() {
-        Ok(strategy) => Ok((strategy, format!("at most {widest} units"))),
+    match loop_::form(layer, device) {
+        Ok(variant) => Ok((Prepared::Loop(variant), format!("at most {widest} units"))),
         Err(error) => Ok((step, error.to_string())),
     }
 }

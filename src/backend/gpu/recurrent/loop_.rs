@@ -1,7 +1,8 @@
 //! A chunk of steps in one dispatch, one workgroup a tile of batch rows: for small widths, and for
 //! the rare options at any width.
 
-use super::{Layer, Memory, loop_split};
+use super::loop_split::{self, SplitVariant};
+use super::{Layer, Memory};
 use crate::backend::gpu::dense::SOFTWARE_ITERATIONS;
 use crate::backend::gpu::device::Device;
 use crate::backend::gpu::pipeline::{Kernel, Part, Shader};
@@ -10,11 +11,11 @@ use crate::error::{Error, Result};
 
 /// The form of the kernel for one layer.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Form {
+pub(super) enum LoopVariant {
     /// One invocation for a unit.
     Whole(Whole),
     /// Several.
-    Split(loop_split::Form),
+    Split(SplitVariant),
 }
 
 /// A form with one invocation for a unit, or for several.
@@ -39,10 +40,10 @@ fn sizes(layer: &Layer<'_>, rows: usize) -> [usize; 3] {
 
 /// The form that fits the device, or why there is none. On real devices invocations share the
 /// units' terms where that form exists.
-pub(super) fn form(layer: &Layer<'_>, device: &Device) -> Result<Form> {
+pub(super) fn form(layer: &Layer<'_>, device: &Device) -> Result<LoopVariant> {
     match loop_split::form(layer, device) {
-        Ok(form) if !device.software => Ok(Form::Split(form)),
-        Ok(_) | Err(_) => whole(layer, device).map(Form::Whole),
+        Ok(form) if !device.software => Ok(LoopVariant::Split(form)),
+        Ok(_) | Err(_) => whole(layer, device).map(LoopVariant::Whole),
     }
 }
 
@@ -118,12 +119,14 @@ pub(super) fn record(
     ctx: &mut Recorder<'_>,
     layer: &Layer<'_>,
     memory: &Memory,
-    form: Form,
+    form: LoopVariant,
     (first, steps): (usize, usize),
 ) -> Result<()> {
     let form = match form {
-        Form::Whole(form) => form,
-        Form::Split(form) => return loop_split::record(ctx, layer, memory, form, (first, steps)),
+        LoopVariant::Whole(form) => form,
+        LoopVariant::Split(form) => {
+            return loop_split::record(ctx, layer, memory, form, (first, steps));
+        }
     };
     let [h_quads, c_words, m_words] = sizes(layer, form.rows).map(|n| n as u32);
     let [weights, mut products] = ctx.shared.product_parts(&memory.weights);

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 
 /// The form of the kernel for one layer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Form {
+pub(super) struct SplitVariant {
     slices: usize,
     /// Invocations of a slice.
     span: usize,
@@ -32,7 +32,7 @@ const MOST_HELD: usize = 32;
 const MOST_SLICES: usize = 4;
 
 /// The form that fits the device, or why there is none.
-pub(super) fn form(layer: &Layer<'_>, device: &Device) -> Result<Form> {
+pub(super) fn form(layer: &Layer<'_>, device: &Device) -> Result<SplitVariant> {
     let options = &layer.options;
     if options.layer_norm || options.projection || options.reset_before || options.diagonal {
         return Err(Error::unsupported(
@@ -53,7 +53,7 @@ pub(super) fn form(layer: &Layer<'_>, device: &Device) -> Result<Form> {
     let slices = if held { layer.width.div_ceil(each).max(1) } else { most };
     // The packed rows end with eights, zero past the last.
     let terms = if held { each } else { layer.width.div_ceil(slices).next_multiple_of(8) };
-    let form = Form { slices, span, terms, held, steps: usize::MAX };
+    let form = SplitVariant { slices, span, terms, held, steps: usize::MAX };
     let bytes = 16 * (form.h_quads(layer) + slices * span);
     if bytes > device.limits.max_compute_workgroup_storage_size as usize {
         return Err(Error::limit(format!(
@@ -66,10 +66,10 @@ pub(super) fn form(layer: &Layer<'_>, device: &Device) -> Result<Form> {
     } else {
         usize::MAX
     };
-    Ok(Form { steps, ..form })
+    Ok(SplitVariant { steps, ..form })
 }
 
-impl Form {
+impl SplitVariant {
     fn h_quads(&self, layer: &Layer<'_>) -> usize {
         (self.slices * self.terms / 4).max(layer.width.div_ceil(4))
     }
@@ -80,7 +80,7 @@ pub(super) fn record(
     ctx: &mut Recorder<'_>,
     layer: &Layer<'_>,
     memory: &Memory,
-    form: Form,
+    form: SplitVariant,
     (first, steps): (usize, usize),
 ) -> Result<()> {
     let products = if form.held { Part::ProductsRegisters } else { Part::ProductsPlain };

@@ -25,8 +25,7 @@ use crate::error::{Error, Result};
 use crate::graph::op::Activation;
 use crate::graph::recurrent::{Arithmetic, Cell, CellWeights, Direction, Layout, Masking, Merge};
 use crate::graph::{Node, Recurrent};
-use choose::Strategy;
-pub(super) use choose::known;
+use choose::Prepared;
 use pack::Extras;
 pub(super) use persistent::{Look, Trust, probe};
 pub(super) use wave::{Stack, record as record_wave, stacks};
@@ -237,24 +236,20 @@ impl<'a> Layer<'a> {
     }
 
     fn record(&self, ctx: &mut Recorder<'_>, node: &Node, outputs: &Outputs) -> Result<()> {
-        let forced = ctx.shared.options.strategy.clone();
-        let (strategy, reason) = match forced.as_deref() {
-            Some("persistent") => persistent::choose(ctx, self)?,
-            forced => choose::choose(self, &ctx.shared.device, forced)?,
-        };
+        let (strategy, reason) = choose::choose(ctx, self)?;
         let reason = match strategy {
-            Strategy::Loop(_) | Strategy::Persistent(_) => reason,
-            Strategy::Stages => format!("{reason}; {} dispatches a step", stages::count(self)),
-            Strategy::Step(form) => format!("{reason}; {}", form.describe()),
+            Prepared::Loop(_) | Prepared::Persistent(_) => reason,
+            Prepared::Stages => format!("{reason}; {} dispatches a step", stages::count(self)),
+            Prepared::Step(form) => format!("{reason}; {}", form.describe()),
         };
-        ctx.notes.push(format!("{}: {} strategy ({reason})", node.name, strategy.name()));
+        ctx.notes.push(format!("{}: {} strategy ({reason})", node.name, strategy.strategy()));
         let memory = self.memory(ctx, node, outputs, &strategy)?;
         let runs = self.time * self.batch * self.units > 0;
         let exchange = match strategy {
-            Strategy::Persistent(_) if runs => {
+            Prepared::Persistent(_) if runs => {
                 Some(persistent::Exchange::new(ctx, self, memory.chunk_steps)?)
             }
-            Strategy::Persistent(_) | Strategy::Loop(_) | Strategy::Step(_) | Strategy::Stages => {
+            Prepared::Persistent(_) | Prepared::Loop(_) | Prepared::Step(_) | Prepared::Stages => {
                 None
             }
         };
@@ -265,17 +260,17 @@ impl<'a> Layer<'a> {
             let steps = memory.chunk_steps.min(self.time - first);
             projection::record(ctx, self, &memory.inputs, memory.chunk_steps, first, steps)?;
             match (strategy, &exchange) {
-                (Strategy::Loop(form), _) => {
+                (Prepared::Loop(form), _) => {
                     loop_::record(ctx, self, &memory, form, (first, steps))?
                 }
-                (Strategy::Step(form), _) => {
+                (Prepared::Step(form), _) => {
                     step::record(ctx, self, &memory, form, (first, steps))?
                 }
-                (Strategy::Stages, _) => stages::record(ctx, self, &memory, (first, steps))?,
-                (Strategy::Persistent(form), Some(exchange)) => {
+                (Prepared::Stages, _) => stages::record(ctx, self, &memory, (first, steps))?,
+                (Prepared::Persistent(form), Some(exchange)) => {
                     persistent::record(ctx, self, &memory, (form, exchange), (first, steps))?;
                 }
-                (Strategy::Persistent(_), None) => {}
+                (Prepared::Persistent(_), None) => {}
             }
         }
         self.unpad(ctx, node, &memory)
@@ -308,11 +303,11 @@ impl<'a> Layer<'a> {
         ctx: &mut Recorder<'_>,
         node: &Node,
         outputs: &Outputs,
-        strategy: &Strategy,
+        strategy: &Prepared,
     ) -> Result<Memory> {
         let slots = match strategy {
-            Strategy::Loop(_) => 1,
-            Strategy::Step(_) | Strategy::Stages | Strategy::Persistent(_) => 2,
+            Prepared::Loop(_) => 1,
+            Prepared::Step(_) | Prepared::Stages | Prepared::Persistent(_) => 2,
         };
         let (weights, extras) = self.weights(ctx)?;
         let (inputs, chunk_steps) = self.inputs(ctx)?;
@@ -324,9 +319,9 @@ impl<'a> Layer<'a> {
         let c = ctx.scratch(c_bytes * count as u64)?;
         // The last turn writes slot 0, so the first of n reads slot n & 1.
         let turns = match strategy {
-            Strategy::Loop(_) => 0,
-            Strategy::Step(_) | Strategy::Stages => self.time,
-            Strategy::Persistent(_) => self.time.div_ceil(chunk_steps.max(1)),
+            Prepared::Loop(_) => 0,
+            Prepared::Step(_) | Prepared::Stages => self.time,
+            Prepared::Persistent(_) => self.time.div_ceil(chunk_steps.max(1)),
         };
         let first_slot = (turns & 1) * count;
         let padded = Rows {
@@ -352,14 +347,14 @@ impl<'a> Layer<'a> {
             }
         }
         let gated = match strategy {
-            Strategy::Stages => {
+            Prepared::Stages => {
                 let gated =
                     ctx.scratch((16 * count * self.batch * self.units.div_ceil(4)) as u64)?;
                 // Multiplied by weights that are zero past H.
                 ctx.clear(&gated);
                 Some(gated)
             }
-            Strategy::Loop(_) | Strategy::Step(_) | Strategy::Persistent(_) => None,
+            Prepared::Loop(_) | Prepared::Step(_) | Prepared::Persistent(_) => None,
         };
         let mask = self.mask.as_ref().map_or_else(|| ctx.unused().clone(), |m| m.view.clone());
         let row = if outputs.row > 0 { outputs.row } else { self.width };

@@ -9,7 +9,6 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::choose::{self, Strategy};
 use super::{Layer, Memory};
 use crate::backend::gpu::Shared;
 use crate::backend::gpu::buffers::{View, aligned};
@@ -62,7 +61,7 @@ impl Look {
 
 /// The form of the kernel for one layer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Form {
+pub(super) struct PersistentVariant {
     threads: usize,
     slices: usize,
     held: usize,
@@ -106,7 +105,7 @@ impl Trust {
     }
 
     /// How to look for words; or why the strategy is not used.
-    fn look(&self) -> std::result::Result<Look, String> {
+    pub(super) fn look(&self) -> std::result::Result<Look, String> {
         match self.state.lock().unwrap_or_else(PoisonError::into_inner).clone() {
             State::Passed(look) => Ok(look),
             State::Untried => Err("the strategy persistent was not tried on this adapter".into()),
@@ -131,23 +130,18 @@ fn refusal(layer: &Layer<'_>) -> Option<&'static str> {
     }
 }
 
-/// The strategy for a layer, when it was asked for: this one, or the steps with the reason.
-pub(super) fn choose(ctx: &Recorder<'_>, layer: &Layer<'_>) -> Result<(Strategy, String)> {
-    let device = &ctx.shared.device;
-    match ctx.trial.map_or_else(|| ctx.shared.persistent.look(), Ok) {
-        Ok(look) => {
-            let form = form(layer, device, look)?;
-            Ok((
-                Strategy::Persistent(form),
-                format!("asked for; {} workgroups a direction", form.groups),
-            ))
-        }
-        Err(reason) => Ok((choose::choose(layer, device, Some("step"))?.0, reason)),
-    }
+/// The variant for a layer, with what the notes say of it.
+pub(super) fn prepare(
+    layer: &Layer<'_>,
+    device: &Device,
+    look: Look,
+) -> Result<(PersistentVariant, String)> {
+    let variant = form(layer, device, look)?;
+    Ok((variant, format!("asked for; {} workgroups a direction", variant.groups)))
 }
 
 /// The form that fits the device, or why there is none.
-fn form(layer: &Layer<'_>, device: &Device, look: Look) -> Result<Form> {
+fn form(layer: &Layer<'_>, device: &Device, look: Look) -> Result<PersistentVariant> {
     let refused = |reason: &str| {
         Err(Error::input(format!("the strategy persistent does not apply: {reason}")))
     };
@@ -177,15 +171,16 @@ fn form(layer: &Layer<'_>, device: &Device, look: Look) -> Result<Form> {
         {
             continue;
         }
-        let form = Form { threads, slices, held, groups, steps: STEPS, polls: POLLS, look };
+        let form =
+            PersistentVariant { threads, slices, held, groups, steps: STEPS, polls: POLLS, look };
         return if device.software { form.bounded(units, rows) } else { Ok(form) };
     }
     refused(&format!("{rows} rows of {units} units do not fit in {most_groups} workgroups"))
 }
 
-impl Form {
+impl PersistentVariant {
     /// With as many steps and looks as the software driver's limit on loop iterations leaves.
-    fn bounded(self, units: usize, rows: usize) -> Result<Form> {
+    fn bounded(self, units: usize, rows: usize) -> Result<PersistentVariant> {
         let words = rows * units;
         let rounds = words.div_ceil(4 * self.threads);
         let once = rows * self.slices * self.held / (4 * self.threads)
@@ -200,7 +195,7 @@ impl Form {
                 "one step has more loop iterations than the software driver allows",
             ));
         }
-        Ok(Form { steps, polls: limit - once - steps * step, ..self })
+        Ok(PersistentVariant { steps, polls: limit - once - steps * step, ..self })
     }
 }
 
@@ -232,7 +227,7 @@ pub(super) fn record(
     ctx: &mut Recorder<'_>,
     layer: &Layer<'_>,
     memory: &Memory,
-    (form, exchange): (Form, &Exchange),
+    (form, exchange): (PersistentVariant, &Exchange),
     (first, steps): (usize, usize),
 ) -> Result<()> {
     let (h_quads, c_words) =

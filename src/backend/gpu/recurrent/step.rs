@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 
 /// The form of the kernel for one layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Form {
+pub(super) struct StepVariant {
     /// Units of a workgroup.
     units: u32,
     /// Batch rows of a workgroup.
@@ -26,33 +26,33 @@ pub(super) struct Form {
 /// Fewest batch rows that are run batch-tiled on a real device.
 const TILED_BATCH: usize = 8;
 
-impl Form {
+impl StepVariant {
     /// The form for a layer: split for few rows, but never on the software driver, where a lane
     /// costs as much as its work and barriers come on top.
-    pub(super) fn of(layer: &Layer<'_>, device: &Device) -> Form {
+    pub(super) fn of(layer: &Layer<'_>, device: &Device) -> StepVariant {
         if device.software || layer.batch >= TILED_BATCH {
-            Form::tiled(layer)
+            StepVariant::tiled(layer)
         } else {
-            Form::split(layer, device)
+            StepVariant::split(layer, device)
         }
     }
 
     /// An invocation for each unit.
-    pub(super) fn tiled(layer: &Layer<'_>) -> Form {
+    pub(super) fn tiled(layer: &Layer<'_>) -> StepVariant {
         let units = match layer.units {
             128.. => 64,
             17.. => 32,
             _ => 16,
         };
-        Form { units, rows: tile(layer.batch), slices: 1, lanes: 1 }
+        StepVariant { units, rows: tile(layer.batch), slices: 1, lanes: 1 }
     }
 
     /// Eight units with 8 to 32 invocations each, so that every one has at least sixteen terms; no
     /// more than 16 KiB of partial sums.
-    pub(super) fn split(layer: &Layer<'_>, device: &Device) -> Form {
+    pub(super) fn split(layer: &Layer<'_>, device: &Device) -> StepVariant {
         if layer.options.diagonal {
             // A sum of one term.
-            return Form::tiled(layer);
+            return StepVariant::tiled(layer);
         }
         let rows = tile(layer.batch);
         let slices = match layer.width / 16 {
@@ -63,19 +63,24 @@ impl Form {
         let (least, most) = device.report.subgroup_lanes;
         let folds = device.report.features.contains(&"subgroups") && least == most && rows <= 4;
         match least {
-            16 | 32 | 64 if folds => Form { units: 8, rows, slices, lanes: least },
+            16 | 32 | 64 if folds => StepVariant { units: 8, rows, slices, lanes: least },
             // Subgroups of eight hold two slices of four units.
-            8 if folds => Form { units: 4, rows, slices, lanes: 8 },
-            _ => Form { units: 8, rows, slices, lanes: 1 },
+            8 if folds => StepVariant { units: 4, rows, slices, lanes: 8 },
+            _ => StepVariant { units: 8, rows, slices, lanes: 1 },
         }
+    }
+
+    /// Several invocations share the terms of a unit.
+    pub(super) fn is_split(self) -> bool {
+        self.slices > 1
     }
 
     /// In words, for the notes.
     pub(super) fn describe(self) -> String {
         match self {
-            Form { slices: 1, rows, .. } => format!("{rows} rows an invocation"),
-            Form { slices, lanes: 1, .. } => format!("sums shared by {slices} invocations"),
-            Form { slices, .. } => {
+            StepVariant { slices: 1, rows, .. } => format!("{rows} rows an invocation"),
+            StepVariant { slices, lanes: 1, .. } => format!("sums shared by {slices} invocations"),
+            StepVariant { slices, .. } => {
                 format!("sums shared by {slices} invocations, folded by subgroups")
             }
         }
@@ -101,7 +106,12 @@ pub(super) fn refusal(layer: &Layer<'_>) -> Option<&'static str> {
 }
 
 /// The kernel of a layer, or of a stack of layers as a wave.
-pub(super) fn kernel(ctx: &Recorder<'_>, layer: &Layer<'_>, memory: &Memory, form: Form) -> Kernel {
+pub(super) fn kernel(
+    ctx: &Recorder<'_>,
+    layer: &Layer<'_>,
+    memory: &Memory,
+    form: StepVariant,
+) -> Kernel {
     let [weights, mut products] = ctx.shared.product_parts(&memory.weights);
     if form.units < 8 {
         // Neighbors must share their terms to load them together.
@@ -124,7 +134,7 @@ pub(super) fn kernel(ctx: &Recorder<'_>, layer: &Layer<'_>, memory: &Memory, for
 }
 
 /// The workgroups of `layers` layers (or directions).
-pub(super) fn groups(layer: &Layer<'_>, form: Form, layers: usize) -> [u32; 3] {
+pub(super) fn groups(layer: &Layer<'_>, form: StepVariant, layers: usize) -> [u32; 3] {
     [
         layers as u32,
         (layer.batch as u32).div_ceil(form.rows),
@@ -137,7 +147,7 @@ pub(super) fn record(
     ctx: &mut Recorder<'_>,
     layer: &Layer<'_>,
     memory: &Memory,
-    form: Form,
+    form: StepVariant,
     (first, steps): (usize, usize),
 ) -> Result<()> {
     if let Some(reason) = refusal(layer) {

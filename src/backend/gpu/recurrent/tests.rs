@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::backend::gpu::testing::{gpu, max_abs, noise, open, plan};
 use crate::backend::gpu::{Gpu, testing};
-use crate::backend::{Backend, BackendOptions, Counters, Io, Precision};
+use crate::backend::{Backend, BackendOptions, Counters, Io, Precision, Product, Strategy};
 use crate::graph::op::Activation;
 use crate::graph::recurrent::{
     Arithmetic, Cell, CellWeights, Direction, Gru, Layout, Lstm, Masking, Matrix, Merge,
@@ -273,16 +273,17 @@ fn check_within(gpu: &Gpu, case: &Case, tolerance: f32) -> Counters {
     counters
 }
 
-fn forced(strategy: &str, checked: bool) -> Option<Gpu> {
+fn forced(strategy: Strategy, checked: bool) -> Option<Gpu> {
     open(&BackendOptions {
-        strategy: Some(strategy.into()),
+        strategy: Some(strategy),
         checked_shaders: checked,
         ..BackendOptions::default()
     })
 }
 
-/// The names of every strategy.
-const STRATEGIES: [&str; 5] = ["loop", "loop-split", "step", "step-split", "wave"];
+/// Every strategy that needs no probe.
+const STRATEGIES: [Strategy; 5] =
+    [Strategy::Loop, Strategy::LoopSplit, Strategy::Step, Strategy::StepSplit, Strategy::Wavefront];
 
 /// Cases that all strategies run.
 fn common() -> Vec<Case> {
@@ -332,7 +333,7 @@ fn common() -> Vec<Case> {
 
 #[test]
 fn the_loop_kernel() {
-    let Some(gpu) = forced("loop", true) else { return };
+    let Some(gpu) = forced(Strategy::Loop, true) else { return };
     for case in common() {
         check(&gpu, &case);
     }
@@ -340,7 +341,7 @@ fn the_loop_kernel() {
 
 #[test]
 fn the_loop_kernel_with_shared_terms() {
-    let Some(gpu) = forced("loop-split", true) else { return };
+    let Some(gpu) = forced(Strategy::LoopSplit, true) else { return };
     for case in common().into_iter().filter(|case| !case.diagonal) {
         check(&gpu, &case);
     }
@@ -369,7 +370,7 @@ fn the_loop_kernel_with_shared_terms() {
 
 #[test]
 fn the_step_kernel() {
-    let Some(gpu) = forced("step", true) else { return };
+    let Some(gpu) = forced(Strategy::Step, true) else { return };
     for case in common() {
         check(&gpu, &case);
     }
@@ -394,13 +395,11 @@ fn tiled_input_products() {
             ..base
         },
     ];
-    for (product, checked_shaders) in [("tiled-64", true), ("tiled-64", false), ("tiled-128", true)]
+    for (product, checked_shaders) in
+        [(Product::Tiled64, true), (Product::Tiled64, false), (Product::Tiled128, true)]
     {
-        let options = BackendOptions {
-            product: Some(product.into()),
-            checked_shaders,
-            ..BackendOptions::default()
-        };
+        let options =
+            BackendOptions { product: Some(product), checked_shaders, ..BackendOptions::default() };
         let Some(gpu) = open(&options) else { return };
         for case in &cases {
             check(&gpu, case);
@@ -411,7 +410,7 @@ fn tiled_input_products() {
 /// The sums of several invocations, through workgroup memory and through subgroups.
 #[test]
 fn the_split_kernel() {
-    let Some(gpu) = forced("step-split", true) else { return };
+    let Some(gpu) = forced(Strategy::StepSplit, true) else { return };
     for case in common() {
         check(&gpu, &case);
     }
@@ -459,11 +458,11 @@ fn odd_shapes() {
 
 /// Stacks that run on a diagonal, with and without the outputs between them, and those that cannot.
 #[test]
-fn the_wave() {
-    let Some(gpu) = forced("wave", true) else { return };
+fn the_wavefront() {
+    let Some(gpu) = forced(Strategy::Wavefront, true) else { return };
     let base = Case { layers: 3, ..plain(Cell::Lstm(lstm()), [7, 3, 5, 20]) };
     let coupled = Cell::Lstm(Lstm { coupled_input_forget: true, cell_clip: Some(0.6), ..lstm() });
-    let waves = [
+    let stacks = [
         base.clone(),
         Case { between: true, initial: true, sizes: [6, 1, 3, 17], ..base.clone() },
         Case { sizes: [1, 9, 4, 65], layers: 4, between: true, ..base.clone() },
@@ -493,19 +492,19 @@ fn the_wave() {
         Case { cell: gru(true), initial: true, sizes: [5, 8, 3, 33], ..base.clone() },
         Case { cell: Cell::Rnn(Rnn { activation: Activation::Relu6 }), layers: 2, ..base.clone() },
     ];
-    for case in waves {
+    for case in stacks {
         let counters = check(&gpu, &case);
         let [time, batch, ..] = case.sizes;
         let dispatches = if time * batch == 0 { 0 } else { time + case.layers };
         assert_eq!((counters.dispatches, counters.submissions), (dispatches as u64, 1), "{case:?}");
     }
-    // Each layer is a wave of its own: both directions in each dispatch.
+    // Each layer is a wavefront of its own: both directions in each dispatch.
     let both = Case { directions: vec![false, true], merge: Merge::Concat, ..base };
     assert_eq!(check(&gpu, &both).dispatches, 3 * (7 + 2));
 }
 
 #[test]
-fn a_wide_stack_becomes_a_wave() {
+fn a_wide_stack_becomes_a_wavefront() {
     let Some(gpu) = gpu() else { return };
     let case = Case { layers: 4, ..plain(Cell::Lstm(lstm()), [12, 2, 4, 300]) };
     let counters = check(gpu, &case);
@@ -549,7 +548,7 @@ fn rare_options() {
         Case { layer_norm: true, projection: Some(70), sizes: [2, 1, 3, 130], ..base.clone() },
         Case { layer_norm: true, peephole: true, sizes: [2, 2, 3, 300], ..base.clone() },
     ];
-    for strategy in ["loop", "step"] {
+    for strategy in [Strategy::Loop, Strategy::Step] {
         let Some(gpu) = forced(strategy, true) else { return };
         for case in &cases {
             check(&gpu, case);
@@ -581,9 +580,9 @@ fn unequal_directions_and_dispatch_counts() {
 #[test]
 fn rounded_weights() {
     for (precision, tolerance) in [(Precision::F16, 5e-3), (Precision::Int8, 5e-2)] {
-        let options = |s: &str| BackendOptions {
+        let options = |s: Strategy| BackendOptions {
             precision,
-            strategy: Some(s.into()),
+            strategy: Some(s),
             ..BackendOptions::default()
         };
         let base = plain(Cell::Lstm(lstm()), [6, 3, 5, 20]);
@@ -596,7 +595,7 @@ fn rounded_weights() {
             );
             check_within(&gpu, &Case { layers: 2, initial: true, ..base.clone() }, tolerance);
         }
-        for strategy in ["loop", "step"] {
+        for strategy in [Strategy::Loop, Strategy::Step] {
             let Some(gpu) = open(&options(strategy)) else { return };
             check_within(&gpu, &Case { cell: gru(false), ..base.clone() }, tolerance);
         }
@@ -631,11 +630,11 @@ fn rows_are_independent() {
 #[test]
 fn a_thousand_steps() {
     for (strategy, units, layers) in [
-        ("loop", 96, 1),
-        ("loop-split", 40, 1),
-        ("step", 24, 1),
-        ("step-split", 17, 1),
-        ("wave", 16, 2),
+        (Strategy::Loop, 96, 1),
+        (Strategy::LoopSplit, 40, 1),
+        (Strategy::Step, 24, 1),
+        (Strategy::StepSplit, 17, 1),
+        (Strategy::Wavefront, 16, 2),
     ] {
         let Some(gpu) = forced(strategy, false) else { return };
         check(&gpu, &Case { layers, ..plain(Cell::Lstm(lstm()), [1000, 1, 3, units]) });
@@ -659,7 +658,7 @@ fn timings() {
     };
     for strategy in strategies.split(',') {
         let options = BackendOptions {
-            strategy: (!strategy.is_empty()).then(|| strategy.to_owned()),
+            strategy: (!strategy.is_empty()).then(|| strategy.parse().unwrap()),
             ..Default::default()
         };
         let Some(gpu) = open(&options) else { return };

@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use super::choose::widest_loop;
 use super::pack::Extras;
-use super::step::{self, Form};
+use super::step::{self, StepVariant};
 use super::{Layer, Memory, Rows, loop_, part, projection};
+use crate::backend::Strategy;
 use crate::backend::gpu::buffers::aligned;
 use crate::backend::gpu::device::Device;
 use crate::backend::gpu::record::{Phase, Recorder, Repeat};
@@ -118,17 +119,21 @@ pub(in crate::backend::gpu) fn record(ctx: &mut Recorder<'_>, nodes: &[&Node]) -
         Extras::new(&lowest.options, lowest.units, lowest.width, lowest.storing.scaled() == 1);
     let weights = nodes.iter().filter_map(|n| Some(Arc::clone(&only(plain(n)?)?.weights)));
     let stack = Wave { kept: kept(ctx.plan, nodes), weights: weights.collect(), lowest, nodes };
-    let forced = ctx.shared.options.strategy.clone();
+    let forced = ctx.shared.options.strategy;
     let names = || nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>().join(", ");
-    match stack.reason(ctx, forced.as_deref()) {
+    match stack.reason(ctx, forced) {
         Ok(reason) => {
-            let form = Form::of(&stack.lowest, &ctx.shared.device);
-            ctx.notes.push(format!("{}: wave strategy ({reason}; {})", names(), form.describe()));
+            let form = StepVariant::of(&stack.lowest, &ctx.shared.device);
+            ctx.notes.push(format!(
+                "{}: wavefront strategy ({reason}; {})",
+                names(),
+                form.describe()
+            ));
             stack.record(ctx, form)?;
             Ok(true)
         }
         Err(reason) => {
-            ctx.notes.push(format!("{}: no wave ({reason})", names()));
+            ctx.notes.push(format!("{}: no wavefront ({reason})", names()));
             Ok(false)
         }
     }
@@ -160,11 +165,11 @@ impl Wave<'_> {
     fn reason(
         &self,
         ctx: &Recorder<'_>,
-        forced: Option<&str>,
+        forced: Option<Strategy>,
     ) -> std::result::Result<&'static str, String> {
         let device = &ctx.shared.device;
         let Layer { units, batch, .. } = self.lowest;
-        if let Some(other) = forced.filter(|&name| name != "wave") {
+        if let Some(other) = forced.filter(|&name| name != Strategy::Wavefront) {
             return Err(format!("{other} is asked for"));
         }
         if let Some(limit) = self.over(device) {
@@ -203,7 +208,7 @@ impl Wave<'_> {
         })
     }
 
-    fn record(&self, ctx: &mut Recorder<'_>, form: Form) -> Result<()> {
+    fn record(&self, ctx: &mut Recorder<'_>, form: StepVariant) -> Result<()> {
         let (layer, layers) = (&self.lowest, self.nodes.len());
         let memory = self.memory(ctx)?;
         let kernel = step::kernel(ctx, layer, &memory, form);

@@ -4,7 +4,7 @@ use super::*;
 use crate::backend::gpu::recurrent::persistent::{Look, probe_with};
 
 fn persistent(checked: bool) -> Option<Gpu> {
-    forced("persistent", checked)
+    forced(Strategy::Persistent, checked)
 }
 
 /// Runs a case twice, holds it against `eval` and returns the notes.
@@ -106,7 +106,7 @@ fn rounded() {
     for (precision, tolerance) in [(Precision::F16, 5e-3), (Precision::Int8, 5e-2)] {
         let options = BackendOptions {
             precision,
-            strategy: Some("persistent".into()),
+            strategy: Some(Strategy::Persistent),
             ..BackendOptions::default()
         };
         let Some(gpu) = open(&options) else { return };
