@@ -17,24 +17,26 @@ const MOST_LINES: usize = 600;
 const MOST_LINES_OF_A_FUNCTION: usize = 100;
 
 /// Files that are longer for now; a list to shorten.
-const LONG_FILES: [&str; 7] = [
+const LONG_FILES: [&str; 8] = [
     "src/backend/gpu/program.rs",
     "src/backend/gpu/recurrent/tests.rs",
     "src/formats/onnx/movement.rs",
     "src/formats/tflite/read/plain.rs",
+    "src/graph/op.rs",
     "src/passes/dequantize.rs",
     "src/passes/recurrence/algebra.rs",
     "tests/eval/recurrent.rs",
 ];
 
 /// Functions that are longer for now; a list to shorten.
-const LONG_FUNCTIONS: [&str; 7] = [
+const LONG_FUNCTIONS: [&str; 8] = [
     "src/backend/cpu/recurrent/weights.rs: pack",
     "src/formats/tflite/read/plain.rs: read",
     "src/formats/tflite/write/lower.rs: node",
     "src/formats/tflite/write/plain.rs: plain",
     "src/graph/print.rs: options",
     "src/passes/dequantize.rs: rewrite_node",
+    "src/passes/recurrence/cells.rs: lstm",
     "src/passes/recurrence/cells.rs: match_gru",
 ];
 
