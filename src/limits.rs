@@ -209,6 +209,21 @@ pub(crate) fn memory() -> u64 {
     })
 }
 
+/// Refuses values that together take more than a run may need: those whose shapes depend on data
+/// are known only when they are there.
+///
+/// # Errors
+/// [`Limit`](ErrorKind::Limit) with both numbers.
+pub(crate) fn check_live(live: u64) -> Result<()> {
+    let most = memory();
+    if live <= most {
+        return Ok(());
+    }
+    Err(Error::limit(format!(
+        "the values of the run take {live} bytes by now, the limit is {most}"
+    )))
+}
+
 /// Allocations below this are not asked for: the system has that much, or nothing works.
 const SMALL: u64 = 1 << 20;
 

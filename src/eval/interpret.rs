@@ -269,6 +269,21 @@ mod tests {
     }
 
     #[test]
+    fn a_loop_without_end_ends_at_the_deadline() {
+        let x = int(&[2]);
+        let loop_ = While {
+            condition: condition(i32::MAX, x.clone()),
+            body: body(x, binary(BinaryFunction::Minimum)),
+        };
+        let start = vec![Tensor::scalar(0i32), Tensor::from_slice(&[2], &[1i32, 3]).unwrap()];
+        let limit = std::time::Duration::from_millis(50);
+        let _bounds = limits::RunOptions::new().time_limit(limit).begin().enter();
+        let error = while_loop(&loop_, start).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Limit);
+        assert!(error.to_string().contains("the limit is 0.1 s"), "{error}");
+    }
+
+    #[test]
     fn a_failure_says_where_and_on_what() {
         let x = int(&[2]);
         let loop_ = While {

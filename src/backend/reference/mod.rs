@@ -7,6 +7,7 @@ use super::{Backend, Counters, Io, Program};
 use crate::error::{Error, Place, Result};
 use crate::eval::interpret::run_node;
 use crate::graph::ValueId;
+use crate::graph::check::place;
 use crate::limits;
 use crate::plan::Plan;
 use crate::tensor::Tensor;
@@ -25,7 +26,7 @@ impl Backend for Reference {
     }
 
     fn compile(&self, plan: &Arc<Plan>) -> Result<Box<dyn Program>> {
-        Ok(Box::new(ReferenceProgram { plan: Arc::clone(plan), values: Vec::new() }))
+        Ok(Box::new(ReferenceProgram { plan: Arc::clone(plan), values: Vec::new(), live: 0 }))
     }
 }
 
@@ -33,10 +34,13 @@ struct ReferenceProgram {
     plan: Arc<Plan>,
     /// What is computed and not freed yet, by value; empty between runs.
     values: Vec<Option<Tensor>>,
+    /// Bytes of these, elements that several share counted for each.
+    live: u64,
 }
 
 impl Program for ReferenceProgram {
     fn run(&mut self, io: Io<'_>) -> Result<()> {
+        self.live = 0;
         self.values.clear();
         self.values.resize(self.plan.graph.values.len(), None);
         let result = self.compute(io);
@@ -116,6 +120,7 @@ impl ReferenceProgram {
                 self.set(id, result);
             }
         }
+        limits::check_live(self.live).within(|| place(index, node))?;
         for id in node.inputs.iter().chain(&node.outputs).flatten() {
             let done = plan.values.get(id.index()).is_some_and(|value| {
                 !value.kept && value.last_use.is_none_or(|last| last <= position)
@@ -137,7 +142,9 @@ impl ReferenceProgram {
     }
 
     fn set(&mut self, id: ValueId, tensor: Option<Tensor>) {
+        let bytes = |tensor: &Option<Tensor>| tensor.as_ref().map_or(0, Tensor::byte_len) as u64;
         if let Some(slot) = self.values.get_mut(id.index()) {
+            self.live = self.live.saturating_add(bytes(&tensor)).saturating_sub(bytes(slot));
             *slot = tensor;
         }
     }

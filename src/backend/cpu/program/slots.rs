@@ -28,6 +28,8 @@ pub(super) struct Slots {
     /// By value index: whether an output may take the buffer itself rather than a copy.
     own: Vec<bool>,
     nothing: Tensor,
+    /// Bytes of the buffers whose size the plan does not know.
+    live: u64,
 }
 
 impl Slots {
@@ -43,6 +45,7 @@ impl Slots {
             buffers: Vec::new(),
             own: vec![false; graph.values.len()],
             nothing: Tensor::scalar(0.0f32),
+            live: 0,
         };
         slots.shapes.resize(graph.values.len(), None);
         for (place, value) in slots.places.iter_mut().zip(&plan.values) {
@@ -144,11 +147,21 @@ impl Slots {
 
     /// Puts a buffer back, or another tensor in its place.
     pub fn put(&mut self, id: ValueId, tensor: Tensor) {
+        let is_planned = self.shape(id).is_some();
         if let Some(Some(Place::Buffer(index))) = self.places.get(id.index())
             && let Some(buffer) = self.buffers.get_mut(*index)
         {
+            if !is_planned {
+                self.live = self.live.saturating_add(tensor.byte_len() as u64);
+                self.live = self.live.saturating_sub(buffer.byte_len() as u64);
+            }
             *buffer = tensor;
         }
+    }
+
+    /// Bytes of the buffers whose size depends on data.
+    pub fn live(&self) -> u64 {
+        self.live
     }
 
     /// Hands a value to the caller: the buffer itself, in exchange for the caller's tensor where

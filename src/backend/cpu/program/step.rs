@@ -239,6 +239,7 @@ impl Evaluate {
         for (slot, result) in self.outputs.iter().zip(results) {
             if let (Some((id, _)), Some(tensor)) = (slot, result) {
                 slots.put(*id, tensor);
+                crate::limits::check_live(slots.live())?;
             }
         }
         Ok(())
