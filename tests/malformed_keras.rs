@@ -208,6 +208,30 @@ fn an_operation_is_not_taken_for_the_layer_of_its_name() {
 }
 
 #[test]
+fn a_mask_ends_where_the_generation_of_keras_ends_it() {
+    // [B, 4, 3] → Masking → Rescaling → the sum of two: Keras 3 carries the mask on, Keras 2 does
+    // not, so that only there the average over time counts the masked steps.
+    for (version, divisions) in [("3.15.1", 1), ("2.21.0", 0)] {
+        let layer = |class: &str, config: Json| json!({"class_name": class, "config": config});
+        let model = json!({"class_name": "Sequential", "config": {"name": "m", "layers": [
+            layer("InputLayer", json!({"batch_shape": [null, 4, 3], "name": "x"})),
+            layer("Masking", json!({"mask_value": 0.0, "trainable": true})),
+            layer("Rescaling", json!({"scale": 2.0, "trainable": true})),
+            layer("GlobalAveragePooling1D", json!({"trainable": true})),
+        ]}});
+        let metadata = json!({"keras_version": version}).to_string();
+        let bytes = archive(&[
+            ("metadata.json", metadata.as_bytes()),
+            ("config.json", model.to_string().as_bytes()),
+            ("model.weights.h5", WEIGHTS),
+        ]);
+        let graph = formats::read(&bytes).unwrap().graph;
+        let found = graph.nodes.iter().filter(|node| node.op.name() == "Div").count();
+        assert_eq!(found, divisions, "{version}");
+    }
+}
+
+#[test]
 fn a_class_of_the_users_own_is_refused_whatever_its_name() {
     for (module, registered) in [("my_layers", "LSTM"), ("keras.layers", "mine>LSTM")] {
         let layer = json!({"class_name": "Activation", "module": module,

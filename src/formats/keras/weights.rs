@@ -9,7 +9,8 @@
 
 use std::collections::HashMap;
 
-use hdf5_reader::{Hdf5File, OpenOptions};
+use half::f16;
+use hdf5_reader::{ByteOrder, Datatype, H5Type, Hdf5File, OpenOptions};
 
 use super::order::Tree;
 use super::version::Major;
@@ -224,13 +225,43 @@ fn read(file: &Hdf5File, path: &str, expected: &[usize]) -> Result<Tensor> {
     }
     let array = match dataset.read_array::<f32>() {
         Ok(array) => array.into_raw_vec_and_offset().0,
-        // Keras can store weights in float64.
-        Err(first) => match dataset.read_array::<f64>() {
-            Ok(array) => array.iter().map(|&x| x as f32).collect(),
-            Err(_) => return Err(hdf5(first)),
+        // Keras can store weights in float64 and float16.
+        Err(first) => match (dataset.read_array::<f64>(), dataset.read_array::<Half>()) {
+            (Ok(array), _) => array.iter().map(|&x| x as f32).collect(),
+            (_, Ok(array)) => array.iter().map(|x| x.0.to_f32()).collect(),
+            _ => return Err(hdf5(first)),
         },
     };
     Tensor::from_vec(&shape, array)
+}
+
+/// A float of two bytes.
+#[derive(Clone)]
+struct Half(f16);
+
+impl H5Type for Half {
+    fn hdf5_type() -> Datatype {
+        Datatype::FloatingPoint { size: 2, byte_order: ByteOrder::LittleEndian }
+    }
+
+    fn from_bytes(bytes: &[u8], dtype: &Datatype) -> hdf5_reader::error::Result<Self> {
+        match (dtype, bytes) {
+            (Datatype::FloatingPoint { size: 2, byte_order }, &[a, z, ..]) => {
+                Ok(Half(match byte_order {
+                    ByteOrder::LittleEndian => f16::from_le_bytes([a, z]),
+                    ByteOrder::BigEndian => f16::from_be_bytes([a, z]),
+                }))
+            }
+            _ => Err(hdf5_reader::error::Error::TypeMismatch {
+                expected: "f16".into(),
+                actual: format!("{dtype:?}"),
+            }),
+        }
+    }
+
+    fn element_size(_: &Datatype) -> usize {
+        2
+    }
 }
 
 fn options(file_bytes: usize) -> OpenOptions {

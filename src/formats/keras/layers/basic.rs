@@ -54,10 +54,17 @@ pub(super) const LAYERS: &[Layer] = &[
         apply: identity,
     },
     Layer {
-        classes: &["ActivityRegularization", "Identity"],
+        classes: &["ActivityRegularization"],
         arguments: &["inputs"],
         passed_over: &[&PENALTY],
         masks: Masks::Keep,
+        apply: identity,
+    },
+    Layer {
+        classes: &["Identity"],
+        arguments: &["inputs"],
+        passed_over: &[&NOTHING],
+        masks: Masks::KeepIn3,
         apply: identity,
     },
     Layer {

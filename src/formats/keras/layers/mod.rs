@@ -30,6 +30,8 @@ use crate::error::{Error, Result};
 enum Masks {
     /// The output carries it.
     Keep,
+    /// As `Keep` in Keras 3; in Keras 2 it ends here.
+    KeepIn3,
     /// The layer does not support masking: it ends here.
     Drop,
     /// The layer says itself.
@@ -192,8 +194,9 @@ pub(super) fn apply<'a>(
     bound.finish()?;
     match layer.masks {
         Masks::Own => {}
-        Masks::Drop => out.iter_mut().for_each(|flow| flow.mask = None),
-        Masks::Keep => {
+        Masks::KeepIn3 if b.major == Major::Keras2 => drop_masks(&mut out),
+        Masks::Drop => drop_masks(&mut out),
+        Masks::Keep | Masks::KeepIn3 => {
             let first = layer.arguments.first().copied().unwrap_or("inputs");
             let mask = bound.flows(first)?.first().and_then(|flow| flow.mask);
             for (k, flow) in out.iter_mut().enumerate() {
@@ -202,6 +205,10 @@ pub(super) fn apply<'a>(
         }
     }
     Ok(out)
+}
+
+fn drop_masks(flows: &mut [Flow]) {
+    flows.iter_mut().for_each(|flow| flow.mask = None);
 }
 
 /// A model in the place of a layer.

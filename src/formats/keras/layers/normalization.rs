@@ -61,14 +61,14 @@ pub(super) const LAYERS: &[Layer] = &[
         classes: &["Normalization"],
         arguments: &["inputs"],
         passed_over: &[],
-        masks: Masks::Keep,
+        masks: Masks::KeepIn3,
         apply: normalization,
     },
     Layer {
         classes: &["Rescaling"],
         arguments: &["inputs"],
         passed_over: &[],
-        masks: Masks::Keep,
+        masks: Masks::KeepIn3,
         apply: rescaling,
     },
     Layer {
