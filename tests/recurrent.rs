@@ -143,6 +143,8 @@ impl Case {
             layout: self.layout,
             masking: self.masking,
             merge: if concat { Merge::Concat } else { Merge::Separate },
+            // Small enough to bind.
+            gate_clip: self.seed.is_multiple_of(4).then_some(0.4),
             arithmetic: Arithmetic::Float,
         };
         let mut tensors = vec![None; op.input_slots()];

@@ -163,6 +163,7 @@ pub fn graph(shape: &Shape, weights: impl Fn(usize, usize) -> Weights) -> Graph 
             layout: Layout::TimeMajor,
             masking: Masking::Zero,
             merge: if shape.bidirectional { Merge::Concat } else { Merge::Separate },
+            gate_clip: None,
             arithmetic: Arithmetic::Float,
         };
         width = directions * shape.hidden;

@@ -325,6 +325,7 @@ fn activation(function: Activation) -> String {
 pub fn recurrent(layer: &Recurrent) -> String {
     let mut parts = vec![format!("{} {}", layer.cell.name(), sizes(layer))];
     parts.extend(cell_options(&layer.cell));
+    parts.extend(layer.gate_clip.map(|clip| format!("gate clip {clip}")));
     if let Some(direction) = layer.directions.first() {
         parts.extend(weight_options(&direction.weights).map(str::to_owned));
     }
@@ -467,6 +468,7 @@ mod tests {
             layout: Layout::TimeMajor,
             masking: Masking::Hold,
             merge: Merge::Concat,
+            gate_clip: None,
             arithmetic: Arithmetic::Float,
         }
     }

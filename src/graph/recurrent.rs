@@ -49,6 +49,9 @@ pub struct Recurrent {
     pub masking: Masking,
     /// How the outputs of two directions are returned.
     pub merge: Merge,
+    /// Bound of the magnitude of what goes into the activation of every gate and of the candidate
+    /// (`clip` of ONNX): `s` is `clip(s, gate_clip)` in the equations of the cell.
+    pub gate_clip: Option<f32>,
     /// The arithmetic that the source of the model promises.
     pub arithmetic: Arithmetic,
 }

@@ -137,6 +137,7 @@ impl Shape {
             directions,
             layout: Layout::TimeMajor,
             masking: Masking::Zero,
+            gate_clip: None,
             arithmetic: Arithmetic::Float,
         })
     }

@@ -307,6 +307,7 @@ fn recurrent_op() -> impl Strategy<Value = Op> {
                     layout: if batch { Layout::BatchMajor } else { Layout::TimeMajor },
                     masking: if hold { Masking::Hold } else { Masking::Zero },
                     merge: if concat { Merge::Concat } else { Merge::Separate },
+                    gate_clip: None,
                     arithmetic: arithmetic.clone(),
                 })
             })

@@ -36,6 +36,7 @@ fn layer(cell: Cell, weights: CellWeights, arithmetic: Arithmetic) -> Op {
         layout: Layout::TimeMajor,
         masking: Masking::Zero,
         merge: Merge::Separate,
+        gate_clip: None,
         arithmetic,
     })
 }

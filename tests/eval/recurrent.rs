@@ -73,6 +73,7 @@ fn layer(cell: Cell, weights: CellWeights) -> Recurrent {
         layout: Layout::TimeMajor,
         masking: Masking::Zero,
         merge: Merge::Separate,
+        gate_clip: None,
         arithmetic: Arithmetic::Float,
     }
 }

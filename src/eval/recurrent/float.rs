@@ -136,6 +136,7 @@ impl<R: Real> Vector<R> {
 /// A step of any cell in float (`R` = f64) or hybrid (`R` = f32) arithmetic.
 pub(super) struct CellStep<'a, R> {
     cell: &'a Cell,
+    gate_clip: Option<f32>,
     sizes: Sizes,
     /// Hybrid arithmetic: whether the activations' zero point is free.
     asymmetric: Option<bool>,
@@ -176,6 +177,7 @@ impl<'a, R: Real> CellStep<'a, R> {
         let reals = |matrix: &Matrix| matrix.to_f32().into_iter().map(R::from).collect();
         Ok(CellStep {
             cell: &layer.cell,
+            gate_clip: layer.gate_clip,
             sizes: *sizes,
             asymmetric,
             input: product(&weights.input)?,
@@ -276,7 +278,12 @@ impl<'a, R: Real> CellStep<'a, R> {
                 .zip(coefficients.iter().zip(bias))
                 .for_each(|(s, (&k, &b))| *s = *s * k + b);
         }
-        sums.iter().map(|&s| activated(activation, s)).collect()
+        sums.iter().map(|&s| self.activated(activation, s)).collect()
+    }
+
+    /// `activation(clip(s, gate_clip))`.
+    fn activated(&self, activation: Activation, s: R) -> R {
+        activated(activation, clipped(s, self.gate_clip))
     }
 
     /// One GRU step:
@@ -293,8 +300,9 @@ impl<'a, R: Real> CellStep<'a, R> {
         self.input.accumulate(self.all_rows(), &self.vector(x), &mut sums);
         let state = self.vector(h);
         self.recurrent.accumulate(0..2 * units, &state, &mut sums[..2 * units]);
-        let z: Vec<R> = sums[..units].iter().map(|&s| activated(gru.gate, s)).collect();
-        let r: Vec<R> = sums[units..2 * units].iter().map(|&s| activated(gru.gate, s)).collect();
+        let z: Vec<R> = sums[..units].iter().map(|&s| self.activated(gru.gate, s)).collect();
+        let r: Vec<R> =
+            sums[units..2 * units].iter().map(|&s| self.activated(gru.gate, s)).collect();
         let n = &mut sums[2 * units..];
         if gru.reset_after {
             let mut product = self.recurrent_bias.clone();
@@ -309,7 +317,7 @@ impl<'a, R: Real> CellStep<'a, R> {
             );
         }
         for (j, h) in h.iter_mut().enumerate() {
-            let n = activated(gru.candidate, n[j]);
+            let n = self.activated(gru.candidate, n[j]);
             *h = to_f32(z[j] * state.values[j] + (R::from(1.0) - z[j]) * n);
         }
     }
@@ -319,7 +327,7 @@ impl<'a, R: Real> CellStep<'a, R> {
         let mut sums = self.bias.clone();
         self.add_inputs(x, auxiliary, &mut sums);
         self.recurrent.accumulate(self.all_rows(), &self.vector(h), &mut sums);
-        h.iter_mut().zip(sums).for_each(|(h, s)| *h = to_f32(activated(rnn.activation, s)));
+        h.iter_mut().zip(sums).for_each(|(h, s)| *h = to_f32(self.activated(rnn.activation, s)));
     }
 }
 

@@ -370,6 +370,7 @@ impl Layer {
             layout: if self.batch_major { Layout::BatchMajor } else { Layout::TimeMajor },
             masking: Masking::Zero,
             merge: Merge::Separate,
+            gate_clip: self.clip,
             arithmetic: Arithmetic::Float,
         })
     }

@@ -202,6 +202,7 @@ fn layer(
         layout: Layout::TimeMajor,
         masking: Masking::Zero,
         merge: Merge::Separate,
+        gate_clip: None,
         arithmetic: Arithmetic::Float,
     };
     let slots = if has_cell_state { layer.output_slots() } else { Recurrent::h_n(0) + 1 };

@@ -144,6 +144,12 @@ impl Frame {
 }
 
 fn options(layer: &Recurrent) -> Result<()> {
+    if let Some(clip) = layer.gate_clip.filter(|clip| !(clip.is_finite() && *clip > 0.0)) {
+        return Err(Error::graph(format!("gate clip: expected a positive number, found {clip}")));
+    }
+    if layer.gate_clip.is_some() && layer.arithmetic != Arithmetic::Float {
+        return Err(Error::graph("gate clip: only float arithmetic has one"));
+    }
     if let Cell::Lstm(lstm) = &layer.cell {
         for (name, clip) in
             [("cell clip", lstm.cell_clip), ("projection clip", lstm.projection_clip)]

@@ -64,6 +64,7 @@ fn layer(cell: Cell) -> Recurrent {
         layout: Layout::TimeMajor,
         masking: Masking::Zero,
         merge: Merge::Separate,
+        gate_clip: None,
         arithmetic: Arithmetic::Float,
     }
 }

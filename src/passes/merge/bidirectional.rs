@@ -80,7 +80,10 @@ fn joined(graph: &Graph, first: usize, second: usize) -> Option<Parts> {
     let auxiliary =
         input(a, Recurrent::AUXILIARY).is_some() || input(b, Recurrent::AUXILIARY).is_some();
     let arithmetic = matches!(x.arithmetic, Arithmetic::Float | Arithmetic::Hybrid { .. });
-    let alike = x.cell == y.cell && x.layout == y.layout && x.arithmetic == y.arithmetic;
+    let alike = x.cell == y.cell
+        && x.layout == y.layout
+        && x.gate_clip == y.gate_clip
+        && x.arithmetic == y.arithmetic;
     let masking = x.masking == y.masking || input(a, Recurrent::MASK).is_none();
     if !shared
         || auxiliary

@@ -40,17 +40,17 @@ fn normalize(s: &mut [f32], coefficients: &[f32], bias: &[f32]) {
 pub(super) fn lstm_row(
     lstm: &Lstm,
     vectors: &Vectors,
-    kernels: &KernelSet,
+    gates: &Gates,
     s: &mut [f32],
     c: &mut [f32],
     m: &mut [f32],
 ) {
     let units = c.len();
-    let gates = if lstm.coupled_input_forget { 3 } else { 4 };
+    let blocks = if lstm.coupled_input_forget { 3 } else { 4 };
     // Blocks from the end: forget, cell and output are always there.
-    let (rest, o) = s.split_at_mut((gates - 1) * units);
-    let (rest, g) = rest.split_at_mut((gates - 2) * units);
-    let (i, f) = rest.split_at_mut((gates - 3) * units);
+    let (rest, o) = s.split_at_mut((blocks - 1) * units);
+    let (rest, g) = rest.split_at_mut((blocks - 2) * units);
+    let (i, f) = rest.split_at_mut((blocks - 3) * units);
     let norm = |s: &mut [f32], gate: usize| {
         if let Some((coefficients, bias)) = &vectors.layer_norm {
             let range = gate * units..(gate + 1) * units;
@@ -58,13 +58,13 @@ pub(super) fn lstm_row(
         }
     };
     let peephole = |k: usize| vectors.peephole.as_ref().map(|p| &p[k * units..(k + 1) * units]);
-    if let Some(p) = peephole(gates - 3) {
+    if let Some(p) = peephole(blocks - 3) {
         add_product(f, p, c);
     }
-    norm(f, gates - 3);
-    kernels.activate(lstm.gate, f);
-    norm(g, gates - 2);
-    kernels.activate(lstm.candidate, g);
+    norm(f, blocks - 3);
+    gates.activate(lstm.gate, f);
+    norm(g, blocks - 2);
+    gates.activate(lstm.candidate, g);
     if lstm.coupled_input_forget {
         for ((c, f), g) in c.iter_mut().zip(f.iter()).zip(g.iter()) {
             *c = f * *c + (1.0 - f) * g;
@@ -74,7 +74,7 @@ pub(super) fn lstm_row(
             add_product(i, p, c);
         }
         norm(i, 0);
-        kernels.activate(lstm.gate, i);
+        gates.activate(lstm.gate, i);
         for (((c, f), g), i) in c.iter_mut().zip(f.iter()).zip(g.iter()).zip(i.iter()) {
             *c = f * *c + i * g;
         }
@@ -82,14 +82,31 @@ pub(super) fn lstm_row(
     if let Some(bound) = lstm.cell_clip {
         clip(c, bound);
     }
-    if let Some(p) = peephole(gates - 2) {
+    if let Some(p) = peephole(blocks - 2) {
         add_product(o, p, c);
     }
-    norm(o, gates - 1);
-    kernels.activate(lstm.gate, o);
+    norm(o, blocks - 1);
+    gates.activate(lstm.gate, o);
     m.copy_from_slice(c);
-    kernels.activate(lstm.output, m);
+    gates.kernels.activate(lstm.output, m);
     m.iter_mut().zip(o.iter()).for_each(|(m, o)| *m *= o);
+}
+
+/// How the sums of the gates are activated.
+pub(super) struct Gates {
+    pub kernels: &'static KernelSet,
+    /// Bound of the magnitude of what is activated.
+    pub clip: Option<f32>,
+}
+
+impl Gates {
+    /// `activation(clip(s))`, in place.
+    pub fn activate(&self, activation: Activation, s: &mut [f32]) {
+        if let Some(bound) = self.clip {
+            clip(s, bound);
+        }
+        self.kernels.activate(activation, s);
+    }
 }
 
 /// Bounds the magnitude; NaN stays.
@@ -108,7 +125,7 @@ pub(super) fn clip(x: &mut [f32], bound: f32) {
 /// Leaves update and reset in `x`, and with reset before `r ∘ h` in `reset_h`.
 pub(super) fn gru_gates(
     gru: &Gru,
-    kernels: &KernelSet,
+    gates: &Gates,
     x: &mut [f32],
     r: &[f32],
     h: &[f32],
@@ -118,7 +135,7 @@ pub(super) fn gru_gates(
     for (x, r) in x.iter_mut().zip(&r[..2 * units]) {
         *x += r;
     }
-    kernels.activate(gru.gate, &mut x[..2 * units]);
+    gates.activate(gru.gate, &mut x[..2 * units]);
     if !gru.reset_after {
         for ((to, r), h) in reset_h.iter_mut().zip(&x[units..2 * units]).zip(h) {
             *to = r * h;
@@ -127,22 +144,23 @@ pub(super) fn gru_gates(
 }
 
 /// Second half: the candidate from its recurrent product `r`, and the new state in `h`.
-pub(super) fn gru_state(gru: &Gru, kernels: &KernelSet, x: &mut [f32], r: &[f32], h: &mut [f32]) {
+pub(super) fn gru_state(gru: &Gru, gates: &Gates, x: &mut [f32], r: &[f32], h: &mut [f32]) {
     let units = h.len();
-    let (gates, n) = x.split_at_mut(2 * units);
-    let (z, reset) = gates.split_at(units);
+    let (zr, n) = x.split_at_mut(2 * units);
+    let (z, reset) = zr.split_at(units);
     for ((n, r), reset) in n.iter_mut().zip(r).zip(reset) {
         *n += if gru.reset_after { reset * r } else { *r };
     }
-    kernels.activate(gru.candidate, n);
+    gates.activate(gru.candidate, n);
     for ((h, z), n) in h.iter_mut().zip(z).zip(n.iter()) {
         *h = z * *h + (1.0 - z) * n;
     }
 }
 
 /// Whether the fused LSTM kernel computes this cell.
-pub(super) fn is_plain_lstm(lstm: &Lstm, vectors: &Vectors) -> bool {
-    lstm.gate == Activation::Sigmoid
+pub(super) fn is_plain_lstm(lstm: &Lstm, gate_clip: Option<f32>, vectors: &Vectors) -> bool {
+    gate_clip.is_none()
+        && lstm.gate == Activation::Sigmoid
         && lstm.candidate == Activation::Tanh
         && lstm.output == Activation::Tanh
         && !lstm.coupled_input_forget
@@ -153,6 +171,9 @@ pub(super) fn is_plain_lstm(lstm: &Lstm, vectors: &Vectors) -> bool {
 }
 
 /// Whether the fused GRU kernel computes this cell.
-pub(super) fn is_plain_gru(gru: &Gru) -> bool {
-    gru.gate == Activation::Sigmoid && gru.candidate == Activation::Tanh && gru.reset_after
+pub(super) fn is_plain_gru(gru: &Gru, gate_clip: Option<f32>) -> bool {
+    gate_clip.is_none()
+        && gru.gate == Activation::Sigmoid
+        && gru.candidate == Activation::Tanh
+        && gru.reset_after
 }

@@ -206,7 +206,7 @@ impl Layer {
             && batch == 1
             && weights.units >= unit_parallel::LEAST_UNITS
             && threads > 1
-            && row_block::is_fused_lstm(&op.cell, weights)
+            && row_block::is_fused_lstm(op, weights)
             && weights.auxiliary.is_none()
             && !op.directions.iter().any(|direction| direction.source == Source::Auxiliary)
         {

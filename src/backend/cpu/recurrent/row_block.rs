@@ -23,6 +23,13 @@ pub(super) struct Context<'a> {
     pub operands: &'a Operands<'a>,
 }
 
+impl Context<'_> {
+    /// How the sums of the gates are activated.
+    fn gates(&self) -> cell::Gates {
+        cell::Gates { kernels: self.kernels, clip: self.op.gate_clip }
+    }
+}
+
 /// Rows of one direction and their buffers.
 pub(super) struct RowBlock {
     pub direction: usize,
@@ -438,9 +445,9 @@ impl RowBlock {
 }
 
 /// Whether the step is the fused LSTM kernel and nothing else.
-pub(super) fn is_fused_lstm(cell: &Cell, weights: &Weights) -> bool {
+pub(super) fn is_fused_lstm(op: &Recurrent, weights: &Weights) -> bool {
     weights.projection.is_none()
-        && matches!(cell, Cell::Lstm(lstm) if cell::is_plain_lstm(lstm, &weights.vectors))
+        && matches!(&op.cell, Cell::Lstm(lstm) if cell::is_plain_lstm(lstm, op.gate_clip, &weights.vectors))
 }
 
 /// Rows from which input that lies badly is copied: below, each element is used too few times.

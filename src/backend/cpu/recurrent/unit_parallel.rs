@@ -483,6 +483,7 @@ mod tests {
             layout: Layout::TimeMajor,
             masking: Masking::Zero,
             merge: Merge::Separate,
+            gate_clip: None,
             arithmetic: Arithmetic::Float,
         };
         let kernels = simd::select(None).unwrap();

@@ -104,6 +104,9 @@ pub(super) fn record(ctx: &mut Recorder<'_>, node: &Node, op: &Recurrent) -> Res
     if op.arithmetic != Arithmetic::Float {
         return Err(Error::unsupported("the gpu backend runs the float form of a layer"));
     }
+    if op.gate_clip.is_some() {
+        return Err(Error::unsupported("bounds of what goes into the gates are the host's"));
+    }
     let mut layers: Vec<Layer<'_>> = Vec::new();
     for (index, direction) in op.directions.iter().enumerate() {
         let layer = Layer::new(ctx, node, op, index, direction)?;

@@ -169,6 +169,7 @@ impl Case {
                 layout: self.layout,
                 masking: self.mask.map_or(Masking::Zero, |(_, masking)| masking),
                 merge: self.merge,
+                gate_clip: None,
                 arithmetic: Arithmetic::Float,
             };
             let mut inputs = vec![None; op.input_slots()];

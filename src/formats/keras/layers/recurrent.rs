@@ -323,6 +323,7 @@ fn both(
         layout: options.layout,
         masking: options.masking,
         merge: Merge::Concat,
+        gate_clip: None,
         arithmetic: Arithmetic::Float,
     };
     let mut inputs = vec![Some(x.value), x.mask, None];
@@ -412,6 +413,7 @@ fn run(
         layout: options.layout,
         masking: options.masking,
         merge: Merge::Separate,
+        gate_clip: None,
         arithmetic: Arithmetic::Float,
     };
     let kept = match options.stateful {

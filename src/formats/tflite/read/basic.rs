@@ -70,6 +70,7 @@ pub(super) fn read<'m>(function: &mut Function<'m>, call: &Call<'m>) -> Result<(
             layout: Layout::TimeMajor,
             masking: Masking::Zero,
             merge: Merge::Separate,
+            gate_clip: None,
             arithmetic,
         }),
         vec![Some(x), None, None, Some(h), Some(c)],

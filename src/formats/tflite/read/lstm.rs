@@ -216,6 +216,7 @@ fn finish_single<'m>(
             layout: settings.layout,
             masking: Masking::Zero,
             merge: Merge::Separate,
+            gate_clip: None,
             arithmetic,
         }),
         vec![Some(x), None, None, Some(states.h), Some(states.c)],
@@ -274,6 +275,7 @@ pub(super) fn read_bidirectional<'m>(function: &mut Function<'m>, call: &Call<'m
             layout: settings.layout,
             masking: Masking::Zero,
             merge,
+            gate_clip: None,
             arithmetic: match kind {
                 Kind::Hybrid => Arithmetic::Hybrid { asymmetric: settings.asymmetric },
                 Kind::Float | Kind::Integer => Arithmetic::Float,

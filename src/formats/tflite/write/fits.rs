@@ -10,6 +10,9 @@ pub(super) fn fits(op: &Recurrent, node: &Node) -> Result<(), String> {
     if node.input(Recurrent::MASK).is_some() {
         return Err("lengths or a mask".to_owned());
     }
+    if op.gate_clip.is_some() {
+        return Err("bounds of what goes into the gates".to_owned());
+    }
     match &op.cell {
         Cell::Lstm(lstm) => lstm_fits(lstm)?,
         Cell::Rnn(rnn) => rnn_fits(rnn)?,

@@ -11,7 +11,7 @@
 use super::build::Build;
 use super::sizes::Sizes;
 use crate::error::{Error, Result};
-use crate::graph::op::{Pack, Unary, While};
+use crate::graph::op::{Activation, Pack, Unary, While};
 use crate::graph::recurrent::{
     Arithmetic, Cell, CellWeights, Gru, Layout, Lstm, Masking, Matrix, Recurrent,
 };
@@ -30,7 +30,8 @@ pub(super) fn rewrite(graph: &mut Graph, sizes: &Sizes, node: &Node, op: &Recurr
             return Err(Error::unsupported("integer arithmetic outside the fused operators"));
         }
     };
-    let step = Step { cell: &op.cell, weights: &direction.weights, asymmetric };
+    let step =
+        Step { cell: &op.cell, gate_clip: op.gate_clip, weights: &direction.weights, asymmetric };
     let operand = |slot: usize| node.input(slot);
     let x = operand(Recurrent::X).ok_or_else(|| Error::graph("input 0 is absent"))?;
     let batch_major = op.layout == Layout::BatchMajor;
@@ -350,6 +351,7 @@ impl Run<'_> {
 /// The equations of one step, on products that are there already.
 struct Step<'s> {
     cell: &'s Cell,
+    gate_clip: Option<f32>,
     weights: &'s CellWeights,
     asymmetric: bool,
 }
@@ -389,7 +391,7 @@ impl Step<'_> {
             (Cell::Rnn(rnn), _) => {
                 let product = self.recurrent(build, h)?;
                 let sum = build.add(gates, product);
-                Ok((build.activation(sum, rnn.activation), None))
+                Ok((self.activated(build, sum, rnn.activation), None))
             }
             (Cell::Gru(gru), _) if gru.reset_after => {
                 Ok((self.gru_after(build, gru, gates, h)?, None))
@@ -400,6 +402,12 @@ impl Step<'_> {
             }
             (Cell::Lstm(_), None) => Err(Error::internal("an LSTM without cell state")),
         }
+    }
+
+    /// `activation(clip(s, gate_clip))`.
+    fn activated(&self, build: &mut Build<'_>, sum: ValueId, activation: Activation) -> ValueId {
+        let sum = build.clip(sum, self.gate_clip);
+        build.activation(sum, activation)
     }
 
     /// `R h`.
@@ -443,12 +451,12 @@ impl Step<'_> {
             return Err(Error::internal("three blocks were expected"));
         };
         let z = build.add(xz, rz);
-        let z = build.activation(z, gru.gate);
+        let z = self.activated(build, z, gru.gate);
         let reset = build.add(xr, rr);
-        let reset = build.activation(reset, gru.gate);
+        let reset = self.activated(build, reset, gru.gate);
         let n = build.mul(reset, rn);
         let n = build.add(xn, n);
-        let n = build.activation(n, gru.candidate);
+        let n = self.activated(build, n, gru.candidate);
         Ok(Self::blend(build, z, h, n))
     }
 
@@ -468,13 +476,13 @@ impl Step<'_> {
             return Err(Error::internal("three blocks were expected"));
         };
         let z = build.add(xz, rz);
-        let z = build.activation(z, gru.gate);
+        let z = self.activated(build, z, gru.gate);
         let reset = build.add(xr, rr);
-        let reset = build.activation(reset, gru.gate);
+        let reset = self.activated(build, reset, gru.gate);
         let kept = build.mul(reset, h);
         let product = build.dense(kept, &n, None, self.asymmetric)?;
         let n = build.add(xn, product);
-        let n = build.activation(n, gru.candidate);
+        let n = self.activated(build, n, gru.candidate);
         Ok(Self::blend(build, z, h, n))
     }
 
@@ -496,22 +504,22 @@ impl Step<'_> {
             sums.get(block).copied().ok_or_else(|| Error::internal("a gate is missing"))
         };
         let forget = self.gate(build, sum(first)?, first, Some((c, first)))?;
-        let forget = build.activation(forget, lstm.gate);
+        let forget = self.activated(build, forget, lstm.gate);
         let input = if lstm.coupled_input_forget {
             let one = build.number(1.0);
             build.sub(one, forget)
         } else {
             let input = self.gate(build, sum(0)?, 0, Some((c, 0)))?;
-            build.activation(input, lstm.gate)
+            self.activated(build, input, lstm.gate)
         };
         let candidate = self.gate(build, sum(first + 1)?, first + 1, None)?;
-        let candidate = build.activation(candidate, lstm.candidate);
+        let candidate = self.activated(build, candidate, lstm.candidate);
         let kept = build.mul(forget, c);
         let new = build.mul(input, candidate);
         let c = build.add(kept, new);
         let c = build.clip(c, lstm.cell_clip);
         let output = self.gate(build, sum(first + 2)?, first + 2, Some((c, first + 1)))?;
-        let output = build.activation(output, lstm.gate);
+        let output = self.activated(build, output, lstm.gate);
         let squashed = build.activation(c, lstm.output);
         let mut h = build.mul(output, squashed);
         if let Some(projection) = &self.weights.projection {

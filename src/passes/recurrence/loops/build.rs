@@ -258,6 +258,7 @@ impl<'b, 'a> Build<'b, 'a> {
             layout: Layout::TimeMajor,
             masking: self.masking.unwrap_or(Masking::Zero),
             merge: Merge::Separate,
+            gate_clip: None,
             arithmetic: canonical.arithmetic.clone(),
         };
         let dtype = self.this.body().ty(self.this.inputs[k]).map_or(DType::F32, |ty| ty.dtype);

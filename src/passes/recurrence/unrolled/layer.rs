@@ -54,6 +54,7 @@ impl Unrolled {
             layout: Layout::TimeMajor,
             masking: self.masking,
             merge: Merge::Separate,
+            gate_clip: None,
             arithmetic: self.canonical.arithmetic.clone(),
         }
     }

@@ -25,7 +25,7 @@ impl RowBlock {
             Rows { data: self.sums.get(base..).ok_or_else(too_short)?, stride: self.columns };
         let (c_at, h_at) = (rows.start * self.h_stride, rows.start * self.p_stride);
         match &context.op.cell {
-            cell if is_fused_lstm(cell, weights) => {
+            _ if is_fused_lstm(context.op, weights) => {
                 return self.plain_lstm(
                     context,
                     local,
@@ -34,7 +34,9 @@ impl RowBlock {
                     view.as_mut().map(|view| (view, step)),
                 );
             }
-            Cell::Lstm(lstm) if cell::is_plain_lstm(lstm, &weights.vectors) => {
+            Cell::Lstm(lstm)
+                if cell::is_plain_lstm(lstm, context.op.gate_clip, &weights.vectors) =>
+            {
                 let (c, m, blocks) =
                     (&mut self.c[c_at..], &mut self.m[c_at..], whole.blocks.clone());
                 kernels.lstm_rows(
@@ -55,7 +57,7 @@ impl RowBlock {
                 }
                 self.finish_lstm(lstm, context, &rows)?;
             }
-            Cell::Gru(gru) if cell::is_plain_gru(gru) => {
+            Cell::Gru(gru) if cell::is_plain_gru(gru, context.op.gate_clip) => {
                 let y = view.as_mut().map(|view| (view, step, rows.start));
                 let recurrent = &self.recurrent[rows.start * self.columns..];
                 return kernels.gru_rows(
@@ -92,7 +94,7 @@ impl RowBlock {
             &mut self.c[row * self.h_stride..][..units],
             &mut self.m[row * self.h_stride..][..units],
         );
-        cell::lstm_row(lstm, &weights.vectors, context.kernels, s, c, m);
+        cell::lstm_row(lstm, &weights.vectors, &context.gates(), s, c, m);
     }
 
     /// From the gated output to the new output state: the projection, where there is one.
@@ -151,9 +153,9 @@ impl RowBlock {
             let m = &mut self.m[row * self.h_stride..][..units];
             let recurrent = &self.recurrent[row * self.columns..];
             cell::unpack(recurrent, if gru.reset_after { 3 } else { 2 }, units, r);
-            cell::gru_gates(gru, kernels, x, r, h, m);
+            cell::gru_gates(gru, &context.gates(), x, r, h, m);
             if gru.reset_after {
-                cell::gru_state(gru, kernels, x, &r[2 * units..], h);
+                cell::gru_state(gru, &context.gates(), x, &r[2 * units..], h);
             } else {
                 // The candidate's product waits for `reset ∘ h` of this row.
                 let Some(packed) = weights.recurrent.get(1) else { return Err(too_short()) };
@@ -173,7 +175,7 @@ impl RowBlock {
                     &mut self.quantized_state,
                 )?;
                 cell::unpack(to, 1, units, &mut r[2 * units..]);
-                cell::gru_state(gru, kernels, x, &r[2 * units..], h);
+                cell::gru_state(gru, &context.gates(), x, &r[2 * units..], h);
             }
         }
         Ok(())
@@ -190,7 +192,7 @@ impl RowBlock {
         for row in rows.clone() {
             let s = &mut self.sums[base + (row - rows.start) * self.columns..][..self.units];
             let h = &mut self.h[row * self.p_stride..][..self.units];
-            context.kernels.activate(activation, s);
+            context.gates().activate(activation, s);
             h.copy_from_slice(s);
         }
     }
