@@ -268,6 +268,7 @@ fn layer(
         layout: Layout::TimeMajor,
         masking: Masking::Zero,
         merge: Merge::Separate,
+        gate_clip: None,
         arithmetic: Arithmetic::Float,
     };
     let lengths = match step.builder.has_length(x, length) {
