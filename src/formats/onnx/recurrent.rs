@@ -194,7 +194,7 @@ impl Layer {
             let all = [f.gate, f.candidate, f.output];
             mirrored && all.iter().all(|function| function.plain().is_some())
         };
-        self.clip.is_none() && self.functions.iter().all(known)
+        self.functions.iter().all(known)
     }
 
     /// The layer as loops of basic ops, one for each direction.

@@ -283,6 +283,7 @@ mod tests {
             layout: Layout::TimeMajor,
             masking: Masking::Zero,
             merge: Merge::Separate,
+            gate_clip: None,
             arithmetic: Arithmetic::Integer(IntegerScales {
                 input: (0.1, 0),
                 output_state: (0.01, 2),
