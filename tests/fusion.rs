@@ -110,14 +110,20 @@ fn saved_models() {
 
 /// Loops in forms that are not in the corpus, each one recurrent op and as exact as its arithmetic.
 #[test]
-fn joined_states_scans_and_loops_in_float16() {
+fn joined_states_scans_single_steps_and_loops_in_float16() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fusion");
-    for (name, atol) in [("concat_state", 1e-5), ("scan_lstm", 1e-5), ("float16_scan", 2e-3)] {
+    for (name, model, atol) in [
+        ("concat_state", "concat_state.pb", 1e-5),
+        ("scan_lstm", "scan_lstm.pb", 1e-5),
+        ("float16_scan", "float16_scan.pb", 2e-3),
+        #[cfg(feature = "onnx")]
+        ("script_lstm", "script_lstm.onnx", 3e-5),
+    ] {
         let pair = Pair {
             case: name.to_owned(),
             kind: "graphdef".to_owned(),
             control_flow: String::new(),
-            model: folder.join(format!("{name}.pb")),
+            model: folder.join(model),
             golden: folder.join(format!("{name}.npz")),
             arithmetic: "float".to_owned(),
             atol,

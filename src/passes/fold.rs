@@ -13,12 +13,12 @@ use half::f16;
 
 use super::budget::Budget;
 use super::simplify::Simplify;
-use super::values::{Aliases, results, used};
+use super::values::{Aliases, is_set, reaches_end, results, used};
 use super::{Declined, Report};
 use crate::error::{Error, Result};
 use crate::eval::evaluate;
 use crate::graph::infer::{Operand, infer};
-use crate::graph::op::{Activation, While};
+use crate::graph::op::{Activation, StridedSlice, While};
 use crate::graph::{Dim, Graph, Node, Op, ValueId, ValueMap, ValueType};
 use crate::tensor::{DType, Tensor};
 
@@ -228,6 +228,7 @@ fn unchanged(graph: &Graph, node: &Node) -> Option<ValueId> {
         Op::Tile => second(1).is_some_and(|times| times.iter().all(|&n| n == 1)),
         Op::Concat(options) => node.inputs.len() == 1 && options.activation == Activation::Linear,
         Op::Reverse => second(1).is_some_and(|axes| axes.is_empty()),
+        Op::StridedSlice(options) => takes_all(graph, node, options),
         Op::Recurrent(_)
         | Op::Svdf(_)
         | Op::FullyConnected(_)
@@ -249,7 +250,6 @@ fn unchanged(graph: &Graph, node: &Node) -> Option<ValueId> {
         | Op::Range
         | Op::Pad
         | Op::Slice
-        | Op::StridedSlice(_)
         | Op::Gather(_)
         | Op::Pack(_)
         | Op::Unpack(_)
@@ -262,7 +262,28 @@ fn unchanged(graph: &Graph, node: &Node) -> Option<ValueId> {
     same.then_some(input)
 }
 
-/// What came of computing a node ahead.
+/// Whether a slice takes all of its operand.
+fn takes_all(graph: &Graph, node: &Node, options: &StridedSlice) -> bool {
+    let vector = |slot: usize| graph.constant(node.input(slot)?)?.to_i64().ok();
+    let (Some(begin), Some(end), Some(strides)) = (vector(1), vector(2), vector(3)) else {
+        return false;
+    };
+    let shape = node.input(0).and_then(|id| graph.shape(id)).unwrap_or_default();
+    let whole = |k: usize| {
+        let size = shape.get(k).and_then(|dim| dim.known());
+        (is_set(options.begin_mask, k) || begin.get(k) == Some(&0))
+            && (is_set(options.end_mask, k)
+                || end.get(k).is_some_and(|&end| reaches_end(end, size)))
+    };
+    let plain = [options.new_axis_mask, options.shrink_axis_mask, options.ellipsis_mask] == [0; 3];
+    plain
+        && !options.offset
+        && begin.len() <= shape.len()
+        && strides.iter().all(|&stride| stride == 1)
+        && (0..begin.len()).all(whole)
+}
+
+/// The outcome of computing a node ahead.
 enum Computed {
     Results(Vec<Option<Tensor>>),
     /// Its operands are not all constant, or it is no op to compute ahead.

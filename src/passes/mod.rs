@@ -17,7 +17,7 @@ use crate::graph::Graph;
 use crate::graph::check::refine;
 use crate::limits;
 
-/// What a pass did or would not do, for `inspect --passes`.
+/// The rewrites of a pass, made and declined, for `inspect --passes`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
@@ -25,7 +25,7 @@ pub struct Report {
     pub pass: &'static str,
     /// A line for each rewrite: what it matched and what it made.
     pub made: Vec<String>,
-    /// What stayed as it is, and the reason.
+    /// Matches that stayed as they are, with the reason.
     pub declined: Vec<Declined>,
 }
 
@@ -93,7 +93,7 @@ pub fn run_first(mut graph: Graph, count: usize) -> Result<(Graph, Vec<Report>)>
     Ok((graph, reports))
 }
 
-/// What a pass made of a graph, when it is valid; otherwise the graph as it was.
+/// The result of a pass, when it is valid; otherwise the graph as it was.
 fn checked(before: Graph, mut rewritten: Graph, mut report: Report) -> (Graph, Report) {
     match refine(&mut rewritten) {
         Ok(()) => (rewritten, report),

@@ -31,7 +31,7 @@ pub(super) fn note_results(sources: &mut Sources, id: NodeId, node: &Node) {
 pub(super) struct Aliases(ValueMap<Option<ValueId>>);
 
 impl Aliases {
-    /// What stands for a value: itself, unless something else was set.
+    /// The value that stands for another: itself, unless something else was set.
     pub fn read(&self, id: ValueId) -> ValueId {
         self.0[id].unwrap_or(id)
     }
@@ -74,4 +74,10 @@ pub(super) fn used(graph: &Graph) -> ValueMap<bool> {
 pub(super) fn is_set(mask: u32, axis: usize) -> bool {
     let bit = u32::try_from(axis).ok().and_then(|axis| mask.checked_shr(axis));
     bit.is_some_and(|bit| bit & 1 == 1)
+}
+
+/// Whether a slice that ends at `end` goes up to the end of an axis: no axis is longer than what
+/// exporters write for "to the end".
+pub(super) fn reaches_end(end: i64, size: Option<usize>) -> bool {
+    end >= i64::from(i32::MAX) || size.is_some_and(|size| end >= 0 && end as usize >= size)
 }

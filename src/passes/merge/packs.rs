@@ -5,7 +5,7 @@ use crate::graph::op::{Activation, Concat, StridedSlice};
 use crate::graph::{Dim, Graph, Node, Op, ValueId, ValueType};
 use crate::passes::Report;
 use crate::passes::recurrence::ShapeTracer;
-use crate::passes::values::{Aliases, is_set};
+use crate::passes::values::{Aliases, is_set, reaches_end};
 use crate::tensor::Tensor;
 
 /// Replaces packs whose operands are the pieces of one value, in order or in the opposite order,
@@ -60,7 +60,7 @@ struct Piece {
     index: usize,
 }
 
-/// What the pack makes, without the pack.
+/// The result of a pack, without the pack.
 fn packed(tracer: &mut ShapeTracer, node: &Node, axis: i64) -> Option<ValueId> {
     let operands: Vec<ValueId> = node.inputs.iter().copied().collect::<Option<_>>()?;
     let rank = tracer.graph.get(*operands.first()?)?.ty.rank()?;
@@ -240,8 +240,8 @@ fn one_of(
     let others = (0..begin.len()).filter(|&k| k != axis).all(|k| {
         let from = is_set(options.begin_mask, k) || begin.get(k) == Some(&0);
         let size = shape.get(k).and_then(|dim| dim.known());
-        let to = is_set(options.end_mask, k)
-            || end.get(k).is_some_and(|&end| size.is_some_and(|size| end >= size as i64));
+        let to =
+            is_set(options.end_mask, k) || end.get(k).is_some_and(|&end| reaches_end(end, size));
         from && to && strides.get(k) == Some(&1)
     });
     // Where the axis stays, its size of 1 is known by its type, and the slice goes forward.

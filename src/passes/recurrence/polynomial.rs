@@ -12,7 +12,7 @@ pub struct Columns {
     pub len: usize,
 }
 
-/// What an atom stands for.
+/// The kind of an atom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
     /// The value itself: a state, an input, or something that is not understood.

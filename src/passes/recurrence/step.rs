@@ -11,7 +11,7 @@ pub type Reason = String;
 /// are, where a product with the input was computed for all steps at once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Product {
-    /// What it acts on.
+    /// The operand.
     pub argument: ValueId,
     /// The constant; `None` for columns as they are, `columns` of the argument.
     pub weights: Option<ValueId>,

@@ -31,7 +31,7 @@ impl Algebra<'_> {
         }
     }
 
-    /// What stands behind a value that is scaled by a constant, and that constant.
+    /// The operand of a scaling by a constant, and that constant.
     fn scaling(&self, node: &Node) -> Option<(ValueId, f64)> {
         let Op::Binary(Binary { function, activation: Activation::Linear }) = node.op else {
             return None;

@@ -3,7 +3,7 @@
 use super::{Algebra, first};
 use crate::graph::op::{Activation, StridedSlice};
 use crate::graph::{Dim, Node, Op, ValueId};
-use crate::passes::values::is_set;
+use crate::passes::values::{is_set, reaches_end};
 
 impl Algebra<'_> {
     /// The operands that are joined to make the argument of a product, with their first columns and
@@ -103,9 +103,9 @@ impl Algebra<'_> {
         let complete = options.ellipsis_mask == 0 && begin.len() == shape.len();
         let whole = |axis: usize| {
             let size = shape.get(axis).and_then(|dim: &Dim| dim.known());
-            let reaches = |size: usize| end.get(axis).is_some_and(|&end| end >= size as i64);
             (is_set(options.begin_mask, axis) || begin.get(axis) == Some(&0))
-                && (is_set(options.end_mask, axis) || size.is_some_and(reaches))
+                && (is_set(options.end_mask, axis)
+                    || end.get(axis).is_some_and(|&end| reaches_end(end, size)))
         };
         let whole_rows = elliptic || (complete && (0..last).all(whole));
         if !whole_rows {

@@ -33,7 +33,7 @@ const MOST_DEPTH: usize = 40;
 /// A matrix product with constant weights.
 #[derive(Clone, Copy, Debug)]
 pub struct ProductNode {
-    /// What the weights act on.
+    /// The operand of the weights.
     pub argument: ValueId,
     /// The constant `[outputs, inputs]`, or `[inputs, outputs]` when transposed.
     pub weights: ValueId,
@@ -120,7 +120,7 @@ impl<'g> Algebra<'g> {
         leaf(value).unwrap_or(value)
     }
 
-    /// What an activated value was before its activation, with the activation.
+    /// The operand of an activated value's activation, with the activation.
     pub fn before_activation(&self, part: Columns) -> Option<(Polynomial, Activation)> {
         let (node, _) = self.producer(part.value)?;
         match &node.op {

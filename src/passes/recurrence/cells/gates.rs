@@ -13,7 +13,7 @@ pub fn is_gate(algebra: &Algebra<'_>, atom: Atom) -> bool {
     })
 }
 
-/// What a gate atom was before its activation.
+/// The operand of a gate's activation, with the activation.
 pub fn algebra_gate(algebra: &Algebra<'_>, atom: Atom) -> Option<(Polynomial, Activation)> {
     match atom.role {
         Role::Activated => algebra.before_activation(atom.part),

@@ -9,7 +9,7 @@ use crate::graph::{Dim, Graph, Node, Op, ValueId, ValueMap};
 use crate::passes::recurrence::algebra::{Algebra, first, is_zero};
 use crate::passes::recurrence::shape_tracer::{ShapeTracer, Size};
 use crate::passes::recurrence::step::Reason;
-use crate::passes::values::{is_set, used};
+use crate::passes::values::{is_set, reaches_end, used};
 use crate::tensor::DType;
 
 /// Ops between the counter and the place where it is used; real ones have up to five.
@@ -37,11 +37,11 @@ pub struct Loop<'a> {
     pub algebra: Algebra<'a>,
     /// The variables inside of the body.
     pub inputs: Vec<ValueId>,
-    /// What the body makes of each variable.
+    /// The next value of each variable.
     pub nexts: Vec<ValueId>,
-    /// What each variable is before the loop.
+    /// The first value of each variable, around the loop.
     pub operands: Vec<ValueId>,
-    /// What the body reads at the counter.
+    /// The entries of lists that the body reads at the counter.
     pub reads: Vec<Read>,
     positions: ValueMap<Option<usize>>,
     linear: Vec<Option<Linear>>,
@@ -100,7 +100,7 @@ impl<'a> Loop<'a> {
         self.linear_of(k) == Some(Linear::COUNTER)
     }
 
-    /// What variable `k` is, where it follows the iterations.
+    /// Variable `k` as a function of the iterations.
     pub fn linear_of(&self, k: usize) -> Option<Linear> {
         self.linear.get(k).copied().flatten()
     }
@@ -124,7 +124,7 @@ impl<'a> Loop<'a> {
         self.body().constant(self.algebra.through(value))?.to_i64().ok()
     }
 
-    /// What variable `k` is, where it follows the iterations.
+    /// Variable `k` as a function of the iterations.
     fn linear_before(&self, tracer: &ShapeTracer, k: usize) -> Option<Linear> {
         let dtype = self.body().ty(self.inputs[k])?.dtype;
         let (size, offset) = tracer.linear(self.operands[k])?;
@@ -268,10 +268,9 @@ impl<'a> Loop<'a> {
             let shrinks = is_set(options.shrink_axis_mask, k);
             let from =
                 is_set(options.begin_mask, k) || begin.get(k) == Some(&Some(Linear::number(0)));
-            let to = match (end.get(k), shape.get(k).and_then(|dim| dim.known())) {
-                (Some(&Some(Linear { size: None, step: 0, offset })), Some(size)) => {
-                    usize::try_from(offset).is_ok_and(|end| end >= size)
-                }
+            let size = shape.get(k).and_then(|dim| dim.known());
+            let to = match end.get(k) {
+                Some(&Some(Linear { size: None, step: 0, offset })) => reaches_end(offset, size),
                 _ => false,
             };
             !shrinks && from && (to || is_set(options.end_mask, k))

@@ -151,7 +151,7 @@ impl<'b, 'a> Build<'b, 'a> {
         // The masked state itself: on masked iterations the old state, which is the last output when it
         // starts from 0.
         for (k, layer) in self.layers {
-            if self.this.nexts[*k] == item && layer.step.h_new != item {
+            if self.this.nexts[*k] == item && layer.h_new != item {
                 let zero = tracer.is_zero(self.this.operands[*k]);
                 return if zero { Ok((*k, Masking::Hold)) } else { Err(refuse()) };
             }
@@ -183,7 +183,7 @@ impl<'b, 'a> Build<'b, 'a> {
     }
 
     fn layer_of(&self, new: ValueId) -> Option<usize> {
-        self.layers.iter().find(|(_, layer)| layer.step.h_new == new).map(|(k, _)| *k)
+        self.layers.iter().find(|(_, layer)| layer.h_new == new).map(|(k, _)| *k)
     }
 
     /// Builds the layer whose output state is variable `k`, and the layers that it reads.

@@ -98,7 +98,7 @@ fn refined(body: &Graph) -> Graph {
     body
 }
 
-/// How the graph around a loop reads its results.
+/// Readers of a loop's results in the graph around it.
 #[derive(Clone)]
 struct Uses {
     used: ValueMap<bool>,
@@ -150,7 +150,7 @@ fn entry(graph: &Graph, node: &Node) -> Entries {
     }
 }
 
-/// What became of a loop.
+/// A loop that was fused.
 struct Fused {
     made: Vec<String>,
     /// Results of the loop, and what to read instead.
@@ -202,11 +202,8 @@ fn fuse_loop(mut this: Loop<'_>, tracer: &mut ShapeTracer, uses: &Uses) -> Resul
     for limit in &limits {
         shortened |= this.check_limit(tracer, limit, time, mask)?;
     }
-    let stops = layers
-        .values()
-        .flat_map(|layer| [Some(layer.step.h_new), layer.step.c_new])
-        .flatten()
-        .collect();
+    let stops =
+        layers.values().flat_map(|layer| [Some(layer.h_new), layer.c_new]).flatten().collect();
     let sequences = Sequences::new(this.body(), this.invariants(), stops);
     let mut build = Build::new(&this, &variables, &layers, mask, (list, time), sequences);
     build.note_reads(tracer)?;

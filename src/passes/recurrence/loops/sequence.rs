@@ -12,14 +12,14 @@ use crate::tensor::Tensor;
 /// Longest chain of ops between a list and a cell; real ones have two or three.
 const MOST_DEPTH: usize = 64;
 
-/// What is known over all iterations.
+/// Values of the body over all iterations.
 pub struct Sequences<'a> {
     body: &'a Graph,
     producers: ValueMap<Option<NodeId>>,
     known: HashMap<ValueId, ValueId>,
-    /// What is the same in every iteration, as values around the loop.
+    /// Values that are the same in every iteration, as values around the loop.
     invariants: HashMap<ValueId, ValueId>,
-    /// What is not computed from its operands: the new states of cells, whose layers are built
+    /// Values that are not computed from their operands: the new states of cells, whose layers are built
     /// whole.
     stops: HashSet<ValueId>,
 }
@@ -78,7 +78,7 @@ impl<'a> Sequences<'a> {
         moving.iter().all(|&id| rank(id) == Some(2)).then_some((node, moving))
     }
 
-    /// What an element-wise op repeats for every iteration: constants and invariants of at most the axes
+    /// Operands that an element-wise op repeats for every iteration: constants and invariants of at most the axes
     /// of a iteration, filled tensors.
     fn repeats(&self, id: ValueId) -> bool {
         let fits =

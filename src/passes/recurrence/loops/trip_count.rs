@@ -8,7 +8,7 @@ use crate::graph::{NodeId, Op, ValueId, ValueMap};
 use crate::passes::recurrence::shape_tracer::{ShapeTracer, Size};
 use crate::passes::recurrence::step::Reason;
 
-/// What a counter must stay below.
+/// A bound that a counter must stay below.
 pub enum Limit {
     Known(i64),
     Operand(ValueId),

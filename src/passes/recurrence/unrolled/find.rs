@@ -86,7 +86,7 @@ struct Finder<'g> {
     by_output: HashMap<ValueId, Vec<usize>>,
 }
 
-/// What a step follows.
+/// The step before a step.
 #[derive(Clone, Copy)]
 struct Link {
     previous: usize,
@@ -388,7 +388,7 @@ impl Finder<'_> {
         }
     }
 
-    /// What the state's weights act on in `step`; `template` is another step, where they act on
+    /// The value that the state's weights act on in `step`; `template` is another step, where they act on
     /// `h_old`.
     fn state_of(&self, step: &Step, template: &Step, h_old: ValueId) -> Option<ValueId> {
         if step.h_old.is_some() {
