@@ -7,11 +7,16 @@
 
 override TILE: u32 = 64u; // 64 128
 
-// x transposed, [1024 / TILE, TILE / 4 + 1] vectors of four rows; the odd one keeps writers of a
-// column in different banks.
-var<workgroup> x_tile: array<vec4<f32>, 272>;
+// x transposed, [1024 / TILE, TILE + 4] rows; the odd four keep writers of a column in different
+// banks. Words, as neighboring invocations store neighbors.
+var<workgroup> x_tile: array<f32, 1088>;
 // w, [1024 / TILE, TILE / 4] vectors of four columns
 var<workgroup> w_tile: array<vec4<f32>, 256>;
+
+// Four rows of x_tile from word `at` on.
+fn x_rows(at: u32) -> vec4<f32> {
+    return vec4<f32>(x_tile[at], x_tile[at + 1u], x_tile[at + 2u], x_tile[at + 3u]);
+}
 
 @compute @workgroup_size(256)
 fn main(
@@ -20,7 +25,7 @@ fn main(
     @builtin(local_invocation_index) index: u32,
 ) {
     let terms = 1024u / TILE;
-    let x_stride = TILE / 4u + 1u;
+    let x_stride = TILE + 4u;
     let w_stride = TILE / 4u;
     let across = (params.quads + w_stride - 1u) / w_stride;
     let tile = group.x + group.y * groups.x;
@@ -58,24 +63,24 @@ fn main(
     var w_next = w_part(load_k, w_quad);
     for (var k0 = 0u; k0 < params.depth; k0 += terms) {
         workgroupBarrier();
-        let x_to = load_term * x_stride + load_row / 4u;
-        x_tile[x_to][load_row % 4u] = x_next.x;
-        x_tile[x_to + x_stride][load_row % 4u] = x_next.y;
-        x_tile[x_to + 2u * x_stride][load_row % 4u] = x_next.z;
-        x_tile[x_to + 3u * x_stride][load_row % 4u] = x_next.w;
+        let x_to = load_term * x_stride + load_row;
+        x_tile[x_to] = x_next.x;
+        x_tile[x_to + x_stride] = x_next.y;
+        x_tile[x_to + 2u * x_stride] = x_next.z;
+        x_tile[x_to + 3u * x_stride] = x_next.w;
         w_tile[index] = w_next;
         workgroupBarrier();
         x_next = x_part(x_row, k0 + terms + load_term);
         w_next = w_part(k0 + terms + load_k, w_quad);
         for (var k = 0u; k < terms; k++) {
-            let x0 = x_tile[k * x_stride + down];
+            let x0 = x_rows(k * x_stride + 4u * down);
             let w0 = w_tile[k * w_stride + right];
             s00 += w0 * x0.x;
             s10 += w0 * x0.y;
             s20 += w0 * x0.z;
             s30 += w0 * x0.w;
             if TILE > 64u {
-                let x1 = x_tile[k * x_stride + 16u + down];
+                let x1 = x_rows(k * x_stride + 64u + 4u * down);
                 let w1 = w_tile[k * w_stride + 16u + right];
                 s01 += w1 * x0.x;
                 s11 += w1 * x0.y;

@@ -36,7 +36,7 @@ struct Params {
     y_step: u32, // words of y from one step to the next, one row, one direction
     y_row: u32,
     y_direction: u32,
-    h_slot: u32, // vectors of h from one slot to the other, one direction to the next
+    h_slot: u32, // words of h from one slot to the other, one direction to the next
     h_direction: u32,
     c_direction: u32,
     mask_step: u32,
@@ -61,7 +61,7 @@ var<immediate> params: Params;
 // when diagonal), by weight(i)
 @group(0) @binding(2) var<storage, read> extras: array<f32>; // per d: peephole [H, 3], layer norm [H, 4 + 4] or bias [H] quads, projection [H, P] and [P], scales of the weights [H] quads
 @group(0) @binding(3) var<storage, read> mask: array<i32>; // [B], or T and B in either order
-@group(0) @binding(4) var<storage, read_write> h: array<vec4<f32>>; // [slot, d, B, quads], zero past P
+@group(0) @binding(4) var<storage, read_write> h: array<f32>; // [slot, d, B, quads, 4], zero past P; words, as neighboring invocations store neighbors
 @group(0) @binding(5) var<storage, read_write> c: array<f32>; // [d, B, H]
 @group(0) @binding(6) var<storage, read_write> y: array<f32>; // T, B, d and P in any order, P last
 

@@ -4,21 +4,21 @@
 
 override THREADS: u32 = 64u; // 32 64 128 256
 override ROWS: u32 = 1u; // 1 2 4 8
-override H_QUADS: u32 = 32u; // any: 2 ROWS ceil(P / 4)
+override H_WORDS: u32 = 128u; // any: 2 ROWS P in fours
 override C_WORDS: u32 = 64u; // any: ROWS H
 override HELD: u32 = 64u; // 16 32 48 64 96 128 192 256: recurrent weights of a unit that are held in registers, where they are
 override M_WORDS: u32 = 64u; // any: ROWS H with a projection or a reset before the product, else 1
 
 @group(0) @binding(1) var<storage, read_write> inputs: array<vec4<f32>>; // [d, chunk_steps, B, H] quads: x W + b; layer norm works in place
 
-var<workgroup> hs: array<vec4<f32>, H_QUADS>; // [parity, row, quads], zero past P
+var<workgroup> hs: array<f32, H_WORDS>; // [parity, row, quads, 4], zero past P; words, as neighboring invocations store neighbors
 var<workgroup> cs: array<f32, C_WORDS>; // [row, H]
 var<workgroup> ms: array<f32, M_WORDS>; // [row, H]: gated output before the projection, or r h of the GRU
 
 var<private> d: u32;
 var<private> lane: u32;
 var<private> first: u32; // row
-var<private> from_h: u32; // vector of hs
+var<private> from_h: u32; // word of hs
 var<private> to_h: u32;
 
 fn input_at(step: u32, row: u32, unit: u32) -> u32 {
@@ -27,24 +27,24 @@ fn input_at(step: u32, row: u32, unit: u32) -> u32 {
 
 // Output r of the tile before this step.
 fn old(r: u32, unit: u32) -> f32 {
-    return hs[from_h + r * params.quads + unit / 4u][unit % 4u];
+    return hs[from_h + r * 4u * params.quads + unit];
 }
 
 fn put_h(r: u32, unit: u32, value: f32) {
-    hs[to_h + r * params.quads + unit / 4u][unit % 4u] = value;
+    hs[to_h + r * 4u * params.quads + unit] = value;
 }
 
 fn x_word(at: u32) -> f32 {
-    return hs[at / 4u][at % 4u];
+    return hs[at];
 }
 
 fn x_quad(at: u32, left: u32) -> vec4<f32> {
-    return hs[at / 4u];
+    return vec4<f32>(hs[at], hs[at + 1u], hs[at + 2u], hs[at + 3u]);
 }
 
 // Word of hs where row r starts that the sums are over.
 fn row_at(r: u32) -> u32 {
-    return 4u * (from_h + min(r, ROWS - 1u) * params.quads);
+    return from_h + min(r, ROWS - 1u) * 4u * params.quads;
 }
 
 // The sums of a unit for the rows of the tile: x W + b + h R.
@@ -234,11 +234,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     d = group.z;
     lane = index;
     first = group.x * ROWS;
-    let quads = params.quads;
-    let size = ROWS * quads;
+    let width = 4u * params.quads;
+    let size = ROWS * width;
     for (var i = lane; i < size; i += THREADS) {
-        let row = min(first + i / quads, params.batch - 1u);
-        let value = h[d * params.h_direction + row * quads + i % quads];
+        let row = min(first + i / width, params.batch - 1u);
+        let value = h[d * params.h_direction + row * width + i % width];
         hs[i] = value;
         hs[size + i] = value; // for its zeros past P
     }
@@ -277,9 +277,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     from_h = (params.count & 1u) * size;
     for (var i = lane; i < size; i += THREADS) {
-        let row = first + i / quads;
+        let row = first + i / width;
         if row < params.batch {
-            h[d * params.h_direction + row * quads + i % quads] = hs[from_h + i];
+            h[d * params.h_direction + row * width + i % width] = hs[from_h + i];
         }
     }
     if CELL == 0u {

@@ -11,19 +11,19 @@ override SLICES: u32 = 4u; // 1 2 3 4
 override SPAN: u32 = 64u; // any: H up to a multiple of 32
 override TERMS: u32 = 16u; // any: terms of a slice, in fours; those held in registers where they are
 override HELD: u32 = 16u; // 16 32
-override H_QUADS: u32 = 16u; // any: at least SLICES TERMS / 4 and ceil(P / 4)
+override H_WORDS: u32 = 64u; // any: at least SLICES TERMS and P in fours
 
 @group(0) @binding(1) var<storage, read> inputs: array<vec4<f32>>; // [d, chunk_steps, B, H] quads: x W + b
 
-var<workgroup> hs: array<vec4<f32>, H_QUADS>; // zero past P
+var<workgroup> hs: array<f32, H_WORDS>; // zero past P; words, as neighboring invocations store neighbors
 var<workgroup> partial: array<vec4<f32>, THREADS>; // [slice, SPAN]
 
 fn x_word(at: u32) -> f32 {
-    return hs[at / 4u][at % 4u];
+    return hs[at];
 }
 
 fn x_quad(at: u32, left: u32) -> vec4<f32> {
-    return hs[at / 4u];
+    return vec4<f32>(hs[at], hs[at + 1u], hs[at + 2u], hs[at + 3u]);
 }
 
 @compute @workgroup_size(THREADS)
@@ -33,16 +33,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let unit = min(index % SPAN, params.units - 1u);
     // The invocation that finishes a unit and keeps its state.
     let owns = index < params.units;
-    let h_at = d * params.h_direction + row * params.quads;
+    let h_at = d * params.h_direction + row * 4u * params.quads;
     let c_at = d * params.c_direction + row * params.units + unit;
-    for (var i = index; i < H_QUADS; i += THREADS) {
-        var value = vec4<f32>();
-        if i < params.quads {
+    for (var i = index; i < H_WORDS; i += THREADS) {
+        var value = 0.0;
+        if i < 4u * params.quads {
             value = h[h_at + i];
         }
         hs[i] = value;
     }
-    var old_h = h[h_at + unit / 4u][unit % 4u];
+    var old_h = h[h_at + unit];
     var old_c = 0.0;
     if CELL == 0u {
         old_c = c[c_at];
@@ -73,13 +73,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 old_h = next.x;
                 old_c = next.y;
             }
-            hs[unit / 4u][unit % 4u] = old_h;
+            hs[unit] = old_h;
             put_y(step, row, d, on, unit, old_h);
         }
         workgroupBarrier();
     }
     if owns {
-        h[h_at + unit / 4u][unit % 4u] = old_h;
+        h[h_at + unit] = old_h;
         if CELL == 0u {
             c[c_at] = old_c;
         }

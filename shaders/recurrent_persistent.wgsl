@@ -15,7 +15,7 @@
 override THREADS: u32 = 128u; // 32 64 128 256: invocations of a workgroup
 override SLICES: u32 = 2u; // 1 2 4 8 16 32
 override HELD: u32 = 64u; // 16 32 48 64: weights that an invocation holds, at least P / SLICES
-override H_QUADS: u32 = 32u; // any: B SLICES HELD / 4
+override H_WORDS: u32 = 128u; // any: B SLICES HELD
 override C_WORDS: u32 = 64u; // any: B THREADS / SLICES
 override POLLS: u32 = 4096u; // any: looks that an invocation may take, each at up to four words
 override EXCHANGE: bool = false; // look by a read-modify-write that changes nothing, where the driver moves a load out of its loop
@@ -27,7 +27,7 @@ const MOST_THREADS: u32 = 256u;
 @group(0) @binding(1) var<storage, read> inputs: array<vec4<f32>>; // [d, chunk_steps, B, H] quads: x W + b
 @group(0) @binding(7) var<storage, read_write> words: array<atomic<u32>>; // FIRST, then [chunk_steps, d, B, H]: outputs inverted, or 0
 
-var<workgroup> hs: array<vec4<f32>, H_QUADS>; // [B, SLICES HELD / 4], zero past P
+var<workgroup> hs: array<f32, H_WORDS>; // [B, SLICES HELD], zero past P; words, as neighboring invocations store neighbors
 var<workgroup> cs: array<f32, C_WORDS>; // [B, units of this workgroup]
 var<workgroup> partial: array<vec4<f32>, 2u * MOST_THREADS>; // [parity of the row, invocation]
 
@@ -187,13 +187,14 @@ fn hold() {
 
 // Vector j of this slice, and its four terms of the unit's sums.
 fn four(a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, e: vec4<f32>, at: u32, j: u32) -> vec4<f32> {
-    let x = hs[at + j * SLICES];
+    let i = at + j * 4u * SLICES;
+    let x = vec4<f32>(hs[i], hs[i + 1u], hs[i + 2u], hs[i + 3u]);
     return a * x.x + b * x.y + c * x.z + e * x.w;
 }
 
 // The terms of this slice for one row.
 fn slice_sum(row: u32) -> vec4<f32> {
-    let at = row * (SLICES * HELD / 4u) + slice;
+    let at = row * SLICES * HELD + 4u * slice;
     var sum = vec4<f32>();
     sum += four(w0, w1, w2, w3, at, 0u);
     sum += four(w4, w5, w6, w7, at, 1u);
@@ -243,8 +244,7 @@ fn publish(step: u32, i: u32, value: f32) {
 
 fn keep_h(i: u32, value: f32) {
     if i < params.batch * params.units {
-        let at = i % params.units;
-        hs[i / params.units * (SLICES * HELD / 4u) + at / 4u][at % 4u] = value;
+        hs[i / params.units * (SLICES * HELD) + i % params.units] = value;
     }
 }
 
@@ -254,8 +254,8 @@ fn gather(step: u32) {
     let total = params.batch * params.units;
     if step == params.chunk_first {
         for (var i = lane; i < total; i += THREADS) {
-            let at = params.h_slot + d * params.h_direction + i / params.units * params.quads;
-            keep_h(i, h[at + i % params.units / 4u][i % params.units % 4u]);
+            let at = params.h_slot + d * params.h_direction + i / params.units * 4u * params.quads;
+            keep_h(i, h[at + i % params.units]);
         }
         return;
     }
@@ -300,7 +300,7 @@ fn finish(step: u32, row: u32, sums: vec4<f32>, old_h: f32, is_last: bool) {
     if is_last {
         // The other slot than the one that workgroups may still read.
         let slot = directions * params.h_direction - params.h_slot;
-        h[slot + d * params.h_direction + row * params.quads + unit / 4u][unit % 4u] = new_h;
+        h[slot + d * params.h_direction + row * 4u * params.quads + unit] = new_h;
     }
 }
 
@@ -315,13 +315,13 @@ fn main(
     lane = index;
     polls = POLLS;
     let units_here = THREADS / SLICES;
-    let row_quads = SLICES * HELD / 4u;
+    let row_words = SLICES * HELD;
     local = lane % units_here;
     slice = lane / units_here;
     unit = min(group.x * units_here + local, params.units - 1u);
     let finishes = slice == 0u && group.x * units_here + local < params.units;
-    for (var i = lane; i < params.batch * row_quads; i += THREADS) {
-        hs[i] = vec4<f32>();
+    for (var i = lane; i < params.batch * row_words; i += THREADS) {
+        hs[i] = 0.0;
     }
     if finishes {
         for (var row = 0u; row < params.batch; row++) {
@@ -346,7 +346,7 @@ fn main(
         for (var row = 0u; row < params.batch; row++) {
             let side = (row & 1u) * MOST_THREADS;
             var sums = slice_sum(row);
-            let old_h = hs[row * row_quads + unit / 4u][unit % 4u];
+            let old_h = hs[row * row_words + unit];
             if SLICES > 1u {
                 partial[side + lane] = sums;
             }

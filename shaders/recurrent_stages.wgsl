@@ -10,7 +10,7 @@ override THREADS: u32 = 64u; // 32 64 128 256
 override ROWS: u32 = 1u; // 1 2 4 8: batch rows of an invocation in stages 0 and 2
 
 @group(0) @binding(1) var<storage, read_write> inputs: array<vec4<f32>>; // [d, chunk_steps, B, H] quads: x W + b; then the sums, or (z, -, x W_n + b_n, -)
-@group(0) @binding(7) var<storage, read_write> gated: array<vec4<f32>>; // [d, B, H in fours]: output before the projection, or r h; zero past H
+@group(0) @binding(7) var<storage, read_write> gated: array<f32>; // [d, B, H in fours]: output before the projection, or r h; zero past H
 
 var<private> d: u32;
 var<private> lane: u32;
@@ -23,22 +23,22 @@ fn input_at(step: u32, row: u32, unit: u32) -> u32 {
     return ((d * params.chunk_steps + step - params.chunk_first) * params.batch + row) * params.units + unit;
 }
 
-// Vector of `gated` where a row starts.
+// Word of `gated` where a row starts.
 fn gated_at(row: u32) -> u32 {
-    return (d * params.batch + row) * ((params.units + 3u) / 4u);
+    return (d * params.batch + row) * ((params.units + 3u) / 4u * 4u);
 }
 
 fn put_gated(row: u32, unit: u32, value: f32) {
-    gated[gated_at(row) + unit / 4u][unit % 4u] = value;
+    gated[gated_at(row) + unit] = value;
 }
 
 fn old(row: u32, unit: u32) -> f32 {
-    return h[from_slot + row * params.quads + unit / 4u][unit % 4u];
+    return h[from_slot + row * 4u * params.quads + unit];
 }
 
 fn put_h(row: u32, unit: u32, on: bool, value: f32) {
     let new_h = select(old(row, unit), value, on);
-    h[to_slot + row * params.quads + unit / 4u][unit % 4u] = new_h;
+    h[to_slot + row * 4u * params.quads + unit] = new_h;
     put_y(params.step, row, d, on, unit, new_h);
 }
 
@@ -65,22 +65,22 @@ fn put_normed(step: u32, unit: u32, on: bool, value: f32) {
 // What the sums are over: h, or r h.
 fn x_word(at: u32) -> f32 {
     if STAGE == 2u {
-        return gated[at / 4u][at % 4u];
+        return gated[at];
     }
-    return h[at / 4u][at % 4u];
+    return h[at];
 }
 
 fn x_quad(at: u32, left: u32) -> vec4<f32> {
     if STAGE == 2u {
-        return gated[at / 4u];
+        return vec4<f32>(gated[at], gated[at + 1u], gated[at + 2u], gated[at + 3u]);
     }
-    return h[at / 4u];
+    return vec4<f32>(h[at], h[at + 1u], h[at + 2u], h[at + 3u]);
 }
 
 // Word where a row of that starts; rows past the end repeat the last one and are not stored.
 fn row_at(row: u32) -> u32 {
     let there = min(row, params.batch - 1u);
-    return 4u * select(from_slot + there * params.quads, gated_at(there), STAGE == 2u);
+    return select(from_slot + there * 4u * params.quads, gated_at(there), STAGE == 2u);
 }
 
 fn finish(row: u32, products: vec4<f32>) {
@@ -168,7 +168,7 @@ fn project(p: u32) {
     let base = d * params.extras_direction + params.projection;
     var new_h = extras[base + params.units * params.width + p];
     for (var k = 0u; k < params.units; k++) {
-        new_h += extras[base + k * params.width + p] * gated[gated_at(first) + k / 4u][k % 4u];
+        new_h += extras[base + k * params.width + p] * gated[gated_at(first) + k];
     }
     put_h(first, p, on, clamp(new_h, -params.projection_clip, params.projection_clip));
 }

@@ -46,8 +46,8 @@ fn finish(row: u32, products: vec4<f32>) {
     }
     let sums = start(row) + scaled(d, unit, products);
     let cell = d * params.c_direction + row * params.units + unit;
-    let at = row * params.quads + unit / 4u;
-    let old_h = h[from_slot + at][unit % 4u];
+    let at = row * 4u * params.quads + unit;
+    let old_h = h[from_slot + at];
     let on = is_on(time_of(step, d), row);
     var new_h = old_h;
     if on {
@@ -61,7 +61,7 @@ fn finish(row: u32, products: vec4<f32>) {
             c[cell] = next.y;
         }
     }
-    h[to_slot + at][unit % 4u] = new_h;
+    h[to_slot + at] = new_h;
     if !WAVE {
         put_y(step, row, d, on, unit, new_h);
     } else if ((params.count >> d) & 1u) == 1u {
@@ -71,16 +71,16 @@ fn finish(row: u32, products: vec4<f32>) {
 }
 
 fn x_word(at: u32) -> f32 {
-    return h[at / 4u][at % 4u];
+    return h[at];
 }
 
 fn x_quad(at: u32, left: u32) -> vec4<f32> {
-    return h[at / 4u];
+    return vec4<f32>(h[at], h[at + 1u], h[at + 2u], h[at + 3u]);
 }
 
 // Word of h where a row of a slot starts; rows past the end repeat the last one and are not stored.
 fn row_at(slot: u32, row: u32) -> u32 {
-    return 4u * (slot + min(row, params.batch - 1u) * params.quads);
+    return slot + min(row, params.batch - 1u) * 4u * params.quads;
 }
 
 // Adds the products of the weights from `at` on with this slice's share of the rows in `slot`.
@@ -146,7 +146,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     step = params.step;
     let first = group.y * ROWS;
     if WAVE {
-        if step < d || step - d >= params.time {
+        // Of builtins and parameters alone, so that compilers see that a workgroup agrees on it.
+        if params.step < group.x || params.step - group.x >= params.time {
             return;
         }
         step -= d;

@@ -29,12 +29,12 @@ pub(super) struct Whole {
     steps: usize,
 }
 
-/// Vectors of h, words of c and of the gated output in workgroup memory, in powers of two so that
+/// Words of h, of c and of the gated output in workgroup memory, in powers of two so that
 /// layers of like size share a pipeline.
 fn sizes(layer: &Layer<'_>, rows: usize) -> [usize; 3] {
     let gated = layer.options.projection || layer.options.reset_before;
     let m = if gated { rows * layer.units } else { 1 };
-    [2 * rows * layer.width.div_ceil(4), rows * layer.units, m]
+    [2 * rows * layer.width.next_multiple_of(4), rows * layer.units, m]
         .map(|n| n.max(1).next_power_of_two())
 }
 
@@ -51,8 +51,7 @@ fn whole(layer: &Layer<'_>, device: &Device) -> Result<Whole> {
     let threads = layer.units.next_power_of_two().clamp(32, 256);
     let fits = |rows: usize| {
         let [h, c, m] = sizes(layer, rows);
-        16 * h + 4 * (c + m) + 16 * threads
-            <= device.limits.max_compute_workgroup_storage_size as usize
+        4 * (h + c + m) + 16 * threads <= device.limits.max_compute_workgroup_storage_size as usize
     };
     let held = held(layer, device);
     let tiled = held == 0 && !layer.options.layer_norm && !layer.options.reset_before;
@@ -128,7 +127,7 @@ pub(super) fn record(
             return loop_split::record(ctx, layer, memory, form, (first, steps));
         }
     };
-    let [h_quads, c_words, m_words] = sizes(layer, form.rows).map(|n| n as u32);
+    let [h_words, c_words, m_words] = sizes(layer, form.rows).map(|n| n as u32);
     let [weights, mut products] = ctx.shared.product_parts(&memory.weights);
     if form.held > 0 {
         let broadcasts = products == Part::ProductsBroadcast;
@@ -140,7 +139,7 @@ pub(super) fn record(
         .with("THREADS", form.threads as u32)
         .with("HELD", form.held.max(16) as u32)
         .with("ROWS", form.rows as u32)
-        .with("H_QUADS", h_quads)
+        .with("H_WORDS", h_words)
         .with("C_WORDS", c_words)
         .with("M_WORDS", m_words);
     let groups = [layer.batch.div_ceil(form.rows) as u32, 1, layer.directions.len() as u32];

@@ -54,7 +54,7 @@ pub(super) fn form(layer: &Layer<'_>, device: &Device) -> Result<SplitVariant> {
     // The packed rows end with eights, zero past the last.
     let terms = if held { each } else { layer.width.div_ceil(slices).next_multiple_of(8) };
     let form = SplitVariant { slices, span, terms, held, steps: usize::MAX };
-    let bytes = 16 * (form.h_quads(layer) + slices * span);
+    let bytes = 4 * form.h_words(layer) + 16 * slices * span;
     if bytes > device.limits.max_compute_workgroup_storage_size as usize {
         return Err(Error::limit(format!(
             "the sums of {} units take {bytes} bytes of workgroup memory",
@@ -70,8 +70,8 @@ pub(super) fn form(layer: &Layer<'_>, device: &Device) -> Result<SplitVariant> {
 }
 
 impl SplitVariant {
-    fn h_quads(&self, layer: &Layer<'_>) -> usize {
-        (self.slices * self.terms / 4).max(layer.width.div_ceil(4))
+    fn h_words(&self, layer: &Layer<'_>) -> usize {
+        (self.slices * self.terms).max(layer.width.next_multiple_of(4))
     }
 }
 
@@ -93,7 +93,7 @@ pub(super) fn record(
         .with("SPAN", form.span as u32)
         .with("TERMS", form.terms as u32)
         .with("HELD", if form.held { form.terms as u32 } else { 16 })
-        .with("H_QUADS", form.h_quads(layer) as u32);
+        .with("H_WORDS", form.h_words(layer) as u32);
     let groups = [layer.batch as u32, 1, layer.directions.len() as u32];
     for start in (first..first + steps).step_by(form.steps.min(steps).max(1)) {
         let count = form.steps.min(first + steps - start);

@@ -287,7 +287,7 @@ impl<'a> Layer<'a> {
         for (d, &direction) in self.directions.iter().enumerate() {
             if let Some(h_n) = ctx.optional_output(node, Recurrent::h_n(direction))? {
                 let bytes = 4 * self.width as u64;
-                let state = part(&memory.h, 16 * memory.h_direction as u64, d)?;
+                let state = part(&memory.h, 4 * memory.h_direction as u64, d)?;
                 ctx.copy_rows(
                     (&state, bytes.next_multiple_of(16)),
                     (&h_n.view, bytes),
@@ -369,7 +369,7 @@ impl<'a> Layer<'a> {
             self.directions.first().and_then(|&d| outputs.first.get(d)).copied().unwrap_or(0);
         let (y, keep) = (outputs.y.clone(), outputs.keep);
         let y_direction = outputs.first[1];
-        let (h_direction, c_direction) = ((h_bytes / 16) as usize, (c_bytes / 4) as usize);
+        let (h_direction, c_direction) = ((h_bytes / 4) as usize, (c_bytes / 4) as usize);
         let h_slot = count * h_direction;
         Ok(Memory {
             weights,

@@ -183,10 +183,8 @@ impl PersistentVariant {
     fn bounded(self, units: usize, rows: usize) -> Result<PersistentVariant> {
         let words = rows * units;
         let rounds = words.div_ceil(4 * self.threads);
-        let once = rows * self.slices * self.held / (4 * self.threads)
-            + words / self.threads
-            + 2 * rows
-            + 4;
+        let once =
+            rows * self.slices * self.held / self.threads + words / self.threads + 2 * rows + 4;
         let step = 2 + rounds + rows * (1 + self.slices);
         let limit = SOFTWARE_ITERATIONS as usize;
         let steps = STEPS.min(limit.saturating_sub(once) / (step + rounds * LEAST_POLLS));
@@ -230,8 +228,8 @@ pub(super) fn record(
     (form, exchange): (PersistentVariant, &Exchange),
     (first, steps): (usize, usize),
 ) -> Result<()> {
-    let (h_quads, c_words) =
-        (layer.batch * form.slices * form.held / 4, layer.batch * form.threads / form.slices);
+    let (h_words, c_words) =
+        (layer.batch * form.slices * form.held, layer.batch * form.threads / form.slices);
     let [weights, _] = ctx.shared.product_parts(&memory.weights);
     let kernel = layer
         .kernel(Kernel::with_parts(Shader::RecurrentPersistent, &[weights]), memory.keep)
@@ -239,7 +237,7 @@ pub(super) fn record(
         .with("SLICES", form.slices as u32)
         .with("HELD", form.held as u32)
         // In powers of two, so that layers of like size share a pipeline.
-        .with("H_QUADS", h_quads.max(1).next_power_of_two() as u32)
+        .with("H_WORDS", h_words.max(1).next_power_of_two() as u32)
         .with("C_WORDS", c_words.max(1).next_power_of_two() as u32)
         .with("POLLS", if form.look.waits() { form.polls as u32 } else { 0 })
         .with("EXCHANGE", u8::from(form.look != Look::Load));

@@ -282,7 +282,7 @@ impl Wave<'_> {
             Layout::BatchMajor => (width, time * width),
         };
         let mask = layer.mask.as_ref().map_or_else(|| ctx.unused().clone(), |m| m.view.clone());
-        let (h_direction, c_direction) = ((h_bytes / 16) as usize, (c_bytes / 4) as usize);
+        let (h_direction, c_direction) = ((h_bytes / 4) as usize, (c_bytes / 4) as usize);
         Ok(Memory {
             weights,
             inputs,
@@ -312,7 +312,7 @@ impl Wave<'_> {
         }
         for (l, node) in self.nodes.iter().enumerate() {
             if let Some(h_n) = ctx.optional_output(node, Recurrent::h_n(0))? {
-                let state = part(&memory.h, 16 * memory.h_direction as u64, l)?;
+                let state = part(&memory.h, 4 * memory.h_direction as u64, l)?;
                 ctx.copy_rows(
                     (&state, bytes.next_multiple_of(16)),
                     (&h_n.view, bytes),
