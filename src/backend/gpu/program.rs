@@ -405,6 +405,8 @@ impl GpuProgram {
         for (id, tensor) in node.outputs.iter().zip(results) {
             if let (Some(id), Some(tensor)) = (id, tensor) {
                 self.host.insert(*id, tensor);
+                let bytes = self.host.values().map(|value| value.byte_len() as u64);
+                crate::limits::check_live(bytes.sum()).within(|| node.name.clone())?;
             }
         }
         Ok(())
