@@ -81,18 +81,27 @@ pub(super) fn read(config: &Config<'_>, field: &str, major: Major) -> Result<Fun
     }
 }
 
-/// As [`read`], for places that need a single op; `default` is what an absent field means.
+/// As [`read`]; `default` is what an absent field means.
+pub(super) fn read_or(
+    config: &Config<'_>,
+    field: &str,
+    default: &str,
+    major: Major,
+) -> Result<Function> {
+    if config.has(field) {
+        return read(config, field, major);
+    }
+    Ok(named(default, major).unwrap_or(Function::Simple(Activation::Linear)))
+}
+
+/// As [`read_or`], for places that need a single op.
 pub(super) fn read_simple(
     config: &Config<'_>,
     field: &str,
     default: &str,
     major: Major,
 ) -> Result<Activation> {
-    let function = if config.has(field) {
-        read(config, field, major)?
-    } else {
-        named(default, major).unwrap_or(Function::Simple(Activation::Linear))
-    };
+    let function = read_or(config, field, default, major)?;
     match function.simple() {
         Some(activation) => Ok(activation),
         None => Err(Error::unsupported(format!("{field}: {function:?} inside a recurrent cell"))),

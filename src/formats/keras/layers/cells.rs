@@ -3,12 +3,31 @@
 use super::recurrent::RECURRENT;
 use super::{inner_layer, is_keras3, refuse_foreign};
 use crate::error::{Error, Place, Result};
-use crate::formats::keras::activation::read_simple;
+use crate::formats::keras::activation::{Function, read_or};
 use crate::formats::keras::builder::{Builder, transposed};
 use crate::formats::keras::config::Config;
 use crate::formats::keras::snake_case;
+use crate::graph::op::Activation;
 use crate::graph::recurrent::{Cell, CellWeights, Gru, Lstm, Matrix, Rnn};
 use crate::tensor::Tensor;
+
+/// A cell with its weights.
+pub(super) struct ReadCell {
+    pub cell: Cell,
+    pub weights: CellWeights,
+    /// Its activations, where they are no single ops and the cell must be written out; those of
+    /// `cell` are then linear.
+    pub written: Option<Functions>,
+}
+
+/// The activations of a cell.
+#[derive(Debug)]
+pub(super) struct Functions {
+    /// Of the gates.
+    pub gate: Function,
+    /// Of the candidate, and of what an LSTM shows of its cell.
+    pub candidate: Function,
+}
 
 /// How many states a cell has.
 pub(super) fn states_of(cell: &Cell) -> usize {
@@ -21,7 +40,7 @@ pub(super) fn cells(
     config: &Config<'_>,
     scope: &str,
     width: usize,
-) -> Result<Vec<(Cell, CellWeights)>> {
+) -> Result<Vec<ReadCell>> {
     let (class, inner) = inner_layer(config, "cell")?;
     if class != "StackedRNNCells" {
         return Ok(vec![cell(b, class, &inner, scope, width)?]);
@@ -30,7 +49,7 @@ pub(super) fn cells(
     inner.must_be("reverse_state_order", &serde_json::Value::Bool(false))?;
     inner.pass_over(super::COMMON.fields);
     super::policy(b, &inner)?;
-    let mut out: Vec<(Cell, CellWeights)> = Vec::new();
+    let mut out: Vec<ReadCell> = Vec::new();
     let mut counts = std::collections::HashMap::new();
     let mut width = width;
     for json in inner.list("cells")? {
@@ -49,7 +68,7 @@ pub(super) fn cells(
         let read =
             cell(b, class, &options, &group, width).within(|| format!("cell {}", out.len()))?;
         entry.finish()?;
-        width = read.1.units(read.0.gate_blocks());
+        width = read.weights.units(read.cell.gate_blocks());
         out.push(read);
     }
     if out.is_empty() {
@@ -64,7 +83,7 @@ fn cell(
     config: &Config<'_>,
     scope: &str,
     width: usize,
-) -> Result<(Cell, CellWeights)> {
+) -> Result<ReadCell> {
     let kind = match class {
         "LSTMCell" => "LSTM",
         "GRUCell" => "GRU",
@@ -84,29 +103,37 @@ pub(super) fn read_cell(
     config: &Config<'_>,
     scope: &str,
     width: usize,
-) -> Result<(Cell, CellWeights)> {
+) -> Result<ReadCell> {
     let units = config.size("units")?;
     let use_bias = config.flag("use_bias", true)?;
     let keras3 = is_keras3(b);
     // Keras 2 before 2.3 wrote neither reset_after nor, for some layers, the gate activation, whose
     // default was the hard sigmoid.
     let default = if keras3 { "sigmoid" } else { "hard_sigmoid" };
-    let gate = || read_simple(config, "recurrent_activation", default, b.major);
-    let candidate = read_simple(config, "activation", "tanh", b.major)?;
+    let functions = Functions {
+        gate: match kind {
+            "SimpleRNN" => Function::Simple(Activation::Linear),
+            _ => read_or(config, "recurrent_activation", default, b.major)?,
+        },
+        candidate: read_or(config, "activation", "tanh", b.major)?,
+    };
+    let simple = (functions.gate.simple(), functions.candidate.simple());
+    let (gate, candidate, written) = match simple {
+        (Some(gate), Some(candidate)) => (gate, candidate, None),
+        _ => (Activation::Linear, Activation::Linear, Some(functions)),
+    };
     let cell = match kind {
         "LSTM" => Cell::Lstm(Lstm {
-            gate: gate()?,
+            gate,
             candidate,
             output: candidate,
             coupled_input_forget: false,
             cell_clip: None,
             projection_clip: None,
         }),
-        "GRU" => Cell::Gru(Gru {
-            gate: gate()?,
-            candidate,
-            reset_after: config.flag("reset_after", keras3)?,
-        }),
+        "GRU" => {
+            Cell::Gru(Gru { gate, candidate, reset_after: config.flag("reset_after", keras3)? })
+        }
         "SimpleRNN" => Cell::Rnn(Rnn { activation: candidate }),
         other => return Err(Error::internal(format!("no recurrent layer {other}"))),
     };
@@ -133,7 +160,7 @@ pub(super) fn read_cell(
         layer_norm: None,
         projection: None,
     };
-    Ok((cell, weights))
+    Ok(ReadCell { cell, weights, written })
 }
 
 /// `[2, 3·H]` (input bias, recurrent bias) → one bias `[3·H]` with both summed for the gates, and

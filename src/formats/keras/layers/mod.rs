@@ -13,6 +13,7 @@ mod pooling;
 mod recurrent;
 mod reshaping;
 mod wrappers;
+mod written;
 
 pub(super) use normalization::unit_length;
 pub(super) use reshaping::repeated;

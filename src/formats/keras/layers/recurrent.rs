@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::cells::{cells, read_cell, states_of};
+use super::cells::{ReadCell, cells, read_cell, states_of};
+use super::written;
 use super::{Layer as Kind, Masks, PassedOver, Use, inner_layer, inside, is_keras3};
 use crate::error::{Error, Place, Result};
 use crate::formats::keras::arguments::Arg;
@@ -10,9 +11,7 @@ use crate::formats::keras::builder::{Builder, Flow};
 use crate::formats::keras::config::Config;
 use crate::graph::op::BinaryFunction;
 use crate::graph::op::Op;
-use crate::graph::recurrent::{
-    Arithmetic, Cell, CellWeights, Direction, Layout, Masking, Merge, Recurrent, Source,
-};
+use crate::graph::recurrent::{Arithmetic, Direction, Layout, Masking, Merge, Recurrent, Source};
 use crate::graph::{Reset, State, ValueId, ValueType};
 use crate::tensor::DType;
 
@@ -84,13 +83,13 @@ struct Options {
 
 /// One layer with its weights read: its cells, each of which runs over what the one before yields.
 struct Layer {
-    cells: Vec<(Cell, CellWeights)>,
+    cells: Vec<ReadCell>,
     options: Options,
 }
 
 impl Layer {
     fn states(&self) -> usize {
-        self.cells.iter().map(|(cell, _)| states_of(cell)).sum()
+        self.cells.iter().map(|read| states_of(&read.cell)).sum()
     }
 }
 
@@ -289,10 +288,12 @@ fn merged(b: &mut Builder, mode: &str, forward: ValueId, backward: ValueId) -> R
 
 /// Two directions fit into one op when the op says the same of both.
 fn can_share(a: &Layer, b: &Layer, mask: Option<ValueId>) -> bool {
-    let ([(cell, _)], [(other, _)]) = (a.cells.as_slice(), b.cells.as_slice()) else {
+    let ([one], [other]) = (a.cells.as_slice(), b.cells.as_slice()) else {
         return false;
     };
-    cell == other
+    one.cell == other.cell
+        && one.written.is_none()
+        && other.written.is_none()
         && a.options.layout == b.options.layout
         && !a.options.go_backwards
         && !a.options.stateful
@@ -311,15 +312,16 @@ fn both(
 ) -> Result<[Vec<ValueId>; 3]> {
     let options = forward.options;
     let mut cells = forward.cells.into_iter().chain(backward.cells);
-    let (Some((cell, ahead)), Some((_, back))) = (cells.next(), cells.next()) else {
+    let (Some(ahead), Some(back)) = (cells.next(), cells.next()) else {
         return Err(Error::internal("two directions without two cells"));
     };
+    let cell = ahead.cell;
     let per_direction = states_of(&cell);
     let direction =
         |weights, reverse| Direction { reverse, source: Source::X, weights: Arc::new(weights) };
     let op = Recurrent {
         cell,
-        directions: vec![direction(ahead, false), direction(back, true)],
+        directions: vec![direction(ahead.weights, false), direction(back.weights, true)],
         layout: options.layout,
         masking: options.masking,
         merge: Merge::Concat,
@@ -361,15 +363,15 @@ fn direction(b: &mut Builder, layer: Layer, x: Flow, initial: &[ValueId]) -> Res
     let mut after = Vec::new();
     let mut last = None;
     let count = layer.cells.len();
-    for (k, (cell, weights)) in layer.cells.into_iter().enumerate() {
+    for (k, read) in layer.cells.into_iter().enumerate() {
         let masking = match k + 1 == count && !late_zero {
             true => options.masking,
             // A step that is masked here is masked in the next cell too.
             false => Masking::Hold,
         };
-        let (own, others) = rest.split_at(rest.len().min(states_of(&cell)));
+        let (own, others) = rest.split_at(rest.len().min(states_of(&read.cell)));
         rest = others;
-        let one = run(b, cell, weights, Options { masking, ..options }, at, own)?;
+        let one = run(b, read, Options { masking, ..options }, at, own)?;
         at.value = one.output;
         last = one.states.first().copied();
         after.extend(one.states);
@@ -398,12 +400,22 @@ fn direction(b: &mut Builder, layer: Layer, x: Flow, initial: &[ValueId]) -> Res
 /// One cell over the sequence: its output at each input step, and its final states.
 fn run(
     b: &mut Builder,
-    cell: Cell,
-    weights: CellWeights,
+    read: ReadCell,
     options: Options,
     x: Flow,
     initial: &[ValueId],
 ) -> Result<Yield> {
+    let ReadCell { cell, weights, written } = read;
+    if let Some(functions) = written {
+        if options.stateful || options.layout == Layout::TimeMajor {
+            return Err(Error::unsupported(format!(
+                "{functions:?} inside a stateful or time-major recurrent layer"
+            )));
+        }
+        let order = (options.masking, options.go_backwards);
+        let made = written::run(b, (&cell, &weights, &functions), order, x, initial)?;
+        return Ok(Yield { output: made.output, states: made.states });
+    }
     let states = states_of(&cell);
     let units = weights.units(cell.gate_blocks());
     let reverse = options.go_backwards;
