@@ -107,6 +107,12 @@ fn einsum_over_a_diagonal_is_refused_and_one_that_fits_nothing_is_malformed() {
 }
 
 #[test]
+fn attribute_that_no_op_of_this_name_has_is_refused_by_name() {
+    let text = X.to_owned() + &node("out", "Neg", &["x"], &attr("approximate", "b: true"));
+    refused(&text, ErrorKind::Unsupported, &["'out'", "'approximate'", "'Neg'"]);
+}
+
+#[test]
 fn float16_is_read_exactly_and_given_and_taken_as_float16() {
     let half = "tensor { dtype: DT_HALF tensor_shape { dim { size: 2 } } half_val: 15360 half_val: 49152 }";
     let constant =

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::limits::DEEPEST_CALLS;
-use super::scope::{Scope, ScopeNode, Source};
+use super::scope::{Reads, Scope, ScopeNode, Source};
 use crate::error::{Error, Place, Result};
 
 /// One loop of the graph.
@@ -288,6 +288,7 @@ impl<'a> Frames<'a> {
             inputs,
             controls: Vec::new(),
             attrs: Rc::default(),
+            read: Reads::default(),
             branch: false,
             frame: Some((Rc::new(cond), Rc::new(body))),
         })

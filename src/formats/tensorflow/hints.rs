@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 use super::messages::{Attr, AttrValue, NodeDef};
-use super::scope::{Scope, ScopeNode, Source};
+use super::scope::{Reads, Scope, ScopeNode, Source};
 use crate::error::{Error, Place, Result};
 
 /// Start of every attribute of a mark.
@@ -394,6 +394,7 @@ fn node<const N: usize>(name: &str, op: &str, inputs: Vec<Source>, num: [i64; N]
         inputs,
         controls: Vec::new(),
         attrs: Rc::new(HashMap::from_iter(attrs)),
+        read: Reads::default(),
         branch: false,
         frame: None,
     }

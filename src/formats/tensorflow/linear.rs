@@ -1,7 +1,7 @@
 //! Matrix products.
 
 use super::step::{Step, Val};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::formats::einsum::{self, Sink};
 use crate::graph::op::MatMul;
 use crate::graph::{Op, ValueId, ValueType};
@@ -28,6 +28,12 @@ fn product(
         transpose_b: step.node.is(transpose_b)?,
         asymmetric_inputs: false,
     };
+    // Version 3 may widen the type; here a product has the type of its operands.
+    if let Some(&number) = step.node.type_number("Tout")?
+        && super::tensor::dtype(number)? != step.builder.ty(a)?.dtype
+    {
+        return Err(Error::unsupported("the attribute 'Tout' is another type than the operands'"));
+    }
     step.one(Op::MatMul(op), &[a, b])
 }
 

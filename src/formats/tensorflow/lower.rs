@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use super::attributes;
 use super::build::Builder;
 use super::effects;
 use super::messages::Attr;
@@ -169,12 +170,16 @@ fn lower(
             context.note_type(number);
         }
     }
+    node.read.clear();
     let mut step = Step { context, builder, node, inputs };
     if is_identity(&node.op) {
-        return step.identity();
+        let outputs = step.identity()?;
+        attributes::check(node)?;
+        return Ok(outputs);
     }
     for table in step.context.tables {
         if let Some(outputs) = table(&mut step)? {
+            attributes::check(node)?;
             return Ok(outputs);
         }
     }

@@ -4,6 +4,7 @@
 //! [`Op::While`](crate::graph::Op::While), lists of tensors dense tensors, function calls the
 //! bodies of the functions. What layers these nodes make up is found later, by the passes.
 
+mod attributes;
 pub(super) mod build;
 mod bundle;
 mod cells;

@@ -1,7 +1,8 @@
 //! A graph or a function body with its names resolved: nodes by index, inputs as references to
 //! outputs of other nodes.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
 use super::messages::{Attr, AttrValue, FunctionDef, NameAttrList, NodeDef, TensorShapeProto};
@@ -25,10 +26,43 @@ pub struct ScopeNode {
     /// Nodes that TensorFlow runs before this one.
     pub controls: Vec<usize>,
     pub attrs: Rc<HashMap<String, AttrValue>>,
+    /// The attributes that were read.
+    pub read: Reads,
     /// It stands in a branch of an old-style conditional: it is computed in any case.
     pub branch: bool,
     /// Condition and body of a loop that was found in old-style control flow.
     pub frame: Option<(Rc<Scope>, Rc<Scope>)>,
+}
+
+/// Names of the attributes of a node that were read; a copy of a node begins with none.
+#[derive(Debug, Default)]
+pub struct Reads(RefCell<BTreeSet<String>>);
+
+impl Clone for Reads {
+    fn clone(&self) -> Self {
+        Reads::default()
+    }
+}
+
+impl Reads {
+    /// Notes an attribute.
+    fn note(&self, name: &str) {
+        // Nobody holds the set beyond one of these calls.
+        if let Ok(mut names) = self.0.try_borrow_mut()
+            && !names.contains(name)
+        {
+            names.insert(name.to_owned());
+        }
+    }
+
+    /// Forgets all.
+    pub fn clear(&self) {
+        self.0.take();
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.borrow().contains(name)
+    }
 }
 
 /// A graph or a function.
@@ -131,6 +165,7 @@ impl Scope {
             inputs,
             controls,
             attrs: Rc::new(node.attr),
+            read: Reads::default(),
             branch: false,
             frame: None,
         });
@@ -401,8 +436,14 @@ attr_getters! {
 }
 
 impl ScopeNode {
-    /// An attribute's value.
+    /// Whether an attribute was read.
+    pub fn was_read(&self, name: &str) -> bool {
+        self.read.has(name)
+    }
+
+    /// An attribute's value; it counts as read.
     pub fn attr(&self, name: &str) -> Option<&Attr> {
+        self.read.note(name);
         self.attrs.get(name)?.value.as_ref()
     }
 
