@@ -7,6 +7,9 @@ use crate::error::{Error, Result};
 /// Why an attribute does not matter.
 type Reason = &'static str;
 
+/// An op, the attributes that are honored, and those that do not matter.
+type Row = (&'static str, &'static [&'static str], &'static [(&'static str, Reason)]);
+
 /// A text for people.
 const NOTE: Reason = "it is part of a message or a name for debugging";
 /// Where and how TensorFlow runs the op.
@@ -51,7 +54,7 @@ const OF_OPERANDS: &[&str] = &[
 /// The attributes that are honored and those that do not matter, by op. Ops that have only
 /// [`OF_OPERANDS`] need no row.
 #[rustfmt::skip]
-const OPS: &[(&str, &[&str], &[(&str, Reason)])] = &[
+const OPS: &[Row] = &[
     ("All", &["keep_dims"], &[]),
     ("Any", &["keep_dims"], &[]),
     ("ArgMax", &["output_type"], &[]),
@@ -170,7 +173,10 @@ mod tests {
     /// (`-`: none).
     const REGISTERED: &str = include_str!("../../../tests/data/tensorflow/ops.txt");
 
-    fn registered() -> impl Iterator<Item = (&'static str, Vec<&'static str>, Vec<&'static str>)> {
+    /// An op, its attributes and its outputs.
+    type Registered = (&'static str, Vec<&'static str>, Vec<&'static str>);
+
+    fn registered() -> impl Iterator<Item = Registered> {
         REGISTERED.lines().map(|line| {
             let mut words = line.split(' ');
             let op = words.next().unwrap();

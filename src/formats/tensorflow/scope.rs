@@ -345,7 +345,10 @@ pub fn outputs(op: &str) -> &'static [&'static str] {
         }
         "LSTMBlockCell" | "BlockLSTM" | "BlockLSTMV2" => &["i", "cs", "f", "o", "ci", "co", "h"],
         "GRUBlockCell" => &["r", "u", "c", "h"],
-        "FusedBatchNorm" | "FusedBatchNormV2" | "FusedBatchNormV3" => &[
+        "FusedBatchNorm" | "FusedBatchNormV2" => {
+            &["y", "batch_mean", "batch_variance", "reserve_space_1", "reserve_space_2"]
+        }
+        "FusedBatchNormV3" => &[
             "y",
             "batch_mean",
             "batch_variance",
