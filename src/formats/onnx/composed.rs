@@ -97,22 +97,7 @@ impl Composed {
             None => None,
         };
         let x = self.turned(step, self.x, lengths)?;
-        let mut products = self.product(step, x, self.w)?;
-        let mut candidate_bias = None;
-        if let Some(b) = self.b {
-            let width = (self.kind.gates() * self.hidden) as i64;
-            let input = step.slice(b, 0, 0, width)?;
-            let mut recurrent = step.slice(b, 0, width, 2 * width)?;
-            if self.reset_after {
-                let gates = width - self.hidden as i64;
-                candidate_bias = Some(step.slice(recurrent, 0, gates, width)?);
-                let zeros = step.constant(Tensor::zeros(DType::F32, &[self.hidden])?);
-                let gates = step.slice(recurrent, 0, 0, gates)?;
-                recurrent = step.concat(0, &[gates, zeros])?;
-            }
-            let sum = step.binary(F::Add, input, recurrent)?;
-            products = step.binary(F::Add, products, sum)?;
-        }
+        let (products, candidate_bias) = self.products(step, x)?;
         let shape = step.shape_of(x)?;
         let index = step.scalar(0);
         let trips = step.add(gather(), &[shape, index])?;
@@ -184,6 +169,40 @@ impl Composed {
             None => None,
         };
         Ok([self.turned(step, y, lengths)?, h, c])
+    }
+
+    /// `W x + b` of every row, and the bias of a candidate whose product the reset gate acts on.
+    fn products(&self, step: &mut Step<'_, '_>, x: ValueId) -> Result<(ValueId, Option<ValueId>)> {
+        let mut products = self.product(step, x, self.w)?;
+        let mut candidate_bias = None;
+        if let Some(b) = self.b {
+            let width = (self.kind.gates() * self.hidden) as i64;
+            let input = step.slice(b, 0, 0, width)?;
+            let mut recurrent = step.slice(b, 0, width, 2 * width)?;
+            if self.reset_after {
+                let gates = width - self.hidden as i64;
+                candidate_bias = Some(step.slice(recurrent, 0, gates, width)?);
+                let zeros = step.constant(Tensor::zeros(DType::F32, &[self.hidden])?);
+                let gates = step.slice(recurrent, 0, 0, gates)?;
+                recurrent = step.concat(0, &[gates, zeros])?;
+            }
+            let sum = step.binary(F::Add, input, recurrent)?;
+            products = step.binary(F::Add, products, sum)?;
+        }
+        Ok((products, candidate_bias))
+    }
+
+    /// One step of x `[B, I]`: h and c.
+    pub fn once(&self, step: &mut Step<'_, '_>, x: ValueId) -> Result<[ValueId; 2]> {
+        let shape = step.shape_of(x)?;
+        let batch = step.slice(shape, 0, 0, 1)?;
+        let hidden = step.vector(&[self.hidden as i64])?;
+        let state = step.concat(0, &[batch, hidden])?;
+        let zero = step.number(DType::F32, 0.0)?;
+        let zeros = step.add(Op::Fill, &[state, zero])?;
+        let (x, candidate_bias) = self.products(step, x)?;
+        let (h, c) = (self.h0.unwrap_or(zeros), self.c0.unwrap_or(zeros));
+        self.cell(step, &Inside { x, h, c, r: self.r, candidate_bias, p: self.p })
     }
 
     /// A reversed direction's sequence, within the lengths.

@@ -1,6 +1,7 @@
 //! Products, convolutions, pools and normalizations.
 
 use super::lower::Val;
+use super::movement::one;
 use super::reduce::{normalized, refuse_training};
 use super::step::{Outputs, Step};
 use super::windows;
@@ -26,10 +27,6 @@ pub fn lower(step: &mut Step<'_, '_>) -> Result<Option<Outputs>> {
         "InstanceNormalization" => instance_normalization(step)?,
         _ => return Ok(None),
     }))
-}
-
-fn one(id: ValueId) -> Result<Outputs> {
-    Ok(vec![Some(Val::Tensor(id))])
 }
 
 /// Where an einsum puts its nodes.

@@ -181,7 +181,7 @@ impl Inner {
                 }
                 (Kind::List, _) => Val::List(List::Growing(k)),
                 // Its next value is not read: only the item is.
-                (Kind::Growing(_), _) => {
+                (Kind::Growing { .. }, _) => {
                     self.states.push(None);
                     continue;
                 }
@@ -230,7 +230,7 @@ impl Inner {
                         )));
                     }
                 },
-                Kind::Growing(_) => self.items.push(tensor(next()?)?),
+                Kind::Growing { .. } => self.items.push(tensor(next()?)?),
             }
         }
         for _ in &plan.scans {

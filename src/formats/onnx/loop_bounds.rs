@@ -110,7 +110,7 @@ fn uncast(graph: &Graph, mut id: ValueId) -> ValueId {
 }
 
 /// The number of a name of the body: a constant of the body, or from outside.
-fn constant(step: &Step<'_, '_>, plan: &Plan<'_>, name: &str) -> Option<f64> {
+pub fn constant(step: &Step<'_, '_>, plan: &Plan<'_>, name: &str) -> Option<f64> {
     let single = |values: &[f32]| match values {
         [one] => Some(f64::from(*one)),
         _ => None,

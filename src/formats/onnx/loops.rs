@@ -26,7 +26,11 @@ pub enum Kind {
     /// A sequence that gets one item in each iteration.
     List,
     /// A tensor that each iteration joins an item to, on this axis.
-    Growing(i64),
+    Growing {
+        axis: i64,
+        /// The item lacks the axis: it is one entry of it.
+        is_entry: bool,
+    },
 }
 
 /// A loop-carried value.
@@ -255,8 +259,9 @@ impl<'a> Plan<'a> {
                     }
                     Val::Tensor(id) => match self.growth(input, output) {
                         Some((axis, item)) => {
-                            self.states[k].output = item;
-                            Kind::Growing(axis)
+                            let entry = self.entry(step, item, axis);
+                            self.states[k].output = entry.unwrap_or(item);
+                            Kind::Growing { axis, is_entry: entry.is_some() }
                         }
                         None => Kind::State(step.builder.ty(*id)?.clone()),
                     },
@@ -282,10 +287,26 @@ impl<'a> Plan<'a> {
         (first == input && alone && is_next).then_some((axis, item.as_str()))
     }
 
+    /// What an item is made of by inserting the axis that it is joined on.
+    fn entry(&self, step: &Step<'_, '_>, item: &str, axis: i64) -> Option<&'a str> {
+        let node = self.maker(item).filter(|node| node.op_type == "Unsqueeze")?;
+        let entry = node.input.first()?;
+        let inserted = match node.input.get(1) {
+            Some(axes) => loop_bounds::constant(step, self, axes)? as i64,
+            None => match node.attribute.iter().find(|attribute| attribute.name == "axes")? {
+                axes if axes.ints.len() == 1 => *axes.ints.first()?,
+                _ => return None,
+            },
+        };
+        (inserted == axis).then_some(entry.as_str())
+    }
+
     /// The results: the states after the loop, then the stacked outputs.
     fn lower(&mut self, step: &mut Step<'_, 'a>) -> Result<Vec<Val>> {
         step.cx.enter()?;
+        let outside = std::mem::replace(&mut step.cx.in_loop, true);
         let inner = self.settle(step);
+        step.cx.in_loop = outside;
         step.cx.leave();
         let mut inner = inner.within(|| "body")?;
         let buffers = self.buffers(step, &mut inner)?;
@@ -311,9 +332,9 @@ impl<'a> Plan<'a> {
                     Val::Tensor(id.ok_or_else(|| Error::internal("a state without a result"))?)
                 }
                 Kind::List => Val::List(List::Tensor(stacked(step)?)),
-                Kind::Growing(axis) => {
+                Kind::Growing { axis, is_entry } => {
                     let items = stacked(step)?;
-                    Val::Tensor(grown(step, &state.init, items, *axis)?)
+                    Val::Tensor(grown(step, &state.init, items, *axis, *is_entry)?)
                 }
             });
         }
@@ -419,13 +440,23 @@ fn head(step: &mut Step<'_, '_>, x: ValueId, count: ValueId) -> Result<ValueId> 
 }
 
 /// A tensor and the items that were joined to it.
-fn grown(step: &mut Step<'_, '_>, init: &Val, items: ValueId, axis: i64) -> Result<ValueId> {
+fn grown(
+    step: &mut Step<'_, '_>,
+    init: &Val,
+    items: ValueId,
+    axis: i64,
+    is_entry: bool,
+) -> Result<ValueId> {
     let Val::Tensor(init) = init else {
         return Err(Error::internal("a tensor that grows is no tensor"));
     };
     let dims = step.dims(*init)?;
     let place = step.axis(axis, dims.len())?;
-    let joined = sequences::joined(step, items, place)?;
+    let joined = if is_entry {
+        sequences::moved(step, items, place)?
+    } else {
+        sequences::joined(step, items, place)?
+    };
     if dims.get(place) == Some(&Dim::Known(0)) {
         return Ok(joined);
     }

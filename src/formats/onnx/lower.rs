@@ -38,6 +38,8 @@ pub struct Context<'a> {
     pub warnings: Vec<String>,
     /// Depth of functions, branches and loops.
     pub depth: usize,
+    /// Whether the body of a loop is read.
+    pub in_loop: bool,
 }
 
 impl<'a> Context<'a> {
@@ -52,6 +54,7 @@ impl<'a> Context<'a> {
             expanded: Budget::new("nodes with all functions inlined", most_expanded(nodes)),
             warnings: Vec::new(),
             depth: 0,
+            in_loop: false,
         }
     }
 

@@ -2,11 +2,9 @@
 
 use super::lower::Val;
 use super::step::{Outputs, Step};
-use super::{Size, open, tensor};
+use super::{Size, open, padding, slices, tensor};
 use crate::error::{Error, Result};
-use crate::graph::op::{
-    BinaryFunction as F, Gather, Reduce, ReduceFunction, ReverseSequence, Squeeze, StridedSlice,
-};
+use crate::graph::op::{BinaryFunction as F, Reduce, ReduceFunction, ReverseSequence, Squeeze};
 use crate::graph::{Dim, Op, ValueId};
 use crate::tensor::{DType, Tensor};
 
@@ -22,11 +20,11 @@ pub fn lower(step: &mut Step<'_, '_>) -> Result<Option<Outputs>> {
         "Unsqueeze" => unsqueeze(step)?,
         "Concat" => concat(step)?,
         "Split" => split(step)?,
-        "Slice" => slice(step)?,
-        "Gather" => gather(step)?,
+        "Slice" => slices::slice(step)?,
+        "Gather" => slices::gather(step)?,
         "Expand" => expand(step)?,
         "Tile" => tile(step)?,
-        "Pad" => pad(step)?,
+        "Pad" => padding::pad(step)?,
         "ConstantOfShape" => constant_of_shape(step)?,
         "Range" => range(step)?,
         "ReverseSequence" => reverse_sequence(step)?,
@@ -34,7 +32,8 @@ pub fn lower(step: &mut Step<'_, '_>) -> Result<Option<Outputs>> {
     }))
 }
 
-fn one(id: ValueId) -> Result<Outputs> {
+/// A value as the node's one result.
+pub fn one(id: ValueId) -> Result<Outputs> {
     Ok(vec![Some(Val::Tensor(id))])
 }
 
@@ -64,7 +63,7 @@ fn size(step: &mut Step<'_, '_>) -> Result<Outputs> {
 }
 
 /// One size of a shape that is put together.
-enum Entry {
+pub enum Entry {
     Number(i64),
     /// A vector of one entry.
     Value(ValueId),
@@ -81,7 +80,7 @@ impl Step<'_, '_> {
     }
 
     /// The shape that entries make up.
-    fn joined(&mut self, entries: &[Entry]) -> Result<ValueId> {
+    pub fn joined(&mut self, entries: &[Entry]) -> Result<ValueId> {
         let mut parts = Vec::with_capacity(entries.len());
         for entry in entries {
             parts.push(match entry {
@@ -283,6 +282,9 @@ fn squeeze(step: &mut Step<'_, '_>) -> Result<Outputs> {
         Some(axes) => axes,
         None => Vec::new(),
     };
+    if let [axis] = *axes.as_slice() {
+        return one(step.without_axis(x, axis)?);
+    }
     step.one(Op::Squeeze(Squeeze { axes }), &[x])
 }
 
@@ -386,135 +388,6 @@ fn uneven(step: &Step<'_, '_>, x: ValueId, axis: i64, count: usize) -> Result<Op
     Ok(Some(sizes.collect()))
 }
 
-fn slice(step: &mut Step<'_, '_>) -> Result<Outputs> {
-    const AS_INPUTS: i64 = 10;
-    let x = step.tensor(0)?;
-    let rank = step.rank(x)?;
-    let (starts, ends, axes, steps);
-    if step.opset < AS_INPUTS {
-        step.expect_inputs(1, 1)?;
-        let list = |name: &str| {
-            let list = step.attrs.ints(name)?;
-            list.ok_or_else(|| Error::malformed(format!("attribute '{name}' is missing")))
-        };
-        let (first, last) = (list("starts")?, list("ends")?);
-        axes = step.attrs.ints("axes")?;
-        (starts, ends) = (step.vector(&first)?, step.vector(&last)?);
-        steps = None;
-    } else {
-        step.expect_inputs(3, 5)?;
-        (starts, ends) = (step.tensor(1)?, step.tensor(2)?);
-        if let Some(open) = open::slice(step, [x, starts, ends])? {
-            return Ok(open);
-        }
-        axes = step.optional_integers(3, "axes")?;
-        steps = step.optional_integers(4, "steps")?;
-    }
-    let count = step.dims(starts)?;
-    let [Dim::Known(count)] = count.as_slice() else {
-        return Err(Error::unsupported("starts: the number of entries is not known"));
-    };
-    let axes = axes.unwrap_or_else(|| (0..*count as i64).collect());
-    let steps = steps.unwrap_or_else(|| vec![1; *count]);
-    if axes.len() != *count || steps.len() != *count {
-        return Err(Error::malformed(format!(
-            "expected {count} axes and steps as starts has, found {axes:?} and {steps:?}"
-        )));
-    }
-    let mut places = vec![None; rank];
-    for (entry, &axis) in axes.iter().enumerate() {
-        let axis = step.axis(axis, rank)?;
-        match places.get_mut(axis) {
-            Some(place @ None) => *place = Some(entry),
-            _ => return Err(Error::malformed(format!("axes: axis {axis} stands there twice"))),
-        }
-    }
-    let mut mask = 0u32;
-    let mut strides = vec![1; rank];
-    for (axis, place) in places.iter().enumerate() {
-        match place {
-            None => mask |= 1u32.checked_shl(axis as u32).unwrap_or(0),
-            Some(entry) => {
-                let stride = steps.get(*entry).copied().unwrap_or(1);
-                if stride == 0 {
-                    return Err(Error::malformed("steps: expected other numbers than 0"));
-                }
-                if let Some(slot) = strides.get_mut(axis) {
-                    *slot = stride;
-                }
-            }
-        }
-    }
-    let begin = spread(step, starts, &places)?;
-    let end = spread(step, ends, &places)?;
-    let strides = step.vector(&strides)?;
-    let options = StridedSlice { begin_mask: mask, end_mask: mask, ..StridedSlice::default() };
-    step.one(Op::StridedSlice(options), &[x, begin, end, strides])
-}
-
-/// The entries of a list at the places of their axes, 0 elsewhere.
-fn spread(step: &mut Step<'_, '_>, list: ValueId, places: &[Option<usize>]) -> Result<ValueId> {
-    if let Some(known) = step.builder.integers(list)? {
-        let entries: Vec<i64> = places
-            .iter()
-            .map(|place| place.and_then(|entry| known.get(entry).copied()).unwrap_or(0))
-            .collect();
-        return step.vector(&entries);
-    }
-    let list = step.cast(list, DType::I64)?;
-    if places.iter().copied().eq((0..places.len()).map(Some)) {
-        return Ok(list);
-    }
-    let mut entries = Vec::with_capacity(places.len());
-    for place in places {
-        entries.push(match place {
-            None => Entry::Number(0),
-            Some(entry) => Entry::Value(step.slice(list, 0, *entry as i64, *entry as i64 + 1)?),
-        });
-    }
-    step.joined(&entries)
-}
-
-fn gather(step: &mut Step<'_, '_>) -> Result<Outputs> {
-    step.expect_inputs(2, 2)?;
-    let (x, mut indices) = (step.tensor(0)?, step.tensor(1)?);
-    let axis = step.attrs.int_or("axis", 0)?;
-    let known = step.builder.integers(indices)?;
-    let negative = known.as_ref().is_some_and(|known| known.iter().any(|&index| index < 0));
-    if let Some(known) = known.filter(|_| negative) {
-        let dims = step.dims(x)?;
-        let place = step.axis(axis, dims.len())?;
-        match (dims.get(place), known.as_slice(), step.rank(indices)?) {
-            (Some(Dim::Known(size)), _, _) => {
-                let shape = step.builder.constant(indices).map(|t| t.shape().to_vec());
-                let size = *size as i64;
-                let wrapped =
-                    known.iter().map(|&k| if k < 0 { k + size } else { k }).collect::<Vec<_>>();
-                indices = step.constant(Tensor::from_vec(&shape.unwrap_or_default(), wrapped)?);
-            }
-            // One entry from the end of an axis of open size.
-            (_, [index], 0) => return last_entry(step, x, place, *index),
-            _ => {
-                let shape = step.shape_of(x)?;
-                let size = step.slice(shape, 0, place as i64, place as i64 + 1)?;
-                let wide = step.cast(indices, DType::I64)?;
-                let zero = step.scalar(0);
-                let negative = step.binary(F::Less, wide, zero)?;
-                let wrapped = step.binary(F::Add, wide, size)?;
-                indices = step.add(Op::Select, &[negative, wrapped, wide])?;
-            }
-        }
-    }
-    step.one(Op::Gather(Gather { axis, batch_dims: 0 }), &[x, indices])
-}
-
-/// `x[.., index, ..]` with an index that counts from the end.
-fn last_entry(step: &mut Step<'_, '_>, x: ValueId, axis: usize, index: i64) -> Result<Outputs> {
-    let end = if index == -1 { i64::MAX } else { index + 1 };
-    let entry = step.slice(x, axis, index, end)?;
-    step.one(Op::Squeeze(Squeeze { axes: vec![axis as i64] }), &[entry])
-}
-
 /// Both shapes are broadcast: 1 in the target keeps the size of x.
 fn expand(step: &mut Step<'_, '_>) -> Result<Outputs> {
     step.expect_inputs(2, 2)?;
@@ -569,148 +442,6 @@ fn tile(step: &mut Step<'_, '_>) -> Result<Outputs> {
     }
     let operands = step.tensors()?;
     step.one(Op::Tile, &operands)
-}
-
-/// How a pad fills the room.
-#[derive(Clone, Copy, PartialEq)]
-enum Mode {
-    Constant,
-    Reflect,
-    Edge,
-    Wrap,
-}
-
-fn pad(step: &mut Step<'_, '_>) -> Result<Outputs> {
-    const AS_INPUTS: i64 = 11;
-    const WRAPS: i64 = 19;
-    let mode = match step.attrs.string("mode")? {
-        None | Some("constant") => Mode::Constant,
-        Some("reflect") => Mode::Reflect,
-        Some("edge") => Mode::Edge,
-        Some("wrap") if step.opset >= WRAPS => Mode::Wrap,
-        Some(other) => {
-            return Err(Error::malformed(format!(
-                "mode: expected constant, reflect or edge, found '{other}'"
-            )));
-        }
-    };
-    let x = step.tensor(0)?;
-    let (dtype, rank) = (step.dtype(x)?, step.rank(x)?);
-    let (pads, value);
-    let mut axes: Vec<usize> = (0..rank).collect();
-    if step.opset < AS_INPUTS {
-        step.expect_inputs(1, 1)?;
-        let name = if step.opset == 1 { "paddings" } else { "pads" };
-        let list = step.attrs.ints(name)?;
-        pads = list.ok_or_else(|| Error::malformed(format!("attribute '{name}' is missing")))?;
-        let number = step.attrs.float_or("value", 0.0)?;
-        value = step.number(dtype, f64::from(number))?;
-    } else {
-        step.expect_inputs(2, 4)?;
-        if mode == Mode::Constant
-            && let Some(open) = open::pad(step, x)?
-        {
-            return Ok(open);
-        }
-        pads = step.integers(1, "pads")?;
-        value = match step.optional(2)? {
-            Some(value) => value,
-            None => step.number(dtype, 0.0)?,
-        };
-        if let Some(list) = step.optional_integers(3, "axes")? {
-            axes = list.iter().map(|&axis| step.axis(axis, rank)).collect::<Result<_>>()?;
-        }
-    }
-    if pads.len() != 2 * axes.len() {
-        return Err(Error::malformed(format!(
-            "pads: expected {} entries, found {}",
-            2 * axes.len(),
-            pads.len()
-        )));
-    }
-    /// Entries of padding; far more than any axis has.
-    const MOST: u64 = 1 << 31;
-    if let Some(amount) = pads.iter().find(|amount| amount.unsigned_abs() > MOST) {
-        return Err(Error::limit(format!("pads: {amount} entries, over 2^31")));
-    }
-    let (before, after) = pads.split_at(axes.len());
-    let mut result = x;
-    let mut room = vec![0; 2 * rank];
-    for ((&axis, &before), &after) in axes.iter().zip(before).zip(after) {
-        if before < 0 || after < 0 {
-            let end = if after < 0 { after } else { i64::MAX };
-            result = step.slice(result, axis, (-before).max(0), end)?;
-        }
-        let (before, after) = (before.max(0), after.max(0));
-        if mode != Mode::Constant {
-            result = extended(step, result, axis, [before, after], mode)?;
-        } else if let Some([first, last]) = room.get_mut(2 * axis..2 * axis + 2) {
-            (*first, *last) = (before, after);
-        }
-    }
-    if room.iter().all(|&amount| amount == 0) {
-        return one(result);
-    }
-    let room = step.constant(Tensor::from_vec(&[rank, 2], room)?);
-    step.one(Op::Pad, &[result, room, value])
-}
-
-/// One axis with entries of its own before and after.
-fn extended(
-    step: &mut Step<'_, '_>,
-    x: ValueId,
-    axis: usize,
-    [before, after]: [i64; 2],
-    mode: Mode,
-) -> Result<ValueId> {
-    // Mirrored entries beside the border need one entry more than their number.
-    if let Some(Dim::Known(size)) = step.dims(x)?.get(axis).copied() {
-        let most = match mode {
-            Mode::Reflect => size as i64 - 1,
-            Mode::Edge | Mode::Constant => i64::MAX,
-            Mode::Wrap => size as i64,
-        };
-        if before > most || after > most || size == 0 {
-            return Err(Error::unsupported(format!(
-                "pads: {before} and {after} entries from an axis of size {size}"
-            )));
-        }
-    }
-    let mut parts = Vec::new();
-    for (amount, is_before) in [(before, true), (after, false)] {
-        if !is_before {
-            parts.push(x);
-        }
-        if amount == 0 {
-            continue;
-        }
-        let (begin, end) = match (mode, is_before) {
-            (Mode::Reflect, true) => (1, amount + 1),
-            (Mode::Reflect, false) => (-amount - 1, -1),
-            (Mode::Wrap, true) => (-amount, i64::MAX),
-            (Mode::Wrap, false) => (0, amount),
-            (Mode::Edge | Mode::Constant, true) => (0, 1),
-            (Mode::Edge | Mode::Constant, false) => (-1, i64::MAX),
-        };
-        let mut part = step.slice(x, axis, begin, end)?;
-        match mode {
-            Mode::Reflect => {
-                let axes = step.vector(&[axis as i64])?;
-                part = step.add(Op::Reverse, &[part, axes])?;
-            }
-            Mode::Edge => {
-                let mut multiples = vec![1; step.rank(x)?];
-                if let Some(slot) = multiples.get_mut(axis) {
-                    *slot = amount;
-                }
-                let multiples = step.vector(&multiples)?;
-                part = step.add(Op::Tile, &[part, multiples])?;
-            }
-            Mode::Wrap | Mode::Constant => {}
-        }
-        parts.push(part);
-    }
-    step.concat(axis as i64, &parts)
 }
 
 fn constant_of_shape(step: &mut Step<'_, '_>) -> Result<Outputs> {

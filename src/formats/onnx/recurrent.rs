@@ -8,7 +8,7 @@ use super::lower::Val;
 use super::step::{Outputs, Step};
 use super::weights::{Kind, Sizes, Weights};
 use crate::error::{Error, Result};
-use crate::graph::op::{BinaryFunction as F, Pack, Squeeze, Unpack};
+use crate::graph::op::{BinaryFunction as F, Pack, Unpack};
 use crate::graph::recurrent::{
     Arithmetic, Cell, Direction, Gru, Layout, Lstm, Masking, Merge, Recurrent, Rnn, Source,
 };
@@ -153,7 +153,9 @@ impl Layer {
         let h0 = self.states(step, self.h0)?;
         let c0 = self.states(step, self.c0)?;
         let weights = match Weights::read(step, &self.sizes)? {
-            Some(weights) if self.is_canonical() && !self.quantized => weights,
+            Some(weights) if self.is_canonical() && !self.quantized && !self.is_step(step)? => {
+                weights
+            }
             _ => return self.composed(step, x, &h0, &c0),
         };
         let count = self.directions.len();
@@ -185,6 +187,13 @@ impl Layer {
             }
         }
         self.outputs(step, results)
+    }
+
+    /// Whether the layer is one step of a loop around it, whose cell it then is.
+    fn is_step(&self, step: &Step<'_, '_>) -> Result<bool> {
+        let axis = usize::from(self.batch_major);
+        let one = step.dims(self.x)?.get(axis) == Some(&Dim::Known(1));
+        Ok(step.cx.in_loop && one && self.lengths.is_none() && self.directions == [false])
     }
 
     /// Whether the canonical op says all of the layer.
@@ -238,7 +247,14 @@ impl Layer {
                 h0: h0.get(d).copied().flatten(),
                 c0: c0.get(d).copied().flatten(),
             };
-            let [mut y, h, c] = composed.lower(step)?;
+            let [mut y, h, c] = if self.is_step(step)? {
+                let frame = step.without_axis(x, 0)?;
+                let [h, c] = composed.once(step, frame)?;
+                let axis = step.scalar(0);
+                [step.add(Op::ExpandDims, &[h, axis])?, h, c]
+            } else {
+                composed.lower(step)?
+            };
             if self.batch_major {
                 y = step.transpose(y, &[1, 0, 2])?;
             }
@@ -324,7 +340,7 @@ impl Layer {
 
     fn parts(&self, step: &mut Step<'_, '_>, value: ValueId, axis: i64) -> Result<Vec<ValueId>> {
         if self.directions.len() == 1 {
-            return Ok(vec![step.add(Op::Squeeze(Squeeze { axes: vec![axis] }), &[value])?]);
+            return Ok(vec![step.without_axis(value, axis)?]);
         }
         step.add_all(Op::Unpack(Unpack { axis }), vec![Some(value)], 2)
     }

@@ -1,6 +1,7 @@
 //! Sequences of tensors of one shape, as tensors `[n, item…]`.
 
 use super::lower::Val;
+use super::movement::one;
 use super::step::{Outputs, Step};
 use super::tensor;
 use crate::error::{Error, Result};
@@ -49,10 +50,6 @@ pub fn lower(step: &mut Step<'_, '_>) -> Result<Option<Outputs>> {
 
 fn list(list: List) -> Outputs {
     vec![Some(Val::List(list))]
-}
-
-fn one(id: ValueId) -> Result<Outputs> {
-    Ok(vec![Some(Val::Tensor(id))])
 }
 
 fn operand(step: &Step<'_, '_>, slot: usize) -> Result<List> {

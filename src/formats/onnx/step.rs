@@ -6,7 +6,7 @@ use super::messages::NodeProto;
 use super::names::shown;
 use super::{Builder, Size};
 use crate::error::{Error, Result};
-use crate::graph::op::{Activation, Binary, BinaryFunction, Concat, StridedSlice};
+use crate::graph::op::{Activation, Binary, BinaryFunction, Concat, Squeeze, StridedSlice};
 use crate::graph::{Dim, Op, ValueId};
 use crate::tensor::{DType, Tensor};
 
@@ -238,6 +238,26 @@ impl<'s, 'a> Step<'s, 'a> {
             [one] => Ok(*one),
             _ => self.add(Op::Concat(Concat { axis, activation: Activation::Linear }), parts),
         }
+    }
+
+    /// A value without an axis of size 1; where the axis was only just inserted, what it was
+    /// inserted into.
+    pub fn without_axis(&mut self, id: ValueId, axis: i64) -> Result<ValueId> {
+        /// Nodes back that an insertion is looked for; exporters write it close by.
+        const NEAR: usize = 64;
+        let graph = &self.builder.graph;
+        let near = graph.nodes.iter().rev().take(NEAR);
+        let maker = near.into_iter().find(|node| node.outputs.first() == Some(&Some(id)));
+        if let Some(node) = maker.filter(|node| node.op == Op::ExpandDims)
+            && let (Some(before), Some(inserted)) = (node.input(0), node.input(1))
+            && let Some(&[inserted]) = self.builder.integers(inserted)?.as_deref()
+        {
+            let rank = self.rank(id)?;
+            if self.axis(inserted, rank)? == self.axis(axis, rank)? {
+                return Ok(before);
+            }
+        }
+        self.add(Op::Squeeze(Squeeze { axes: vec![axis] }), &[id])
     }
 
     /// The permutation of the axes.
