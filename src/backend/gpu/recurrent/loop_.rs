@@ -92,7 +92,9 @@ const HELD: [usize; 8] = [16, 32, 48, 64, 96, 128, 192, 256];
 fn held(layer: &Layer<'_>, device: &Device) -> usize {
     let most = if device.software { 256 } else { 32 };
     let depth = layer.width.max(layer.units);
-    if depth > most || layer.options.diagonal {
+    // With held weights a workgroup has one row, and there are only so many workgroups.
+    let groups = device.limits.max_compute_workgroups_per_dimension as usize;
+    if depth > most || layer.options.diagonal || layer.batch > groups {
         return 0;
     }
     HELD.into_iter().find(|&held| held >= layer.width).unwrap_or(0)

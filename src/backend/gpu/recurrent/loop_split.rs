@@ -39,6 +39,13 @@ pub(super) fn form(layer: &Layer<'_>, device: &Device) -> Result<SplitVariant> {
             "the shared loop has no layer norm, projection, reset before or diagonal weights",
         ));
     }
+    let groups = device.limits.max_compute_workgroups_per_dimension as usize;
+    if layer.batch > groups {
+        return Err(Error::limit(format!(
+            "{} rows take a workgroup each, the adapter allows {groups}",
+            layer.batch
+        )));
+    }
     let span = layer.units.next_multiple_of(32).max(32);
     let most =
         (device.limits.max_compute_invocations_per_workgroup as usize / span).min(MOST_SLICES);
