@@ -40,7 +40,7 @@ pub fn is_saved_model(folder: &Path) -> bool {
 /// Inputs and outputs are those of the signature, in the order of their names.
 ///
 /// # Errors
-/// As [`read`](super::read), and [`Io`](crate::ErrorKind::Io) when a file of the folder is missing.
+/// As reading a GraphDef, and [`Io`](crate::ErrorKind::Io) when a file of the folder is missing.
 pub fn open_saved_model(folder: &Path, options: &Options) -> Result<(Graph, Vec<String>)> {
     let (graph, ports) = read_model(folder, options)?;
     let graph_def =
