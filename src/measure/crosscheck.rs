@@ -131,7 +131,7 @@ pub fn check(session: &Session, device: &str, runs: &[Run], rule: Rule) -> Vec<C
         if !run.continues() {
             stream.reset();
         }
-        let outputs = match stream.run(&run.named_inputs()) {
+        let outputs = match stream.run(&run.typed_for(model).named_inputs()) {
             Ok(outputs) => outputs,
             Err(error) => {
                 checks.push(Check::failed(device, &run.tag, rule, error));
@@ -206,6 +206,7 @@ pub fn intermediates(
 ) -> Result<Vec<Intermediate>> {
     let (open, values) = with_all_values(builder.model().graph())?;
     let open = Model::from_graph(open)?;
+    let run = run.typed_for(&open);
     let inputs = run.named_inputs();
     let expected = Session::new(&open, Device::reference())?.run(&inputs)?;
     let actual = builder.clone().for_model(&open).build()?.run(&inputs)?;

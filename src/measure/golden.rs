@@ -11,6 +11,7 @@ use std::path::Path;
 #[cfg(feature = "npz")]
 use crate::error::Place as _;
 use crate::error::{Error, Result};
+use crate::session::Model;
 use crate::tensor::Tensor;
 #[cfg(feature = "npz")]
 use crate::tensor::npz;
@@ -30,6 +31,21 @@ impl Run {
     /// Whether it goes on from the state that the run before it left.
     pub fn continues(&self) -> bool {
         self.tag.ends_with('+')
+    }
+
+    /// The run with its inputs in the types that the model declares, where that changes no number:
+    /// tokens are stored as int64, int32 or whole floats, whatever the framework that made the file
+    /// took. Other inputs stay as they are, and the session refuses them.
+    pub fn typed_for(&self, model: &Model) -> Run {
+        let mut run = self.clone();
+        for (name, tensor) in &mut run.inputs {
+            let spec = model.input_index(name.as_str()).ok().and_then(|i| model.inputs().get(i));
+            let fitted = spec.and_then(|spec| tensor.without_loss(spec.dtype));
+            if let Some(fitted) = fitted {
+                *tensor = fitted;
+            }
+        }
+        run
     }
 
     /// The inputs, as [`Session::run`](crate::Session::run) takes them.
@@ -97,6 +113,7 @@ fn split(key: &str) -> Option<(&str, bool, &str)> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::tensor::DType;
 
     #[test]
     fn keys_make_runs_in_order() {
@@ -115,5 +132,19 @@ mod tests {
     fn other_keys_and_empty_files_are_refused() {
         assert!(runs(Vec::new()).is_err());
         assert!(runs(vec![("images".to_owned(), Tensor::scalar(0u8))]).is_err());
+    }
+
+    #[test]
+    fn whole_numbers_change_their_type_and_others_do_not() {
+        let tokens = Tensor::from_slice(&[2], &[3i64, -1]).unwrap();
+        let floats = tokens.without_loss(DType::F32).unwrap();
+        assert_eq!(floats.as_slice::<f32>().unwrap(), [3.0, -1.0]);
+        assert_eq!(floats.without_loss(DType::I64).unwrap(), tokens);
+        let large = Tensor::from_slice(&[1], &[(1i64 << 24) + 1]).unwrap();
+        assert!(large.without_loss(DType::F32).is_none());
+        assert!(Tensor::from_slice(&[1], &[i64::MAX]).unwrap().without_loss(DType::I32).is_none());
+        for x in [0.5f32, f32::NAN, f32::INFINITY, -0.0] {
+            assert!(Tensor::scalar(x).without_loss(DType::I32).is_none(), "{x}");
+        }
     }
 }

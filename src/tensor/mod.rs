@@ -155,6 +155,38 @@ impl Tensor {
         })
     }
 
+    /// The same numbers in another type; `None` where one of them has no equal in it. Between
+    /// whole numbers of f32, i32 and i64 only.
+    pub(crate) fn without_loss(&self, dtype: DType) -> Option<Tensor> {
+        // Whole numbers up to here are exact in f32.
+        const MOST_EXACT: i64 = 1 << 24;
+        let numbers: Vec<i64> = match self.dtype() {
+            DType::I32 | DType::I64 => self.to_i64().ok()?,
+            DType::F32 => {
+                let numbers = self.to_f32();
+                let whole = |x: &f32| x.fract() == 0.0 && x.abs() <= MOST_EXACT as f32;
+                let kept = |x: &f32| whole(x) && !(*x == 0.0 && x.is_sign_negative());
+                if !numbers.iter().all(kept) {
+                    return None;
+                }
+                numbers.iter().map(|&x| x as i64).collect()
+            }
+            _ => return None,
+        };
+        match dtype {
+            DType::I64 => Tensor::from_vec(&self.shape, numbers).ok(),
+            DType::I32 => {
+                let numbers = numbers.into_iter().map(|n| i32::try_from(n).ok());
+                Tensor::from_vec(&self.shape, numbers.collect::<Option<Vec<_>>>()?).ok()
+            }
+            DType::F32 if numbers.iter().all(|n| n.abs() <= MOST_EXACT) => {
+                let numbers = numbers.into_iter().map(|n| n as f32).collect();
+                Tensor::from_vec(&self.shape, numbers).ok()
+            }
+            _ => None,
+        }
+    }
+
     /// Size of the elements in bytes.
     pub fn byte_len(&self) -> usize {
         self.len() * self.dtype().size()
