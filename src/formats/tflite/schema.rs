@@ -106,7 +106,11 @@ tables! {
     Opaque {}
 
     /// AddOptions, MulOptions, SubOptions, DivOptions: one fused activation.
-    ArithmeticOptions { 0 activation: (i8 = 0); }
+    ArithmeticOptions {
+        0 activation: (i8 = 0);
+        // How a kernel for int16 scales its operands, not what it computes.
+        1 pot_scale_int16: (bool = true);
+    }
     /// Of ARG_MAX and ARG_MIN.
     ArgMaxOptions { 0 output_type: (i8 = 0); }
     /// Of BATCH_MATMUL.
@@ -142,6 +146,8 @@ tables! {
         3 activation: (i8 = 0);
         4 dilation_w: (i32 = 1);
         5 dilation_h: (i32 = 1);
+        // The bias tensor has it too.
+        6 quantized_bias_type: (i8 = 0);
     }
     /// Of DEPTHWISE_CONV_2D.
     DepthwiseConv2dOptions {
@@ -168,6 +174,8 @@ tables! {
         1 weights_format: (i8 = 0);
         2 keep_num_dims: (bool = false);
         3 asymmetric: (bool = false);
+        // The bias tensor has it too.
+        4 quantized_bias_type: (i8 = 0);
     }
     /// Of GATHER.
     GatherOptions { 0 axis: (i32 = 0); 1 batch_dims: (i32 = 0); }
@@ -304,6 +312,8 @@ pub(super) trait Options<'a>: From<Table<'a>> {
     const NUMBERS: &'static [u8];
     /// Its name in messages.
     const NAME: &'static str;
+    /// A field that the file sets and no operator here knows.
+    fn unknown_field(&self) -> Option<usize>;
 }
 
 macro_rules! options {
@@ -311,6 +321,9 @@ macro_rules! options {
         $(impl<'a> Options<'a> for $ty<'a> {
             const NUMBERS: &'static [u8] = &[$($number),+];
             const NAME: &'static str = stringify!($ty);
+            fn unknown_field(&self) -> Option<usize> {
+                self.unknown_slot()
+            }
         })*
 
         /// Verifies options by their number; those that no operator here reads are not looked into.
@@ -408,4 +421,73 @@ fn invalid(error: InvalidFlatbuffer) -> Error {
         }
     };
     Error::new(kind, format!("not a valid flatbuffer: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use flatbuffers::FlatBufferBuilder;
+
+    use super::*;
+
+    /// Sources of the reader, in which every field of an operator's options has to be asked for.
+    const READERS: [&str; 8] = [
+        include_str!("read/basic.rs"),
+        include_str!("read/control.rs"),
+        include_str!("read/lstm.rs"),
+        include_str!("read/plain.rs"),
+        include_str!("read/rnn.rs"),
+        include_str!("read/variables.rs"),
+        include_str!("read/window.rs"),
+        include_str!("read/function.rs"),
+    ];
+
+    /// Fields that do not change what is computed; the reason stands at their declaration.
+    const IRRELEVANT: [&str; 2] = ["pot_scale_int16", "quantized_bias_type"];
+
+    #[test]
+    fn every_field_of_the_options_is_read_or_listed() {
+        let source = include_str!("schema.rs");
+        let tables = source.split("    /// A table whose presence is all that matters.").nth(1);
+        let tables =
+            tables.and_then(|rest| rest.split("/// An operator: inputs and outputs").next());
+        let mut fields = 0;
+        for declared in tables.unwrap_or_default().split([';', '{']) {
+            let Some((number, name)) =
+                declared.split(':').next().and_then(|d| d.trim().split_once(' '))
+            else {
+                continue;
+            };
+            let name = name.trim();
+            let is_field = number.parse::<usize>().is_ok() && !name.contains(' ');
+            if !is_field {
+                continue;
+            }
+            fields += 1;
+            let calls = [format!(".{name}()"), format!("Options::{name})")];
+            let is_read = READERS.iter().any(|read| calls.iter().any(|call| read.contains(call)));
+            assert!(is_read != IRRELEVANT.contains(&name), "{name}: read {is_read}");
+        }
+        assert!(fields > 60, "only {fields} fields were found");
+    }
+
+    #[test]
+    fn a_field_that_nobody_declared_is_seen() {
+        let table = |slots: &[u16]| {
+            let mut builder = FlatBufferBuilder::new();
+            let start = builder.start_table();
+            for slot in slots {
+                builder.push_slot_always::<i32>(slot * 2 + 4, 7);
+            }
+            let root = builder.end_table(start);
+            builder.finish_minimal(root);
+            builder.finished_data().to_vec()
+        };
+        let unknown = |slots: &[u16]| {
+            let bytes = table(slots);
+            Table::root(&bytes).and_then(|table| SoftmaxOptions::from(table).unknown_field())
+        };
+        assert_eq!(unknown(&[0]), None);
+        assert_eq!(unknown(&[]), None);
+        assert_eq!(unknown(&[0, 9]), Some(9));
+    }
 }

@@ -67,6 +67,24 @@ impl<'a> Table<'a> {
         }
     }
 
+    /// The first slot that the table has a field in and `known` lacks.
+    pub(super) fn unknown_slot(self, known: &[usize]) -> Option<usize> {
+        // A vtable has at most this many slots: its size is 16 bits of bytes, two a slot.
+        let most = usize::from(u16::MAX) / 2;
+        let slots = (0..most).take_while(|&slot| self.has_slot(slot));
+        slots.filter(|slot| !known.contains(slot)).find(|&slot| self.field(slot).is_some())
+    }
+
+    /// Whether the vtable reaches as far as a slot.
+    fn has_slot(self, slot: usize) -> bool {
+        let size = || {
+            let back = i64::from(i32::read(self.bytes, self.at)?);
+            let vtable = usize::try_from(i64::try_from(self.at).ok()?.checked_sub(back)?).ok()?;
+            u16::read(self.bytes, vtable)
+        };
+        size().is_some_and(|size| slot * 2 + 4 < usize::from(size))
+    }
+
     pub(super) fn scalar<T: Scalar>(self, slot: usize) -> Option<T> {
         T::read(self.bytes, self.field(slot)?)
     }
@@ -137,6 +155,14 @@ macro_rules! tables {
 
         #[allow(dead_code)]
         impl<'a> $name<'a> {
+            /// The slots that are declared.
+            pub(super) const SLOTS: &'static [usize] = &[$($slot),*];
+
+            /// A slot that is set in the file and not declared here.
+            pub(super) fn unknown_slot(self) -> Option<usize> {
+                self.0.unknown_slot(Self::SLOTS)
+            }
+
             $(pub(super) fn $field(self) -> accessed!($kind) {
                 access!(self.0, $slot, $kind)
             })*

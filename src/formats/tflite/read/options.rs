@@ -23,7 +23,14 @@ impl<'m> Call<'m> {
                 T::NUMBERS
             )));
         }
-        Ok(self.table.options())
+        let options: Option<T> = self.table.options();
+        if let Some(field) = options.as_ref().and_then(T::unknown_field) {
+            return Err(Error::unsupported(format!(
+                "field {field} of the options {} is set, and this reader does not know it",
+                T::NAME
+            )));
+        }
+        Ok(options)
     }
 
     /// Checks the number of operands and results.

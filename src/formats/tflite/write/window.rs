@@ -8,10 +8,11 @@ use super::file::Field::{Byte, Int};
 use super::file::Options;
 use super::plain::{by_type, fused, one, weights_of};
 use crate::error::{Error, Result};
+use crate::eval::evaluate;
 use crate::formats::tflite::opcode;
 use crate::graph::op::{Conv2d, Padding, Pool2d, PoolFunction};
-use crate::graph::{Graph, Node, Op, ValueId};
-use crate::tensor::{DType, Tensor};
+use crate::graph::{Graph, Node, Op, ValueId, ValueType};
+use crate::tensor::{DType, Quantization, Tensor};
 
 /// The number of SAME and VALID.
 fn padding(padding: Padding) -> Result<i8> {
@@ -27,10 +28,14 @@ fn padding(padding: Padding) -> Result<i8> {
 pub(super) fn conv_2d(emit: &mut Emit<'_>, node: &Node, op: &Conv2d) -> Result<()> {
     let [stride_h, stride_w] = op.strides.map(|stride| Int(stride as i32));
     let [dilation_h, dilation_w] = op.dilations.map(|dilation| Int(dilation as i32));
-    let (types, mut inputs) = (weights_of(emit, node)?, emit.operands(node)?);
-    inputs.truncate(3);
+    let types = weights_of(emit, node)?;
     let padding = Byte(padding(op.padding)?);
-    if let Some(multiplier) = multiplier(emit, node, op)? {
+    if let Some((weights, multiplier)) = depthwise_weights(emit, node, op)? {
+        let inputs = [Some(0), None, Some(2)].map(|slot| match slot {
+            Some(slot) => node.input(slot).map_or(Ok(-1), |value| emit.tensor(value)),
+            None => Ok(weights),
+        });
+        let inputs = inputs.into_iter().collect::<Result<Vec<_>>>()?;
         let fields = vec![
             (0, padding),
             (1, stride_w),
@@ -49,6 +54,8 @@ pub(super) fn conv_2d(emit: &mut Emit<'_>, node: &Node, op: &Conv2d) -> Result<(
         let options = Options::new(2, fields);
         return one(emit, node, opcode::DEPTHWISE_CONV_2D, version, &inputs, options);
     }
+    let mut inputs = emit.operands(node)?;
+    inputs.truncate(3);
     let fields = vec![
         (0, padding),
         (1, stride_w),
@@ -66,14 +73,34 @@ pub(super) fn conv_2d(emit: &mut Emit<'_>, node: &Node, op: &Conv2d) -> Result<(
     one(emit, node, opcode::CONV_2D, version, &inputs, Options::new(1, fields))
 }
 
-/// Outputs a channel of a depthwise convolution whose weights [`lower`] has turned.
-fn multiplier(emit: &Emit<'_>, node: &Node, op: &Conv2d) -> Result<Option<usize>> {
+/// The weights of a depthwise convolution with their outputs last, `[1, kh, kw, O]`, and the outputs
+/// of each channel.
+fn depthwise_weights(
+    emit: &mut Emit<'_>,
+    node: &Node,
+    op: &Conv2d,
+) -> Result<Option<(i32, usize)>> {
     let Some(weights) = node.input(1).filter(|_| op.groups > 1) else { return Ok(None) };
-    let shape = emit.ty(weights)?.known_shape();
-    Ok(match shape.as_deref() {
-        Some(&[1, _, _, outputs]) if outputs > 1 => Some(outputs / op.groups),
-        _ => None,
-    })
+    let ty = emit.ty(weights)?.clone();
+    let outputs = match ty.known_shape().as_deref() {
+        Some(&[outputs, _, _, 1]) => outputs,
+        _ => return Ok(None),
+    };
+    let known = emit.graph.constant(weights).or_else(|| emit.sizes.known(weights));
+    let Some(known) = known.cloned() else {
+        return Err(Error::unsupported("a depthwise convolution with computed weights"));
+    };
+    let order = Tensor::from_slice(&[4], &[3i32, 1, 2, 0])?;
+    let order_ty = ValueType::fixed(DType::I32, &[4]);
+    let operands = [Some((&known, &ty)), Some((&order, &order_ty))];
+    let turned = evaluate(&Op::Transpose, &operands, &[Some(&ty)])?.into_iter().next().flatten();
+    let turned = turned.ok_or_else(|| Error::internal("a transposition without a result"))?;
+    let mut quantization = ty.quantization;
+    if let Some(scales) = quantization.as_mut().filter(|scales| scales.scales.len() > 1) {
+        scales.axis = 3;
+    }
+    let tensor = emit.constant(&format!("{}/weights", node.name), &turned, quantization);
+    Ok(Some((tensor, outputs / op.groups)))
 }
 
 pub(super) fn pool_2d(emit: &mut Emit<'_>, node: &Node, op: &Pool2d) -> Result<()> {
@@ -106,8 +133,7 @@ pub(super) fn pool_2d(emit: &mut Emit<'_>, node: &Node, op: &Pool2d) -> Result<(
 /// Makes of a convolution one that an operator can say.
 ///
 /// # Errors
-/// [`Unsupported`](crate::ErrorKind::Unsupported) for a depthwise convolution whose weights are
-/// computed.
+/// [`Unsupported`](crate::ErrorKind::Unsupported) for weights of an open shape.
 pub(super) fn lower_conv(graph: &mut Graph, node: &mut Node, mut op: Conv2d) -> Result<()> {
     let x = node.input(0).ok_or_else(|| Error::graph("a convolution without an image"))?;
     if let Padding::Explicit { before, after } = op.padding {
@@ -115,13 +141,38 @@ pub(super) fn lower_conv(graph: &mut Graph, node: &mut Node, mut op: Conv2d) -> 
         node.inputs[0] = Some(padded(graph, node, x, before, after, None)?);
         op.padding = Padding::Valid;
     }
-    let depth = node.input(1).and_then(|weights| graph.shape(weights)?.get(3)?.known());
-    if op.groups > 1 && depth == Some(1) {
-        let weights = node.input(1).ok_or_else(|| Error::graph("a convolution without weights"))?;
-        node.inputs[1] = Some(outputs_last(graph, node, weights)?);
+    if node.input(2).is_none() {
+        let bias = zero_bias(graph, node)?;
+        node.inputs.resize(3, None);
+        node.inputs[2] = Some(bias);
     }
     node.op = Op::Conv2d(op);
     Ok(())
+}
+
+/// The bias of a convolution that has none: the interpreter asks for one.
+fn zero_bias(graph: &mut Graph, node: &Node) -> Result<ValueId> {
+    let missing = || Error::graph("a convolution without image or weights");
+    let x = node.input(0).and_then(|x| graph.ty(x)).ok_or_else(missing)?;
+    let weights = node.input(1).and_then(|weights| graph.ty(weights)).ok_or_else(missing)?;
+    let outputs = weights.known_shape().and_then(|shape| shape.first().copied());
+    let outputs = outputs.ok_or_else(|| Error::unsupported("weights of an open shape"))?;
+    let x_dtype = x.dtype;
+    // Integer sums have the scale of the image times that of the weights.
+    let scales = match (&x.quantization, &weights.quantization) {
+        (Some(x), Some(weights)) if !x_dtype.is_float() => Some(Quantization {
+            scales: weights.scales.iter().map(|w| w * x.scales.first().unwrap_or(&1.0)).collect(),
+            zero_points: vec![0; weights.scales.len()],
+            axis: 0,
+        }),
+        _ => None,
+    };
+    let dtype = if scales.is_some() { DType::I32 } else { DType::F32 };
+    let id = graph.add_constant(format!("{}/bias", node.name), Tensor::zeros(dtype, &[outputs])?);
+    if let Some(value) = graph.get_mut(id) {
+        value.ty.quantization = scales;
+    }
+    Ok(id)
 }
 
 /// Makes of a pool one that an operator can say, where that is possible.
@@ -167,27 +218,4 @@ fn padded(
         value.ty.quantization = ty.quantization;
     }
     Ok(padded)
-}
-
-/// Weights `[O, kh, kw, 1]` as `[1, kh, kw, O]`, and the axis of their scales with them.
-fn outputs_last(graph: &mut Graph, node: &Node, weights: ValueId) -> Result<ValueId> {
-    let value = graph.get(weights).ok_or_else(|| Error::graph("weights that are not there"))?;
-    let Some(constant) = &value.constant else {
-        return Err(Error::unsupported("a depthwise convolution with computed weights"));
-    };
-    let order = Tensor::from_slice(&[4], &[3i32, 1, 2, 0])?;
-    let types = [value.ty.clone(), crate::graph::ValueType::fixed(DType::I32, &[4])];
-    let operands = [Some((constant, &types[0])), Some((&order, &types[1]))];
-    let turned = crate::eval::evaluate(&Op::Transpose, &operands, &[Some(&types[0])])?;
-    let turned = turned.into_iter().next().flatten();
-    let turned = turned.ok_or_else(|| Error::internal("a transposition without a result"))?;
-    let mut quantization = types[0].quantization.clone();
-    if let Some(scales) = quantization.as_mut().filter(|scales| scales.scales.len() > 1) {
-        scales.axis = 3;
-    }
-    let id = graph.add_constant(format!("{}/weights", node.name), turned);
-    if let Some(value) = graph.get_mut(id) {
-        value.ty.quantization = quantization;
-    }
-    Ok(id)
 }
